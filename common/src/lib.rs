@@ -1,1 +1,3 @@
-//! Stub.
+//! What more than one Postroad program needs.
+
+pub mod job;

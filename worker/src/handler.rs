@@ -1,0 +1,175 @@
+//! What a job kind is made of: its name, its policy, its arguments, and the code that runs.
+//!
+//! A handler never touches the broker and never settles a delivery.
+//! It returns what happened; the engine writes that down first and settles afterwards.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use postroad_common::job::{JobId, KindPolicy};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+/// The code of one job kind.
+///
+/// ```
+/// use postroad_worker::{Done, Handler, JobContext, JobError};
+///
+/// struct Greet;
+///
+/// #[derive(serde::Deserialize)]
+/// struct GreetArgs {
+///     name: String,
+/// }
+///
+/// impl Handler for Greet {
+///     const KIND: &'static str = "greet";
+///     type Args = GreetArgs;
+///
+///     async fn run(&self, _job: JobContext, args: GreetArgs) -> Result<Done, JobError> {
+///         println!("hello, {}", args.name);
+///         Ok(Done::empty())
+///     }
+/// }
+/// ```
+pub trait Handler: Send + Sync + 'static {
+    /// The name under which jobs ask for this handler.
+    const KIND: &'static str;
+
+    /// What `args` must parse as. Args that do not are a final failure: they will never fit.
+    type Args: DeserializeOwned + Send;
+
+    /// Attempts, backoff, timeout, and what becomes of a job whose worker is lost.
+    fn policy(&self) -> KindPolicy {
+        KindPolicy::default()
+    }
+
+    /// Runs one attempt. May be dropped at any await when the timeout passes or the worker stops.
+    fn run(
+        &self,
+        job: JobContext,
+        args: Self::Args,
+    ) -> impl Future<Output = Result<Done, JobError>> + Send;
+}
+
+/// What an attempt may know about its job.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    /// The job's id: the same at every attempt, so also the idempotency key for providers.
+    pub id: JobId,
+    /// The fence of this attempt.
+    pub dispatch: i64,
+    /// Whose job it is.
+    pub tenant: String,
+    /// The kind, as registered.
+    pub kind: String,
+    /// 1 for the first attempt.
+    pub attempt: i32,
+    /// W3C trace context of whoever enqueued the job.
+    pub traceparent: Option<String>,
+    /// Cancelled when the worker wants its handlers to come to an end.
+    pub stop: CancellationToken,
+}
+
+/// An attempt that worked, with an optional result kept in the archive.
+#[derive(Debug, Default)]
+pub struct Done {
+    pub(crate) result: Option<Box<RawValue>>,
+}
+
+impl Done {
+    /// Nothing to remember beyond the fact.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Remembers `value`, as JSON, with the finished job.
+    pub fn with(value: &impl Serialize) -> Result<Self, JobError> {
+        Ok(Self { result: Some(serde_json::value::to_raw_value(value)?) })
+    }
+
+    /// The remembered JSON.
+    pub fn result(&self) -> Option<&str> {
+        self.result.as_deref().map(RawValue::get)
+    }
+}
+
+/// An attempt that did not work, and what should follow from it.
+///
+/// Any `std::error::Error` turns into [`JobError::Retry`] by `?`.
+pub enum JobError {
+    /// It definitely had no effect: try again after `after`, or after the kind's backoff.
+    Retry {
+        /// What went wrong.
+        error: anyhow::Error,
+        /// How long the other side asked us to wait.
+        after: Option<Duration>,
+    },
+    /// It definitely had no effect, and trying again cannot help: the job is dead.
+    Fatal {
+        /// What went wrong.
+        error: anyhow::Error,
+    },
+    /// Nobody can say whether it had an effect. A kind that is lost as `hold` is held for a
+    /// decision; a kind that is lost as `retry` is tried again.
+    Unknown {
+        /// What went wrong.
+        error: anyhow::Error,
+    },
+    /// Not now: run again after this long. Does not count as an attempt.
+    Snooze {
+        /// How long.
+        after: Duration,
+    },
+}
+
+impl JobError {
+    /// A failed attempt, to be repeated by the kind's backoff.
+    pub fn retry(error: impl Into<anyhow::Error>) -> Self {
+        Self::Retry { error: error.into(), after: None }
+    }
+
+    /// A failed attempt, to be repeated when the other side said so.
+    pub fn retry_after(error: impl Into<anyhow::Error>, after: Duration) -> Self {
+        Self::Retry { error: error.into(), after: Some(after) }
+    }
+
+    /// A failure that no further attempt can mend.
+    pub fn fatal(error: impl Into<anyhow::Error>) -> Self {
+        Self::Fatal { error: error.into() }
+    }
+
+    /// An attempt that may or may not have taken effect.
+    pub fn unknown(error: impl Into<anyhow::Error>) -> Self {
+        Self::Unknown { error: error.into() }
+    }
+
+    /// Run again later without counting this as an attempt.
+    pub fn snooze(after: Duration) -> Self {
+        Self::Snooze { after }
+    }
+}
+
+impl fmt::Debug for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry { error, after: None } => write!(f, "retry: {error:#}"),
+            Self::Retry { error, after: Some(after) } => write!(f, "retry in {after:?}: {error:#}"),
+            Self::Fatal { error } => write!(f, "fatal: {error:#}"),
+            Self::Unknown { error } => write!(f, "outcome unknown: {error:#}"),
+            Self::Snooze { after } => write!(f, "snooze for {after:?}"),
+        }
+    }
+}
+
+impl<E> From<E> for JobError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    fn from(error: E) -> Self {
+        Self::retry(error)
+    }
+}

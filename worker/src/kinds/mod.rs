@@ -1,0 +1,1 @@
+//! The built-in kinds, one file each; file name = kind.
