@@ -1,3 +1,31 @@
-//! What more than one Postroad program needs.
+//! What more than one Postroad program needs, in rooms that know as little as they can.
+//!
+//! | room | for | must not know |
+//! |---|---|---|
+//! | [`job`], [`message`] | what a job and its message are | tokio, SQL, AMQP, clocks |
+//! | [`config`] | reading the environment | what any variable means |
+//! | `broker` (feature) | the only room that knows AMQP | SQL |
+//! | `store` (feature) | the only room that knows SQL | AMQP |
+//! | `service`, `shutdown`, `health`, `telemetry` | the skeleton of a long-running process | jobs |
+//!
+//! The features are walls: a program that asks for `store` alone cannot reach the broker.
 
+pub mod config;
 pub mod job;
+pub mod message;
+
+#[cfg(feature = "runtime")]
+pub mod backoff;
+#[cfg(feature = "runtime")]
+pub mod health;
+#[cfg(feature = "runtime")]
+pub mod service;
+#[cfg(feature = "runtime")]
+pub mod shutdown;
+#[cfg(feature = "runtime")]
+pub mod telemetry;
+
+#[cfg(feature = "broker")]
+pub mod broker;
+#[cfg(feature = "store")]
+pub mod store;

@@ -2,6 +2,13 @@
 
 mod id;
 mod kind;
+mod name;
+mod new_job;
+pub mod retry;
+mod state;
 
 pub use id::{InvalidJobId, JobId};
 pub use kind::{InvalidOnLost, KindPolicy, OnLost};
+pub use name::{InvalidName, KindName, NAME_BYTES_MAX, QueueName, TenantName};
+pub use new_job::{ARGS_BYTES_MAX, DEDUP_FOR, InvalidJob, NewJob, RunAt};
+pub use state::{IllegalTransition, JobEvent, JobState};

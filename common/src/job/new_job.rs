@@ -1,0 +1,186 @@
+//! A job as its producer describes it, checked before it is sent anywhere.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::{JobId, KindName, OnLost, QueueName, TenantName};
+
+/// The largest `args`, in bytes.
+pub const ARGS_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a dedup key outlives the time its job is due, unless the producer says otherwise.
+pub const DEDUP_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When a job is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunAt {
+    /// At once.
+    #[default]
+    Now,
+    /// This long after it is accepted, by the database's clock.
+    After(Duration),
+    /// At this moment.
+    At(Timestamp),
+}
+
+/// A job to be enqueued. Fields are public to be filled in; [`NewJob::check`] is the gate.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its id. Sending the same id again is sending the same job again.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantName,
+    /// Where it waits.
+    pub queue: QueueName,
+    /// What it is.
+    pub kind: KindName,
+    /// Its input, at most 256 KiB, kept byte for byte.
+    pub args: Box<RawValue>,
+    /// 0 first to 3 last.
+    pub priority: i16,
+    /// When it is due.
+    pub run_at: RunAt,
+    /// When it is pointless.
+    pub expires_at: Option<Timestamp>,
+    /// Overrides the kind's.
+    pub max_attempts: Option<i32>,
+    /// Overrides the kind's.
+    pub on_lost: Option<OnLost>,
+    /// A second job of the same tenant and kind with this key is the first one. At most 255 bytes.
+    pub dedup_key: Option<String>,
+    /// W3C trace context. At most 255 bytes.
+    pub traceparent: Option<String>,
+}
+
+impl NewJob {
+    /// A job of `kind` with `args`, in the queue and for the tenant called `default`, due now.
+    pub fn new(kind: KindName, args: Box<RawValue>) -> Self {
+        let default = "default";
+        Self {
+            id: JobId::new(),
+            tenant: default.parse().expect("`default` is a name"),
+            queue: default.parse().expect("`default` is a name"),
+            kind,
+            args,
+            priority: 1,
+            run_at: RunAt::Now,
+            expires_at: None,
+            max_attempts: None,
+            on_lost: None,
+            dedup_key: None,
+            traceparent: None,
+        }
+    }
+
+    /// Whether the database would take it; the first field it would not, otherwise.
+    pub fn check(&self) -> Result<(), InvalidJob> {
+        if self.args.get().len() > ARGS_BYTES_MAX {
+            return Err(InvalidJob::new("args", "must be at most 256 KiB"));
+        }
+        if !(0..=3).contains(&self.priority) {
+            return Err(InvalidJob::new("priority", "must be from 0 (first) to 3 (last)"));
+        }
+        if self.max_attempts.is_some_and(|n| !(1..=1000).contains(&n)) {
+            return Err(InvalidJob::new("max_attempts", "must be from 1 to 1000"));
+        }
+        if self.dedup_key.as_ref().is_some_and(|key| !(1..=255).contains(&key.len())) {
+            return Err(InvalidJob::new("dedup_key", "must be 1 to 255 bytes"));
+        }
+        if self.dedup_key.as_ref().is_some_and(|key| key.contains('\0')) {
+            return Err(InvalidJob::new("dedup_key", "must not contain a NUL character"));
+        }
+        if self.traceparent.as_ref().is_some_and(|t| t.len() > 255 || t.contains('\0')) {
+            return Err(InvalidJob::new("traceparent", "must be at most 255 bytes without NUL"));
+        }
+        self.check_times()
+    }
+
+    fn check_times(&self) -> Result<(), InvalidJob> {
+        let due = match self.run_at {
+            RunAt::At(at) if !in_range(at) => {
+                return Err(InvalidJob::new("run_at", "must lie between the years 2000 and 2200"));
+            }
+            RunAt::After(wait) if wait > Duration::from_secs(100 * 366 * 24 * 60 * 60) => {
+                return Err(InvalidJob::new("run_at", "must be at most 100 years ahead"));
+            }
+            RunAt::At(at) => Some(at),
+            RunAt::Now | RunAt::After(_) => None,
+        };
+        match self.expires_at {
+            Some(expiry) if !in_range(expiry) || due.is_some_and(|due| expiry <= due) => Err(
+                InvalidJob::new("expires_at", "must be later than run_at and before the year 2200"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The years 2000 to 2200: what the schema takes for a time.
+fn in_range(at: Timestamp) -> bool {
+    const FIRST_SECOND: i64 = 946_684_800;
+    const LAST_SECOND: i64 = 7_258_118_400;
+    (FIRST_SECOND..LAST_SECOND).contains(&at.as_second())
+}
+
+/// Why a job cannot be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {rule}")]
+pub struct InvalidJob {
+    /// The offending field.
+    pub field: &'static str,
+    /// What it must be.
+    pub rule: &'static str,
+}
+
+impl InvalidJob {
+    fn new(field: &'static str, rule: &'static str) -> Self {
+        Self { field, rule }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> NewJob {
+        NewJob::new("echo".parse().unwrap(), serde_json::value::to_raw_value(&1).unwrap())
+    }
+
+    #[test]
+    fn a_plain_job_passes() {
+        assert_eq!(job().check(), Ok(()));
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let long = serde_json::value::to_raw_value(&"x".repeat(ARGS_BYTES_MAX)).unwrap();
+        let cases = [
+            (NewJob { args: long, ..job() }, "args"),
+            (NewJob { priority: 4, ..job() }, "priority"),
+            (NewJob { priority: -1, ..job() }, "priority"),
+            (NewJob { max_attempts: Some(0), ..job() }, "max_attempts"),
+            (NewJob { dedup_key: Some(String::new()), ..job() }, "dedup_key"),
+            (NewJob { dedup_key: Some("x".repeat(256)), ..job() }, "dedup_key"),
+            (NewJob { dedup_key: Some("a\0b".into()), ..job() }, "dedup_key"),
+            (NewJob { traceparent: Some("x".repeat(256)), ..job() }, "traceparent"),
+            (NewJob { run_at: RunAt::At(at(0)), ..job() }, "run_at"),
+            (NewJob { run_at: RunAt::At(at(9_000_000_000)), ..job() }, "run_at"),
+            (NewJob { run_at: RunAt::After(Duration::MAX), ..job() }, "run_at"),
+            (NewJob { expires_at: Some(at(1)), ..job() }, "expires_at"),
+            (
+                NewJob {
+                    run_at: RunAt::At(at(2_000_000_000)),
+                    expires_at: Some(at(2_000_000_000)),
+                    ..job()
+                },
+                "expires_at",
+            ),
+        ];
+        for (job, field) in cases {
+            assert_eq!(job.check().unwrap_err().field, field);
+        }
+    }
+}
