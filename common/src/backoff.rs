@@ -14,7 +14,9 @@ impl Backoff {
 
     /// The wait after one more failure.
     pub fn next_wait(&mut self) -> Duration {
-        let full = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
+        let full = Self::FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(Self::LONGEST);
         self.failures = self.failures.saturating_add(1);
         // A fleet that lost its server at one moment must not come back at one moment.
         full.mul_f64(0.5 + rand::random::<f64>() / 2.0)

@@ -45,12 +45,18 @@ impl Env {
     /// The given variables and no others.
     pub fn of_map<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Self { variables: variables.into_iter().map(own).collect(), problems: Vec::new() }
+        Self {
+            variables: variables.into_iter().map(own).collect(),
+            problems: Vec::new(),
+        }
     }
 
     /// The text of a variable, when it is set.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// A parsed variable, or `default`. What does not parse is remembered as a problem.
@@ -79,7 +85,9 @@ impl Env {
 
     /// A number between two limits, or `default`.
     pub fn number(&mut self, name: &str, default: u32, min: u32, max: u32) -> u32 {
-        let Some(text) = self.text(name) else { return default };
+        let Some(text) = self.text(name) else {
+            return default;
+        };
         match text.parse() {
             Ok(number) if (min..=max).contains(&number) => number,
             _ => {
@@ -98,11 +106,16 @@ impl Env {
         min: Duration,
         max: Duration,
     ) -> Duration {
-        let Some(text) = self.text(name) else { return default };
+        let Some(text) = self.text(name) else {
+            return default;
+        };
         match parse_duration(text) {
             Some(value) if (min..=max).contains(&value) => value,
             Some(_) => {
-                self.problem(name, format!("must be from {min:?} to {max:?}, not `{text}`"));
+                self.problem(
+                    name,
+                    format!("must be from {min:?} to {max:?}, not `{text}`"),
+                );
                 default
             }
             None => {
@@ -120,12 +133,19 @@ impl Env {
 
     /// Remembers that `name` is wrong. `what` completes the sentence "NAME …".
     pub fn problem(&mut self, name: &str, what: impl Display) {
-        self.problems.push(Problem { name: name.to_owned(), what: what.to_string() });
+        self.problems.push(Problem {
+            name: name.to_owned(),
+            what: what.to_string(),
+        });
     }
 
     /// The end of reading: all problems, if there are any.
     pub fn finish(self) -> Result<(), ConfigError> {
-        if self.problems.is_empty() { Ok(()) } else { Err(ConfigError(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(self.problems))
+        }
     }
 }
 
@@ -163,11 +183,14 @@ pub struct ConfigError(Vec<Problem>);
 impl ConfigError {
     /// One variable that turned out wrong later than at reading, such as a refused password.
     pub fn of(name: &str, what: impl Display) -> Self {
-        Self(vec![Problem { name: name.to_owned(), what: what.to_string() }])
+        Self(vec![Problem {
+            name: name.to_owned(),
+            what: what.to_string(),
+        }])
     }
 }
 
-impl fmt::Display for ConfigError {
+impl Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the configuration cannot be used:")?;
         for Problem { name, what } in &self.0 {
@@ -190,8 +213,14 @@ mod tests {
         assert_eq!(env.number("C", 5, 1, 9), 7);
         assert_eq!(env.number("D", 5, 1, 9), 5);
         let text = env.finish().unwrap_err().to_string();
-        assert!(text.contains("\n  A must be a whole number from 1 to 9, not `x`"), "{text}");
-        assert!(text.contains("\n  B must be a duration with its unit"), "{text}");
+        assert!(
+            text.contains("\n  A must be a whole number from 1 to 9, not `x`"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n  B must be a duration with its unit"),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 3, "{text}");
     }
 
@@ -199,7 +228,16 @@ mod tests {
     fn durations_carry_their_unit() {
         assert_eq!(parse_duration("1500ms"), Some(Duration::from_millis(1500)));
         assert_eq!(parse_duration("7d"), Some(Duration::from_secs(604_800)));
-        for bad in ["", "5", "s", "-1s", "1.5s", "5 s", "5w", "99999999999999999999s"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "5 s",
+            "5w",
+            "99999999999999999999s",
+        ] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
         assert_eq!(parse_duration("18446744073709551615d"), None);

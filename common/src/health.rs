@@ -30,13 +30,18 @@ impl Health {
     /// Names a condition that must become good before the process is ready.
     pub fn expect(&self, name: &'static str) {
         self.with(|conditions| {
-            conditions.entry(name).or_insert_with(|| Err("starting".to_owned()));
+            conditions
+                .entry(name)
+                .or_insert_with(|| Err("starting".to_owned()));
         });
     }
 
     /// Reports that `name` is good.
     pub fn good(&self, name: &'static str) {
-        if self.replace(name, Ok(())).is_some_and(|before| before.is_err()) {
+        if self
+            .replace(name, Ok(()))
+            .is_some_and(|before| before.is_err())
+        {
             tracing::info!("{name}: ready");
         }
     }
@@ -64,7 +69,10 @@ impl Health {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<&'static str, Result<(), String>>) -> T) -> T {
-        act(&mut self.conditions.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self
+            .conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -115,14 +123,22 @@ impl AdminPage {
 }
 
 /// Histogram buckets for everything measured in seconds: 1 ms to 5 min.
-const SECONDS_BUCKETS: [f64; 15] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
+const SECONDS_BUCKETS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
+];
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let reasons = health.reasons();
     let ready = reasons.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": ready, "reasons": reasons })))
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({ "ready": ready, "reasons": reasons })),
+    )
 }
 
 /// Why the admin page cannot be served.
@@ -151,7 +167,10 @@ mod tests {
         health.expect("postgres");
         health.expect("rabbitmq");
         health.good("postgres");
-        assert_eq!(health.reasons().into_keys().collect::<Vec<_>>(), ["rabbitmq"]);
+        assert_eq!(
+            health.reasons().into_keys().collect::<Vec<_>>(),
+            ["rabbitmq"]
+        );
         health.good("rabbitmq");
         assert!(health.reasons().is_empty());
         health.bad("postgres", "connection refused");

@@ -44,7 +44,10 @@ impl Shutdown {
             }
         };
         let first = next().await;
-        tracing::info!(grace_ms = grace.as_millis() as u64, "{first}: finishing what is held");
+        tracing::info!(
+            grace_ms = grace.as_millis() as u64,
+            "{first}: finishing what is held"
+        );
         self.quiesce.cancel();
         match tokio::time::timeout(grace, next()).await {
             Ok(second) => tracing::warn!("{second} again: stopping at once"),

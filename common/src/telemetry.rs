@@ -39,11 +39,14 @@ impl LogConfig {
 
     /// Starts logging, to standard error. Does nothing when a logger is installed already.
     pub fn install(self) {
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(std::io::stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(self.filter)
+            .with_writer(std::io::stderr);
         let installed = match self.json {
             true => builder.json().flatten_event(true).try_init(),
-            false => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+            false => builder
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .try_init(),
         };
         // A second installation happens only in tests, where the first one serves.
         drop(installed);

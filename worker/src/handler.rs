@@ -88,7 +88,9 @@ impl Done {
 
     /// Remembers `value`, as JSON, with the finished job.
     pub fn with(value: &impl Serialize) -> Result<Self, JobError> {
-        Ok(Self { result: Some(serde_json::value::to_raw_value(value)?) })
+        Ok(Self {
+            result: Some(serde_json::value::to_raw_value(value)?),
+        })
     }
 
     /// The remembered JSON.
@@ -129,22 +131,32 @@ pub enum JobError {
 impl JobError {
     /// A failed attempt, to be repeated by the kind's backoff.
     pub fn retry(error: impl Into<anyhow::Error>) -> Self {
-        Self::Retry { error: error.into(), after: None }
+        Self::Retry {
+            error: error.into(),
+            after: None,
+        }
     }
 
     /// A failed attempt, to be repeated when the other side said so.
     pub fn retry_after(error: impl Into<anyhow::Error>, after: Duration) -> Self {
-        Self::Retry { error: error.into(), after: Some(after) }
+        Self::Retry {
+            error: error.into(),
+            after: Some(after),
+        }
     }
 
     /// A failure that no further attempt can mend.
     pub fn fatal(error: impl Into<anyhow::Error>) -> Self {
-        Self::Fatal { error: error.into() }
+        Self::Fatal {
+            error: error.into(),
+        }
     }
 
     /// An attempt that may or may not have taken effect.
     pub fn unknown(error: impl Into<anyhow::Error>) -> Self {
-        Self::Unknown { error: error.into() }
+        Self::Unknown {
+            error: error.into(),
+        }
     }
 
     /// Run again later without counting this as an attempt.
@@ -157,7 +169,10 @@ impl fmt::Debug for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { error, after: None } => write!(f, "retry: {error:#}"),
-            Self::Retry { error, after: Some(after) } => write!(f, "retry in {after:?}: {error:#}"),
+            Self::Retry {
+                error,
+                after: Some(after),
+            } => write!(f, "retry in {after:?}: {error:#}"),
             Self::Fatal { error } => write!(f, "fatal: {error:#}"),
             Self::Unknown { error } => write!(f, "outcome unknown: {error:#}"),
             Self::Snooze { after } => write!(f, "snooze for {after:?}"),

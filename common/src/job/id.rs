@@ -16,7 +16,10 @@ pub struct JobId(Uuid);
 
 impl JobId {
     /// A fresh id. Ids of one process sort by the time they were made.
-    #[expect(clippy::new_without_default, reason = "two calls differ, which `default` hides")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "two calls differ, which `default` hides"
+    )]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -54,6 +57,8 @@ impl FromStr for JobId {
     type Err = InvalidJobId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::try_parse(text).map(Self).map_err(|_| InvalidJobId(text.chars().take(64).collect()))
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| InvalidJobId(text.chars().take(64).collect()))
     }
 }

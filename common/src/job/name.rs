@@ -21,7 +21,9 @@ fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=NAME_BYTES_MAX).contains(&bytes.len())
         && plain(bytes[0])
-        && bytes.iter().all(|&b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
+        && bytes
+            .iter()
+            .all(|&b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
 }
 
 macro_rules! name {
@@ -89,7 +91,17 @@ mod tests {
         for good in ["sms", "0", "a.b-c_d", &"x".repeat(63)] {
             assert!(good.parse::<QueueName>().is_ok(), "{good}");
         }
-        for bad in ["", "Sms", ".a", "-a", "a b", "a/b", "ä", "a\0", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "Sms",
+            ".a",
+            "-a",
+            "a b",
+            "a/b",
+            "ä",
+            "a\0",
+            &"x".repeat(64),
+        ] {
             assert!(bad.parse::<QueueName>().is_err(), "{bad}");
         }
     }

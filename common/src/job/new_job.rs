@@ -80,19 +80,40 @@ impl NewJob {
             return Err(InvalidJob::new("args", "must be at most 256 KiB"));
         }
         if !(0..=3).contains(&self.priority) {
-            return Err(InvalidJob::new("priority", "must be from 0 (first) to 3 (last)"));
+            return Err(InvalidJob::new(
+                "priority",
+                "must be from 0 (first) to 3 (last)",
+            ));
         }
         if self.max_attempts.is_some_and(|n| !(1..=1000).contains(&n)) {
             return Err(InvalidJob::new("max_attempts", "must be from 1 to 1000"));
         }
-        if self.dedup_key.as_ref().is_some_and(|key| !(1..=255).contains(&key.len())) {
+        if self
+            .dedup_key
+            .as_ref()
+            .is_some_and(|key| !(1..=255).contains(&key.len()))
+        {
             return Err(InvalidJob::new("dedup_key", "must be 1 to 255 bytes"));
         }
-        if self.dedup_key.as_ref().is_some_and(|key| key.contains('\0')) {
-            return Err(InvalidJob::new("dedup_key", "must not contain a NUL character"));
+        if self
+            .dedup_key
+            .as_ref()
+            .is_some_and(|key| key.contains('\0'))
+        {
+            return Err(InvalidJob::new(
+                "dedup_key",
+                "must not contain a NUL character",
+            ));
         }
-        if self.traceparent.as_ref().is_some_and(|t| t.len() > 255 || t.contains('\0')) {
-            return Err(InvalidJob::new("traceparent", "must be at most 255 bytes without NUL"));
+        if self
+            .traceparent
+            .as_ref()
+            .is_some_and(|t| t.len() > 255 || t.contains('\0'))
+        {
+            return Err(InvalidJob::new(
+                "traceparent",
+                "must be at most 255 bytes without NUL",
+            ));
         }
         self.check_times()
     }
@@ -100,7 +121,10 @@ impl NewJob {
     fn check_times(&self) -> Result<(), InvalidJob> {
         let due = match self.run_at {
             RunAt::At(at) if !in_range(at) => {
-                return Err(InvalidJob::new("run_at", "must lie between the years 2000 and 2200"));
+                return Err(InvalidJob::new(
+                    "run_at",
+                    "must lie between the years 2000 and 2200",
+                ));
             }
             RunAt::After(wait) if wait > Duration::from_secs(100 * 366 * 24 * 60 * 60) => {
                 return Err(InvalidJob::new("run_at", "must be at most 100 years ahead"));
@@ -109,9 +133,12 @@ impl NewJob {
             RunAt::Now | RunAt::After(_) => None,
         };
         match self.expires_at {
-            Some(expiry) if !in_range(expiry) || due.is_some_and(|due| expiry <= due) => Err(
-                InvalidJob::new("expires_at", "must be later than run_at and before the year 2200"),
-            ),
+            Some(expiry) if !in_range(expiry) || due.is_some_and(|due| expiry <= due) => {
+                Err(InvalidJob::new(
+                    "expires_at",
+                    "must be later than run_at and before the year 2200",
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -145,7 +172,10 @@ mod tests {
     use super::*;
 
     fn job() -> NewJob {
-        NewJob::new("echo".parse().unwrap(), serde_json::value::to_raw_value(&1).unwrap())
+        NewJob::new(
+            "echo".parse().unwrap(),
+            serde_json::value::to_raw_value(&1).unwrap(),
+        )
     }
 
     #[test]
@@ -158,18 +188,90 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let long = serde_json::value::to_raw_value(&"x".repeat(ARGS_BYTES_MAX)).unwrap();
         let cases = [
-            (NewJob { args: long, ..job() }, "args"),
-            (NewJob { priority: 4, ..job() }, "priority"),
-            (NewJob { priority: -1, ..job() }, "priority"),
-            (NewJob { max_attempts: Some(0), ..job() }, "max_attempts"),
-            (NewJob { dedup_key: Some(String::new()), ..job() }, "dedup_key"),
-            (NewJob { dedup_key: Some("x".repeat(256)), ..job() }, "dedup_key"),
-            (NewJob { dedup_key: Some("a\0b".into()), ..job() }, "dedup_key"),
-            (NewJob { traceparent: Some("x".repeat(256)), ..job() }, "traceparent"),
-            (NewJob { run_at: RunAt::At(at(0)), ..job() }, "run_at"),
-            (NewJob { run_at: RunAt::At(at(9_000_000_000)), ..job() }, "run_at"),
-            (NewJob { run_at: RunAt::After(Duration::MAX), ..job() }, "run_at"),
-            (NewJob { expires_at: Some(at(1)), ..job() }, "expires_at"),
+            (
+                NewJob {
+                    args: long,
+                    ..job()
+                },
+                "args",
+            ),
+            (
+                NewJob {
+                    priority: 4,
+                    ..job()
+                },
+                "priority",
+            ),
+            (
+                NewJob {
+                    priority: -1,
+                    ..job()
+                },
+                "priority",
+            ),
+            (
+                NewJob {
+                    max_attempts: Some(0),
+                    ..job()
+                },
+                "max_attempts",
+            ),
+            (
+                NewJob {
+                    dedup_key: Some(String::new()),
+                    ..job()
+                },
+                "dedup_key",
+            ),
+            (
+                NewJob {
+                    dedup_key: Some("x".repeat(256)),
+                    ..job()
+                },
+                "dedup_key",
+            ),
+            (
+                NewJob {
+                    dedup_key: Some("a\0b".into()),
+                    ..job()
+                },
+                "dedup_key",
+            ),
+            (
+                NewJob {
+                    traceparent: Some("x".repeat(256)),
+                    ..job()
+                },
+                "traceparent",
+            ),
+            (
+                NewJob {
+                    run_at: RunAt::At(at(0)),
+                    ..job()
+                },
+                "run_at",
+            ),
+            (
+                NewJob {
+                    run_at: RunAt::At(at(9_000_000_000)),
+                    ..job()
+                },
+                "run_at",
+            ),
+            (
+                NewJob {
+                    run_at: RunAt::After(Duration::MAX),
+                    ..job()
+                },
+                "run_at",
+            ),
+            (
+                NewJob {
+                    expires_at: Some(at(1)),
+                    ..job()
+                },
+                "expires_at",
+            ),
             (
                 NewJob {
                     run_at: RunAt::At(at(2_000_000_000)),

@@ -55,14 +55,18 @@ pub fn decide(failed: &FailedAttempt, random: f64) -> Verdict {
 /// Doubles from the base to the cap, then a random half of it off: between 50 % and 100 %.
 fn backoff(failed: &FailedAttempt, random: f64) -> Duration {
     let doublings = u32::try_from(failed.attempt - 1).unwrap_or(0).min(30);
-    let full = failed.backoff_base.saturating_mul(1 << doublings).min(failed.backoff_cap);
+    let full = failed
+        .backoff_base
+        .saturating_mul(1 << doublings)
+        .min(failed.backoff_cap);
     full.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Many jobs are told the same `Retry-After` at the same moment; up to a tenth more, and never
 /// less, keeps them from coming back at the same moment too.
 fn spread(told: Duration, random: f64) -> Duration {
-    told.min(RETRY_AFTER_MAX).mul_f64(random.clamp(0.0, 1.0) / 10.0)
+    told.min(RETRY_AFTER_MAX)
+        .mul_f64(random.clamp(0.0, 1.0) / 10.0)
 }
 
 #[cfg(test)]
@@ -93,18 +97,27 @@ mod tests {
 
     #[test]
     fn the_last_attempt_is_the_last() {
-        assert_eq!(decide(&failed(20), 0.0), Verdict::Dead("attempts exhausted"));
+        assert_eq!(
+            decide(&failed(20), 0.0),
+            Verdict::Dead("attempts exhausted")
+        );
     }
 
     #[test]
     fn a_fatal_failure_is_final_at_once() {
-        let fatal = FailedAttempt { fatal: true, ..failed(1) };
+        let fatal = FailedAttempt {
+            fatal: true,
+            ..failed(1)
+        };
         assert_eq!(decide(&fatal, 0.0), Verdict::Dead("fatal"));
     }
 
     #[test]
     fn a_job_that_would_expire_while_it_waits_is_dead_now() {
-        let short = FailedAttempt { expires_in: Some(Duration::from_secs(2)), ..failed(1) };
+        let short = FailedAttempt {
+            expires_in: Some(Duration::from_secs(2)),
+            ..failed(1)
+        };
         assert!(matches!(decide(&short, 0.0), Verdict::Dead(_)));
     }
 

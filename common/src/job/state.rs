@@ -59,7 +59,10 @@ impl JobState {
 
     /// Whether the job is finished and its row is in the archive.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Dead | Self::Cancelled | Self::Expired)
+        matches!(
+            self,
+            Self::Completed | Self::Dead | Self::Cancelled | Self::Expired
+        )
     }
 
     /// The state after `event`, or why there is none.
@@ -188,11 +191,18 @@ mod tests {
     #[test]
     fn every_state_can_be_left_or_is_final_and_every_event_has_a_use() {
         for state in JobState::ALL {
-            let leaves = JobEvent::ALL.into_iter().any(|event| state.next(event).is_ok());
+            let leaves = JobEvent::ALL
+                .into_iter()
+                .any(|event| state.next(event).is_ok());
             assert_eq!(leaves, !state.is_final(), "{state}");
         }
         for event in JobEvent::ALL {
-            assert!(JobState::ALL.into_iter().any(|state| state.next(event).is_ok()), "{event:?}");
+            assert!(
+                JobState::ALL
+                    .into_iter()
+                    .any(|state| state.next(event).is_ok()),
+                "{event:?}"
+            );
         }
     }
 }

@@ -1,1 +1,232 @@
-//! x
+//! The only room that knows SQL.
+//!
+//! One function, one statement, named for what it does; every statement that guards an effect is
+//! guarded by state and fence, works on arrays, and says how many rows it moved. Statements are
+//! static text, here and nowhere else. Every call has a bound in time: a database that does not
+//! answer is an error, not a wait.
+//!
+//! Time is the database's: callers pass durations and get durations.
+
+/// The end of a statement that moves the rows of the common table `$gone` to the archive.
+macro_rules! archive_from {
+    ($gone:literal, $state:literal, $reason:literal, $result:literal, $args:literal) => {
+        concat!(
+            "insert into postroad.archive
+                (id, state, priority, attempt, dispatch, queue_id, kind_id, tenant_id, worker_id,
+                 run_at, created_at, started_at, expires_at, max_attempts, on_lost, traceparent,
+                 reason, result, args)
+             select id, ",
+            $state,
+            ", priority, attempt, dispatch, queue_id, kind_id, tenant_id, worker_id,
+                 run_at, created_at, started_at, expires_at, max_attempts, on_lost, traceparent, ",
+            $reason,
+            ", ",
+            $result,
+            ", ",
+            $args,
+            " from ",
+            $gone,
+            " returning id"
+        )
+    };
+}
+
+mod claims;
+mod error;
+mod housekeeping;
+mod jobs;
+mod names;
+mod outcomes;
+mod processes;
+mod rescues;
+mod retries;
+mod schema;
+mod view;
+
+use std::time::Duration;
+
+use deadpool::Runtime;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+pub use claims::{Claim, DueQueue};
+pub use error::Error;
+pub use housekeeping::PARTITION_DAYS_AHEAD;
+pub use jobs::Enqueued;
+pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
+pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
+pub use rescues::Rescued;
+pub use retries::{FailedJob, Ruling};
+pub use schema::{SCHEMA_VERSION, SchemaState};
+pub use view::{Census, JobFilter, JobRow, Resolution};
+
+use crate::config::{DATABASE_URL_DEFAULT, Env};
+use crate::job::JobId;
+
+/// A job under one fence: what every write names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fenced {
+    /// The job.
+    pub id: JobId,
+    /// The fence.
+    pub dispatch: i64,
+}
+
+/// Longer than any statement here takes on a healthy database; shorter than any lease.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every connection is told when it opens.
+///
+/// The hot statements know their rows by index. A table that was empty when a plan was cached, or
+/// whose statistics are a minute old, must not turn them into scans of a million rows, so plans
+/// are made anew with the values at hand and a scan is the last choice.
+const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c enable_seqscan=off \
+    -c jit=off -c statement_timeout=9s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s";
+
+/// Where the database is and how many connections to keep.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    config: tokio_postgres::Config,
+    connections_max: usize,
+}
+
+impl Settings {
+    /// Reads `DATABASE_URL`. `application` names the connections in `pg_stat_activity`.
+    pub fn read(env: &mut Env, application: &str, connections_max: usize) -> Self {
+        let url = env
+            .text("DATABASE_URL")
+            .unwrap_or(DATABASE_URL_DEFAULT)
+            .to_owned();
+        Self::of_url(&url, application, connections_max).unwrap_or_else(|error| {
+            let what = format!(
+                "is not a Postgres URL ({error}); one looks like postgres://user:password@host:5432/database"
+            );
+            env.problem("DATABASE_URL", what);
+            Self { config: tokio_postgres::Config::new(), connections_max }
+        })
+    }
+
+    /// The database at `url`.
+    pub fn of_url(
+        url: &str,
+        application: &str,
+        connections_max: usize,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let mut config: tokio_postgres::Config = url.parse()?;
+        let options = match config.get_options() {
+            Some(own) => format!("{SESSION_OPTIONS} {own}"),
+            None => SESSION_OPTIONS.to_owned(),
+        };
+        config
+            .options(&options)
+            .application_name(application)
+            .connect_timeout(Duration::from_secs(5))
+            // A connection whose other end is gone without a word is dead after this long.
+            .tcp_user_timeout(Duration::from_secs(15))
+            .keepalives_idle(Duration::from_secs(10));
+        Ok(Self {
+            config,
+            connections_max,
+        })
+    }
+}
+
+/// A pool of connections to the database, and everything that may be asked of it.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    names: names::Names,
+}
+
+impl Store {
+    /// A store for the given database. Connects when first used.
+    ///
+    /// `sslmode=require` in the URL means TLS with the certificate verified against the system's
+    /// roots; without it the connection is plain.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let recycling = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = match settings.config.get_ssl_mode() {
+            SslMode::Require => Manager::from_config(settings.config, verified_tls()?, recycling),
+            _ => Manager::from_config(settings.config, NoTls, recycling),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(settings.connections_max)
+            .wait_timeout(Some(CALL_TIMEOUT))
+            .create_timeout(Some(CALL_TIMEOUT))
+            .recycle_timeout(Some(CALL_TIMEOUT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| Error::Configuration(error.to_string()))?;
+        Ok(Self {
+            pool,
+            names: names::Names::default(),
+        })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.query("ping", "select 1", &[]).await.map(drop)
+    }
+
+    async fn connection(&self) -> Result<Object, Error> {
+        self.pool.get().await.map_err(Error::Connect)
+    }
+
+    /// Runs one statement of its own transaction.
+    async fn query(
+        &self,
+        operation: &'static str,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.with_connection(operation, async |connection| {
+            let statement = connection.prepare_cached(sql).await?;
+            connection.query(&statement, params).await
+        })
+        .await
+    }
+
+    /// Lends a connection to `act`, for at most [`CALL_TIMEOUT`].
+    async fn with_connection<T>(
+        &self,
+        operation: &'static str,
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        let mut connection = self.connection().await?;
+        match tokio::time::timeout(CALL_TIMEOUT, act(&mut connection)).await {
+            Ok(result) => result.map_err(|source| Error::Query { operation, source }),
+            Err(_) => {
+                // Its answer may still be under way: nobody else may use this connection.
+                drop(Object::take(connection));
+                Err(Error::Timeout { operation })
+            }
+        }
+    }
+}
+
+fn verified_tls() -> Result<MakeRustlsConnect, Error> {
+    // Fails when a provider is installed already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match MakeRustlsConnect::with_native_certs() {
+        Ok((connector, _unreadable)) => Ok(connector),
+        Err(_) => Err(Error::Configuration(
+            "DATABASE_URL asks for TLS, but this system has no root certificates (Debian: ca-certificates)"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Milliseconds as the database takes them.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A duration from the database's milliseconds; what is negative is zero.
+fn from_millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}

@@ -1,0 +1,216 @@
+//! The way into the pipe: which queues have due jobs, claiming them under a new fence, and
+//! letting go of claims whose message did not arrive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
+use crate::job::JobId;
+
+/// A queue that has a due job.
+#[derive(Clone, Debug)]
+pub struct DueQueue {
+    /// Its id.
+    pub id: i32,
+    /// Its name.
+    pub name: String,
+    /// Its window.
+    pub window: i64,
+    /// How long a message of it may wait in RabbitMQ.
+    pub pipe_ttl: Duration,
+}
+
+/// A claimed job: what its message needs.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The job.
+    pub id: JobId,
+    /// The new fence.
+    pub dispatch: i64,
+    /// Its kind.
+    pub kind: Arc<str>,
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// Attempts before this one.
+    pub attempts_before: i32,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Its args.
+    pub args: String,
+    /// The database's clock at the claim, in Unix seconds.
+    pub claimed_at: u64,
+}
+
+/// Tenants are found by walking the index from one to the next, so a million jobs of one tenant
+/// cost one probe; then one probe per priority tells whether any of them is due.
+const DUE_QUEUES: &str = "
+    with recursive walk as (
+        select q.id as queue_id, first.tenant_id
+        from postroad.queue q
+        cross join lateral (
+            select j.tenant_id from postroad.job j where j.queue_id = q.id and j.stage = 0
+            order by j.tenant_id limit 1) first
+        where q.paused_at is null
+        union all
+        select w.queue_id, next.tenant_id
+        from walk w
+        cross join lateral (
+            select j.tenant_id from postroad.job j
+            where j.queue_id = w.queue_id and j.stage = 0 and j.tenant_id > w.tenant_id
+            order by j.tenant_id limit 1) next)
+    select q.id, q.name, q.window_size::bigint,
+           (extract(epoch from q.pipe_ttl) * 1000)::bigint
+    from postroad.queue q
+    where exists (
+        select from walk w
+        cross join generate_series(0, 3) p(priority)
+        cross join lateral (
+            select from postroad.job j
+            where j.queue_id = w.queue_id and j.tenant_id = w.tenant_id
+              and j.priority = p.priority and j.stage = 0 and j.run_at <= now()
+            limit 1) due
+        where w.queue_id = q.id)
+    order by q.id";
+
+/// One scheduler per queue at a time. Who does not get the lock leaves the queue to who has it.
+/// The lock is the queue's row and not an advisory one: it needs no number space of its own.
+const LOCK_QUEUE: &str = "
+    select from postroad.queue where id = $1 and paused_at is null
+    for no key update skip locked";
+
+/// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
+///
+/// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
+/// * Every tenant with due work gets an equal share, in an order that changes from claim to claim;
+///   what a tenant leaves of its share is claimed by the next call. Within a tenant: priority,
+///   then due time.
+/// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
+const CLAIM: &str = "
+    with recursive credit as materialized (
+        select least(q.window_size - in_pipe.n, $2) as n
+        from postroad.queue q,
+             (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe
+        where q.id = $1 and q.window_size - in_pipe.n >= $4),
+    walk(tenant_id) as (
+        (select j.tenant_id from postroad.job j where j.queue_id = $1 and j.stage = 0
+         order by j.tenant_id limit 1)
+        union all
+        select (select j.tenant_id from postroad.job j
+                where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
+                order by j.tenant_id limit 1)
+        from walk w where w.tenant_id is not null),
+    due as materialized (
+        select w.tenant_id from walk w
+        where exists (
+            select from generate_series(0, 3) p(priority)
+            cross join lateral (
+                select from postroad.job j
+                where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
+                  and j.stage = 0 and j.run_at <= now()
+                limit 1) one)
+        order by random()),
+    share as materialized (
+        select ceil(credit.n::numeric / greatest((select count(*) from due), 1))::bigint as n
+        from credit),
+    pick as materialized (
+        select job.id
+        from due
+        cross join lateral (
+            select one.id
+            from generate_series(0, 3) p(priority)
+            cross join lateral (
+                select j.id from postroad.job j
+                where j.queue_id = $1 and j.tenant_id = due.tenant_id and j.priority = p.priority
+                  and j.stage = 0 and j.run_at <= now()
+                  and (j.expires_at is null or j.expires_at > now())
+                order by j.run_at
+                limit (select n from share)
+                for no key update skip locked) one
+            limit (select n from share)) job
+        limit (select n from credit))
+    update postroad.job j
+    set stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3
+    from pick
+    where j.id = pick.id
+    returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
+              extract(epoch from j.claimed_at)::bigint, j.priority, j.run_at";
+
+/// Only what was never started may be let go: a started job is its worker's.
+const RELEASE: &str = "
+    update postroad.job j
+    set stage = 0, claimed_at = null, claimed_by = null,
+        run_at = case when d.delay_ms > 0 then now() + d.delay_ms * interval '1 ms' else j.run_at end
+    from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, delay_ms)
+    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 1 and j.started_at is null
+    returning j.id";
+
+impl Store {
+    /// The queues that are not paused and have a due job.
+    pub async fn due_queues(&self) -> Result<Vec<DueQueue>, Error> {
+        let rows = self.query("looking for due jobs", DUE_QUEUES, &[]).await?;
+        let queue = |row: &tokio_postgres::Row| DueQueue {
+            id: row.get(0),
+            name: row.get(1),
+            window: row.get(2),
+            pipe_ttl: from_millis(row.get(3)),
+        };
+        Ok(rows.iter().map(queue).collect())
+    }
+
+    /// Claims up to `limit` due jobs of a queue for the scheduler `claimer`, in the order in which
+    /// they should be sent. Empty when less than `credit_min` of the window is free, when nothing
+    /// is due, or while another scheduler is claiming from this queue.
+    pub async fn claim(
+        &self,
+        queue: &DueQueue,
+        limit: i64,
+        credit_min: i64,
+        claimer: ProcessId,
+    ) -> Result<Vec<Claim>, Error> {
+        let mut rows = self
+            .with_connection("claiming jobs", async |connection| {
+                let tx = connection.transaction().await?;
+                let lock = tx.prepare_cached(LOCK_QUEUE).await?;
+                if tx.query_opt(&lock, &[&queue.id]).await?.is_none() {
+                    return Ok(Vec::new());
+                }
+                let claim = tx.prepare_cached(CLAIM).await?;
+                let rows = tx
+                    .query(&claim, &[&queue.id, &limit, &claimer.0, &credit_min])
+                    .await?;
+                tx.commit().await?;
+                Ok(rows)
+            })
+            .await?;
+        rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, jiff::Timestamp>(9)));
+        let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
+        let kinds = self.kind_names(&ids(2)).await?;
+        let tenants = self.tenant_names(&ids(3)).await?;
+        let claim = |((row, kind), tenant): ((&tokio_postgres::Row, _), _)| Claim {
+            id: row.get::<_, uuid::Uuid>(0).into(),
+            dispatch: row.get(1),
+            kind,
+            tenant,
+            attempts_before: row.get(4),
+            traceparent: row.get(5),
+            args: row.get(6),
+            claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
+        };
+        Ok(rows.iter().zip(kinds).zip(tenants).map(claim).collect())
+    }
+
+    /// Puts dispatched jobs that were never started back to scheduled, without charging an
+    /// attempt; each no sooner than its delay from now, or at its old time when that is zero.
+    pub async fn release(&self, jobs: &[(Fenced, Duration)]) -> Result<Vec<JobId>, Error> {
+        let ids: Vec<_> = jobs.iter().map(|(job, _)| *job.id.as_uuid()).collect();
+        let dispatches: Vec<_> = jobs.iter().map(|(job, _)| job.dispatch).collect();
+        let delays: Vec<_> = jobs.iter().map(|(_, delay)| millis(*delay)).collect();
+        let rows = self
+            .query("releasing jobs", RELEASE, &[&ids, &dispatches, &delays])
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| row.get::<_, uuid::Uuid>(0).into())
+            .collect())
+    }
+}

@@ -1,0 +1,93 @@
+//! What can go wrong with the database, by what it means for the caller.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+use crate::config::ConfigError;
+use crate::job::InvalidJob;
+
+/// A call to the store that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be had.
+    #[error("connecting to Postgres: {}", root(.0))]
+    Connect(#[source] PoolError),
+    /// The database refused or broke off a statement.
+    #[error("{operation}: {}", root(.source))]
+    Query {
+        /// What was being done.
+        operation: &'static str,
+        /// What the driver said.
+        source: tokio_postgres::Error,
+    },
+    /// The database did not answer in time; whether it acted is not known.
+    #[error("{operation}: Postgres did not answer in time")]
+    Timeout {
+        /// What was being done.
+        operation: &'static str,
+    },
+    /// A job that may not be enqueued.
+    #[error("job {index}: {source}")]
+    InvalidJob {
+        /// Its place in the batch, from 0.
+        index: usize,
+        /// Which field, and what it must be.
+        source: InvalidJob,
+    },
+    /// The store cannot be used as configured.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+impl Error {
+    /// What is wrong with the configuration, if trying again cannot help: a refused password, an
+    /// unknown user or database, TLS where there is none.
+    pub fn as_config_error(&self) -> Option<ConfigError> {
+        if let Self::Configuration(what) = self {
+            return Some(ConfigError::of(
+                "DATABASE_URL",
+                format_args!("cannot be used: {what}"),
+            ));
+        }
+        let error = self.driver_error()?;
+        let code = error.code()?;
+        let hint = if *code == SqlState::INVALID_PASSWORD
+            || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+        {
+            "was refused by Postgres: check user and password"
+        } else if *code == SqlState::INVALID_CATALOG_NAME {
+            "names a database that does not exist: create it, or correct the name"
+        } else {
+            return None;
+        };
+        Some(ConfigError::of(
+            "DATABASE_URL",
+            format_args!("{hint} ({})", root(error)),
+        ))
+    }
+
+    /// Whether the schema is not there at all.
+    pub(super) fn is_missing_relation(&self) -> bool {
+        let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+        self.driver_error()
+            .and_then(|e| e.code())
+            .is_some_and(|code| missing.contains(code))
+    }
+
+    fn driver_error(&self) -> Option<&tokio_postgres::Error> {
+        match self {
+            Self::Connect(PoolError::Backend(error)) => Some(error),
+            Self::Query { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The innermost cause: the drivers' outer texts say little ("db error").
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

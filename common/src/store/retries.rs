@@ -1,0 +1,175 @@
+//! What the retrier reads and writes: failed jobs, and what was ruled about them.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::{Error, Fenced, Store, from_millis, millis};
+use crate::job::retry::{FailedAttempt, Verdict};
+
+/// A failed job, as far as its next attempt depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedJob {
+    /// The job and the fence under which it failed.
+    pub job: Fenced,
+    /// What the decision needs.
+    pub failed: FailedAttempt,
+}
+
+/// A decision about a failed job.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruling {
+    /// The job and the fence under which it failed.
+    pub job: Fenced,
+    /// What is to become of it.
+    pub verdict: Verdict,
+}
+
+/// Reading takes no locks: two retriers may judge one job, and the first ruling that lands moves
+/// the stage, so that the second one finds nothing.
+macro_rules! failed {
+    ($from:literal) => {
+        concat!(
+            "select j.id, j.dispatch, j.attempt, coalesce(j.max_attempts, k.max_attempts), j.fatal,
+                (extract(epoch from j.retry_after) * 1000)::bigint,
+                (extract(epoch from k.backoff_base) * 1000)::bigint,
+                (extract(epoch from k.backoff_cap) * 1000)::bigint,
+                (extract(epoch from greatest(j.expires_at - now(), interval '0')) * 1000)::bigint
+            from ",
+            $from
+        )
+    };
+}
+
+const FAILED_OF: &str = failed!(
+    "unnest($1::uuid[], $2::bigint[]) d(id, dispatch)
+     join postroad.job j on j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
+     join postroad.kind k on k.id = j.kind_id"
+);
+
+const FAILED_LONG_AGO: &str = failed!(
+    "postroad.job j join postroad.kind k on k.id = j.kind_id
+     where j.stage = 2 and j.ended_at <= now() - $1 * interval '1 ms'
+     order by j.ended_at limit $2"
+);
+
+const RETRY: &str = "
+    update postroad.job j
+    set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
+        claimed_by = null, started_at = null, worker_id = null,
+        run_at = now() + d.wait_ms * interval '1 ms'
+    from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)
+    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
+    returning j.id";
+
+const BURY: &str = concat!(
+    "
+    with gone as (
+        delete from postroad.job j
+        using unnest($1::uuid[], $2::bigint[], $3::text[]) d(id, dispatch, reason)
+        where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
+        returning j.*, d.reason)
+    ",
+    archive_from!("gone", "'dead'", "reason", "null", "args")
+);
+
+const NOTE: &str = "
+    insert into postroad.attempt_error (job_id, attempt, code, message)
+    select j.id, j.attempt, d.code, d.message
+    from unnest($1::uuid[], $2::text[], $3::text[]) d(id, code, message)
+    join postroad.job j on j.id = d.id";
+
+impl Store {
+    /// Those of `jobs` that are still failed under the same fence.
+    pub async fn failed_of(&self, jobs: &[Fenced]) -> Result<Vec<FailedJob>, Error> {
+        let (ids, dispatches): (Vec<_>, Vec<_>) = jobs
+            .iter()
+            .map(|job| (*job.id.as_uuid(), job.dispatch))
+            .unzip();
+        let rows = self
+            .query("reading failed jobs", FAILED_OF, &[&ids, &dispatches])
+            .await?;
+        Ok(rows.iter().map(failed_job).collect())
+    }
+
+    /// Up to `limit` jobs that failed at least `age` ago and were not ruled on since.
+    pub async fn failed_long_ago(
+        &self,
+        age: Duration,
+        limit: i64,
+    ) -> Result<Vec<FailedJob>, Error> {
+        let age = millis(age) as f64;
+        let rows = self
+            .query("sweeping failed jobs", FAILED_LONG_AGO, &[&age, &limit])
+            .await?;
+        Ok(rows.iter().map(failed_job).collect())
+    }
+
+    /// Carries out rulings; says how many still applied.
+    pub async fn rule(&self, rulings: &[Ruling]) -> Result<usize, Error> {
+        let mut retries = (Vec::new(), Vec::new(), Vec::new());
+        let mut burials = (Vec::new(), Vec::new(), Vec::new());
+        for Ruling { job, verdict } in rulings {
+            match verdict {
+                Verdict::RetryAfter(wait) => {
+                    retries.0.push(*job.id.as_uuid());
+                    retries.1.push(job.dispatch);
+                    retries.2.push(millis(*wait));
+                }
+                Verdict::Dead(reason) => {
+                    burials.0.push(*job.id.as_uuid());
+                    burials.1.push(job.dispatch);
+                    burials.2.push(*reason);
+                }
+            }
+        }
+        let mut applied = 0;
+        if !retries.0.is_empty() {
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                [&retries.0, &retries.1, &retries.2];
+            applied += self
+                .query("scheduling retries", RETRY, &params)
+                .await?
+                .len();
+        }
+        if !burials.0.is_empty() {
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                [&burials.0, &burials.1, &burials.2];
+            applied += self.query("burying jobs", BURY, &params).await?.len();
+        }
+        Ok(applied)
+    }
+
+    /// Writes an error beside jobs that were refused before they ran.
+    pub async fn note_errors(
+        &self,
+        jobs: &[crate::job::JobId],
+        code: &'static str,
+        message: &str,
+    ) -> Result<(), Error> {
+        let ids: Vec<_> = jobs.iter().map(|id| *id.as_uuid()).collect();
+        let codes = vec![code; jobs.len()];
+        let messages = vec![message; jobs.len()];
+        self.query("noting errors", NOTE, &[&ids, &codes, &messages])
+            .await
+            .map(drop)
+    }
+}
+
+fn failed_job(row: &Row) -> FailedJob {
+    FailedJob {
+        job: Fenced {
+            id: row.get::<_, uuid::Uuid>(0).into(),
+            dispatch: row.get(1),
+        },
+        failed: FailedAttempt {
+            attempt: row.get(2),
+            max_attempts: row.get(3),
+            fatal: row.get(4),
+            retry_after: row.get::<_, Option<i64>>(5).map(from_millis),
+            backoff_base: from_millis(row.get(6)),
+            backoff_cap: from_millis(row.get(7)),
+            expires_in: row.get::<_, Option<i64>>(8).map(from_millis),
+        },
+    }
+}

@@ -1,0 +1,206 @@
+//! What people look at, and what they decide about held jobs.
+
+use super::{Error, Store};
+use crate::job::JobId;
+
+/// Which jobs to list. Empty fields do not restrict.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<String>,
+    /// Of this kind.
+    pub kind: Option<String>,
+    /// In this queue.
+    pub queue: Option<String>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// With one of these ids.
+    pub ids: Option<Vec<uuid::Uuid>>,
+    /// After this id: ids of newer jobs are greater.
+    pub after: Option<uuid::Uuid>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// A job, in words.
+#[derive(Clone, Debug, serde::Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of the public job, in the same words"
+)]
+pub struct JobRow {
+    pub id: JobId,
+    pub tenant: String,
+    pub queue: String,
+    pub kind: String,
+    pub state: String,
+    pub priority: i16,
+    pub attempt: i32,
+    pub max_attempts: i32,
+    pub on_lost: String,
+    pub run_at: jiff::Timestamp,
+    pub created_at: jiff::Timestamp,
+    pub expires_at: Option<jiff::Timestamp>,
+    pub finished_at: Option<jiff::Timestamp>,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+}
+
+/// How many jobs are where, as far as that is cheap to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Census {
+    /// Committed to the pipe and not started.
+    pub dispatched: i64,
+    /// Running.
+    pub running: i64,
+    /// Failed and not yet ruled on.
+    pub failed: i64,
+    /// Waiting for a decision.
+    pub held: i64,
+    /// Scheduled and due now or earlier; counted up to 10,000.
+    pub due: i64,
+}
+
+/// What a person or a reconciliation decides about a held job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It did take effect.
+    Completed,
+    /// It did not, or may do so again: run it once more.
+    Retry,
+    /// Give up.
+    Dead,
+}
+
+const JOBS: &str = "
+    select v.id, v.tenant, v.queue, v.kind, v.state::text, v.priority, v.attempt, v.max_attempts,
+           v.on_lost, v.run_at, v.created_at, v.expires_at, v.finished_at, v.reason,
+           (select e.code || ': ' || e.message from postroad.attempt_error e
+            where e.job_id = v.id order by e.at desc limit 1)
+    from postroad.jobs v
+    where ($1::text is null or v.state::text = $1)
+      and ($2::text is null or v.kind = $2)
+      and ($3::text is null or v.queue = $3)
+      and ($4::text is null or v.tenant = $4)
+      and ($5::uuid[] is null or v.id = any($5))
+      and ($6::uuid is null or v.id > $6)
+    order by v.id limit $7";
+
+/// Each count is a range of a small partial index, but for `due`, which is cut off.
+const CENSUS: &str = "
+    select count(*) filter (where started_at is null),
+           count(*) filter (where started_at is not null),
+           (select count(*) from postroad.job where stage = 2),
+           (select count(*) from postroad.job where stage = 3),
+           (select count(*) from (select from postroad.job where stage = 0 and run_at <= now()
+                                  limit 10000) due)
+    from postroad.job where stage = 1";
+
+const FINISHED: &str = "
+    select state::text, count(*) from postroad.archive group by state";
+
+const RESOLVE_RETRY: &str = "
+    update postroad.job
+    set stage = 0, ended_at = null, claimed_at = null, claimed_by = null, started_at = null,
+        worker_id = null, run_at = now()
+    where id = any($1) and stage = 3
+    returning id";
+
+const RESOLVE_FINAL: &str = concat!(
+    "
+    with gone as (
+        delete from postroad.job where id = any($1) and stage = 3 returning *)
+    ",
+    archive_from!(
+        "gone",
+        "$2::text::postroad.job_state",
+        "'resolved'",
+        "null",
+        "case when $2 = 'dead' then args end"
+    )
+);
+
+impl Store {
+    /// Lists jobs, oldest first.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, Error> {
+        let JobFilter {
+            state,
+            kind,
+            queue,
+            tenant,
+            ids,
+            after,
+            limit,
+        } = filter;
+        let rows = self
+            .query(
+                "listing jobs",
+                JOBS,
+                &[state, kind, queue, tenant, ids, after, limit],
+            )
+            .await?;
+        Ok(rows.iter().map(job_row).collect())
+    }
+
+    /// Counts the jobs that are on their way.
+    pub async fn census(&self) -> Result<Census, Error> {
+        let rows = self.query("counting jobs", CENSUS, &[]).await?;
+        let [dispatched, running, failed, held, due] = [0, 1, 2, 3, 4].map(|n| rows[0].get(n));
+        Ok(Census {
+            dispatched,
+            running,
+            failed,
+            held,
+            due,
+        })
+    }
+
+    /// Counts the jobs in the archive by final state. Reads all of it.
+    pub async fn finished(&self) -> Result<Vec<(String, i64)>, Error> {
+        let rows = self.query("counting finished jobs", FINISHED, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Decides about held jobs. Answers with the ids that were held and are not any more.
+    pub async fn resolve(&self, ids: &[JobId], to: Resolution) -> Result<Vec<JobId>, Error> {
+        let ids: Vec<_> = ids.iter().map(|id| *id.as_uuid()).collect();
+        let rows = match to {
+            Resolution::Retry => {
+                self.query("resolving held jobs", RESOLVE_RETRY, &[&ids])
+                    .await?
+            }
+            Resolution::Completed => {
+                self.query("resolving held jobs", RESOLVE_FINAL, &[&ids, &"completed"])
+                    .await?
+            }
+            Resolution::Dead => {
+                self.query("resolving held jobs", RESOLVE_FINAL, &[&ids, &"dead"])
+                    .await?
+            }
+        };
+        Ok(rows
+            .iter()
+            .map(|row| row.get::<_, uuid::Uuid>(0).into())
+            .collect())
+    }
+}
+
+fn job_row(row: &tokio_postgres::Row) -> JobRow {
+    JobRow {
+        id: row.get::<_, uuid::Uuid>(0).into(),
+        tenant: row.get(1),
+        queue: row.get(2),
+        kind: row.get(3),
+        state: row.get(4),
+        priority: row.get(5),
+        attempt: row.get(6),
+        max_attempts: row.get(7),
+        on_lost: row.get(8),
+        run_at: row.get(9),
+        created_at: row.get(10),
+        expires_at: row.get(11),
+        finished_at: row.get(12),
+        reason: row.get(13),
+        error: row.get(14),
+    }
+}
