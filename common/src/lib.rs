@@ -6,7 +6,7 @@
 //! | [`config`] | reading the environment | what any variable means |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
-//! | `service`, `shutdown`, `health`, `telemetry` | the skeleton of a long-running process | jobs |
+//! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
 //!
 //! The features are walls: a program that asks for `store` alone cannot reach the broker.
 
@@ -18,10 +18,16 @@ pub mod message;
 pub mod backoff;
 #[cfg(feature = "runtime")]
 pub mod health;
+#[cfg(feature = "store")]
+pub mod membership;
+#[cfg(feature = "runtime")]
+pub mod program;
 #[cfg(feature = "runtime")]
 pub mod service;
 #[cfg(feature = "runtime")]
 pub mod shutdown;
+#[cfg(feature = "runtime")]
+pub mod startup;
 #[cfg(feature = "runtime")]
 pub mod telemetry;
 

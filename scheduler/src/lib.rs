@@ -1,1 +1,131 @@
-//! Stub.
+//! Decides what runs next. Any number of equal copies, no leader.
+//!
+//! | service | moves jobs |
+//! |---|---|
+//! | [`dispatcher`] | scheduled → dispatched, when due and in credit |
+//! | [`dead_letters`], [`retrier`] | failed → scheduled or dead; dead-lettered → scheduled |
+//! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
+//! | [`expirer`] | scheduled → expired |
+//! | [`pruner`] | none; makes and drops partitions |
+
+pub mod config;
+pub mod dead_letters;
+pub mod dispatcher;
+pub mod expirer;
+pub mod metrics;
+pub mod pruner;
+pub mod rescuer;
+pub mod retrier;
+
+use anyhow::Context;
+use postroad_common::broker::{Broker, Publisher};
+use postroad_common::health::{AdminPage, Health};
+use postroad_common::membership::{Membership, host_name};
+use postroad_common::service::{Nudge, spawn};
+use postroad_common::shutdown::Shutdown;
+use postroad_common::startup;
+use postroad_common::store::{NewProcess, Role, Store};
+use tokio::sync::watch;
+
+use config::Config;
+use dead_letters::DeadLetters;
+use dispatcher::Dispatcher;
+use expirer::Expirer;
+use pruner::Pruner;
+use rescuer::Rescuer;
+use retrier::Retrier;
+
+/// Runs a scheduler until it is asked to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    config.log.install();
+    let shutdown = Shutdown::on_signals(config.grace).context("listening for signals")?;
+    let health = Health::new();
+    AdminPage::bind(config.admin_listen)
+        .await?
+        .serve(health.clone());
+    metrics::describe();
+
+    let store = Store::new(config.database)?;
+    let (host, pid) = (host_name(), std::process::id());
+    let version = env!("CARGO_PKG_VERSION");
+    let name = format!("postroad-scheduler/{version} {host}:{pid}");
+    let broker = Broker::new(config.broker, name);
+    startup::postgres(&store, &health, &shutdown).await?;
+    startup::rabbitmq(&broker, &health, &shutdown).await?;
+
+    let process = NewProcess {
+        role: Role::Scheduler,
+        host,
+        pid,
+        version,
+        queues: Vec::new(),
+        lease: config.lease,
+    };
+    let membership =
+        Membership::join(store.clone(), process, health.clone(), shutdown.clone()).await?;
+    let (queues, queues_seen) = watch::channel(store.queue_names().await?);
+    let publisher = Publisher::spawn(
+        broker.clone(),
+        queues_seen,
+        health.clone(),
+        shutdown.clone(),
+    );
+
+    let (dispatch, other) = (Nudge::default(), Nudge::default());
+    let services = [
+        spawn(
+            Dispatcher::new(store.clone(), publisher.clone(), membership.clone(), queues),
+            dispatch.clone(),
+            health.clone(),
+            shutdown.clone(),
+        ),
+        spawn(
+            DeadLetters::new(store.clone(), broker, publisher),
+            other.clone(),
+            health.clone(),
+            shutdown.clone(),
+        ),
+        spawn(
+            Retrier::new(store.clone()),
+            other.clone(),
+            health.clone(),
+            shutdown.clone(),
+        ),
+        spawn(
+            Rescuer::new(store.clone(), dispatch),
+            other.clone(),
+            health.clone(),
+            shutdown.clone(),
+        ),
+        spawn(
+            Expirer::new(store.clone()),
+            other.clone(),
+            health.clone(),
+            shutdown.clone(),
+        ),
+        spawn(
+            Pruner::new(store, config.retention),
+            other,
+            health,
+            shutdown.clone(),
+        ),
+    ];
+    tracing::info!("postroad-scheduler {version} is running");
+
+    // What has been claimed is published and answered for before the process goes.
+    let drained = async {
+        for service in services {
+            service
+                .await
+                .context("a service ended by a panic of its driver")?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        drained = drained => drained?,
+        () = shutdown.cancel.cancelled() => tracing::warn!("stopped before everything was drained"),
+    }
+    membership.leave().await?;
+    tracing::info!("stopped");
+    Ok(())
+}

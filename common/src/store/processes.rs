@@ -9,6 +9,12 @@ use crate::job::{KindName, KindPolicy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub(super) i64);
 
+impl From<i64> for ProcessId {
+    fn from(id: i64) -> Self {
+        Self(id)
+    }
+}
+
 impl std::fmt::Display for ProcessId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

@@ -1,0 +1,116 @@
+//! Connections: named, with a heartbeat, opened within a bound.
+
+use lapin::uri::AMQPUri;
+use lapin::{Channel, ConnectionProperties};
+use tokio::sync::watch;
+
+use super::{CALL_TIMEOUT, Error, within};
+use crate::config::{AMQP_URL_DEFAULT, Env};
+
+/// Seconds between heartbeats, unless the URL says otherwise: a dead peer is noticed after twice
+/// as long. RabbitMQ's own default of 60 would hide a cut wire for two minutes.
+const HEARTBEAT_SECONDS: u16 = 15;
+
+/// Where the broker is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    uri: AMQPUri,
+}
+
+impl Settings {
+    /// Reads `AMQP_URL`.
+    pub fn read(env: &mut Env) -> Self {
+        let url = env.text("AMQP_URL").unwrap_or(AMQP_URL_DEFAULT).to_owned();
+        Self::of_url(&url).unwrap_or_else(|error| {
+            let what = format!(
+                "is not an AMQP URL ({error}); one looks like amqp://user:password@host:5672/vhost"
+            );
+            env.problem("AMQP_URL", what);
+            Self {
+                uri: AMQPUri::default(),
+            }
+        })
+    }
+
+    /// The broker at `url`.
+    pub fn of_url(url: &str) -> Result<Self, String> {
+        let mut uri: AMQPUri = url.parse()?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let timeout_ms = u64::try_from(CALL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        uri.query.connection_timeout.get_or_insert(timeout_ms);
+        Ok(Self { uri })
+    }
+}
+
+/// Opens connections on behalf of one process.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    settings: Settings,
+    process: String,
+}
+
+impl Broker {
+    /// `process` is how the broker's pages name this process: program, version, host and pid.
+    pub fn new(settings: Settings, process: String) -> Self {
+        Self { settings, process }
+    }
+
+    /// Opens a connection for one `purpose`, such as `publish`.
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, Error> {
+        // Fails when a provider is installed already, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let name = format!("{} ({purpose})", self.process);
+        let properties = ConnectionProperties::default()
+            .with_connection_name(name.into())
+            .with_client_property("product".into(), "Postroad".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        let uri = self.settings.uri.clone();
+        let connecting = lapin::Connection::connect_uri(uri, properties);
+        Ok(Connection {
+            inner: within("connecting to RabbitMQ", connecting).await?,
+        })
+    }
+}
+
+/// A connection to the broker. Dropping it closes it.
+#[derive(Debug)]
+pub struct Connection {
+    inner: lapin::Connection,
+}
+
+impl Connection {
+    pub(super) async fn channel(&self) -> Result<Channel, Error> {
+        within("opening a channel", self.inner.create_channel()).await
+    }
+
+    /// Whether the broker has asked this connection to stop publishing, followed until the
+    /// connection ends.
+    pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
+        use futures_util::StreamExt;
+        let (told, blocked) = watch::channel(None);
+        let mut events = Box::pin(self.inner.events_listener());
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                let state = match event {
+                    lapin::Event::ConnectionBlocked(reason) => Some(reason),
+                    lapin::Event::ConnectionUnblocked => None,
+                    lapin::Event::Error(_) => break,
+                    _ => continue,
+                };
+                if told.send(state).is_err() {
+                    break;
+                }
+            }
+        });
+        blocked
+    }
+
+    /// Closes the connection and waits until the broker has read everything before the close.
+    pub async fn close(self) -> Result<(), Error> {
+        within(
+            "closing the connection",
+            self.inner.close(200, "done".into()),
+        )
+        .await
+    }
+}

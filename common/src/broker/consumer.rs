@@ -1,0 +1,335 @@
+//! Consuming: one consumer, one channel, one task that owns the channel's acks.
+//!
+//! Delivery tags count from 1 on each channel. The settler acks the unbroken run of settled tags
+//! with one `multiple` ack, and settles singly what is done behind a delivery that is not: a slow
+//! job holds up nothing but itself. When the channel ends, the settler ends with it, and what was
+//! not settled is delivered again; a late settle goes nowhere, never to another channel.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::{mpsc, oneshot};
+
+use super::codec::RawMessage;
+use super::{Connection, Error, within};
+
+/// What to do with a delivery that has been dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Forget it.
+    Ack,
+    /// Send it to the dead-letter exchange.
+    DeadLetter,
+}
+
+/// A message as received, to be settled once by its tag.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its number on its channel.
+    pub tag: u64,
+    /// Whether the broker has delivered it before.
+    pub redelivered: bool,
+    /// The message.
+    pub message: RawMessage,
+}
+
+/// One consumer on a channel of its own.
+pub struct Subscription {
+    queue: String,
+    channel: Channel,
+    consumer: Consumer,
+    settler: Settler,
+}
+
+impl Subscription {
+    /// Consumes from a broker queue with at most `prefetch` deliveries unsettled.
+    /// `consumer_tag` tells a reader of the broker's pages who consumes.
+    pub async fn open(
+        connection: &Connection,
+        queue: &str,
+        prefetch: u16,
+        consumer_tag: &str,
+    ) -> Result<Self, Error> {
+        let channel = connection.channel().await?;
+        // Before the first delivery: the buffer behind the consumer has no other bound.
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        within("setting the prefetch", qos).await?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consume = channel.basic_consume(queue.into(), consumer_tag.into(), options, arguments);
+        let consumer = within("consuming", consume).await?;
+        let settler = Settler::spawn(channel.clone(), prefetch);
+        Ok(Self {
+            queue: queue.to_owned(),
+            channel,
+            consumer,
+            settler,
+        })
+    }
+
+    /// The next delivery. An error means that this subscription is over, whatever the cause.
+    pub async fn next(&mut self) -> Result<Delivery, Error> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Delivery {
+                tag: delivery.delivery_tag,
+                redelivered: delivery.redelivered,
+                message: RawMessage {
+                    properties: delivery.properties,
+                    body: delivery.data,
+                },
+            }),
+            Some(Err(source)) => Err(Error::Call {
+                operation: "receiving",
+                source,
+            }),
+            None => Err(Error::DeliveriesEnded {
+                queue: self.queue.clone(),
+            }),
+        }
+    }
+
+    /// Settles the deliveries of this subscription.
+    pub fn settler(&self) -> Settler {
+        self.settler.clone()
+    }
+
+    /// Asks the broker to deliver no more. What was delivered can still be settled.
+    pub async fn cancel(&self) -> Result<(), Error> {
+        let call = self
+            .channel
+            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        within("cancelling the consumer", call).await
+    }
+}
+
+/// Settles the deliveries of one subscription, in any order.
+#[derive(Clone, Debug)]
+pub struct Settler {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Settle(Vec<(u64, Settle)>),
+    /// To be answered when everything before it has been written.
+    Flush(oneshot::Sender<()>),
+}
+
+impl Settler {
+    fn spawn(channel: Channel, prefetch: u16) -> Self {
+        // Never full for long: at most `prefetch` deliveries are unsettled at any time.
+        let (requests, receiver) = mpsc::channel(usize::from(prefetch).max(1));
+        tokio::spawn(settle_all(channel, receiver));
+        Self { requests }
+    }
+
+    /// Settles deliveries. Does nothing when their channel is gone: then they come again.
+    pub async fn settle(&self, batch: Vec<(u64, Settle)>) {
+        drop(self.requests.send(Request::Settle(batch)).await);
+    }
+
+    /// Waits until everything handed in so far has been written, or cannot be any more.
+    pub async fn flush(&self) {
+        let (written, answer) = oneshot::channel();
+        if self.requests.send(Request::Flush(written)).await.is_ok() {
+            drop(answer.await);
+        }
+    }
+}
+
+async fn settle_all(channel: Channel, mut requests: mpsc::Receiver<Request>) {
+    let mut ledger = Ledger::default();
+    let mut waiting = Vec::new();
+    while requests.recv_many(&mut waiting, REQUESTS_AT_ONCE).await > 0 {
+        let (mut writes, mut flushes) = (Vec::new(), Vec::new());
+        for request in waiting.drain(..) {
+            match request {
+                Request::Settle(batch) => ledger.enter(batch, &mut writes),
+                Request::Flush(written) => flushes.push(written),
+            }
+        }
+        ledger.settle_prefix(&mut writes);
+        ledger.settle_stragglers(&mut writes);
+        for write in writes {
+            if let Err(error) = write.send(&channel).await {
+                // The subscription ends by itself and reports why.
+                tracing::debug!("settling: {error}");
+                return;
+            }
+        }
+        for written in flushes {
+            // Whoever asked may have stopped waiting.
+            written.send(()).ok();
+        }
+    }
+}
+
+/// Requests that are written together, at most.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// One frame to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Write {
+    AckUpTo(u64),
+    Ack(u64),
+    Reject(u64),
+}
+
+impl Write {
+    async fn send(self, channel: &Channel) -> Result<(), Error> {
+        match self {
+            Self::AckUpTo(tag) => {
+                within(
+                    "acking",
+                    channel.basic_ack(tag, BasicAckOptions { multiple: true }),
+                )
+                .await
+            }
+            Self::Ack(tag) => {
+                within(
+                    "acking",
+                    channel.basic_ack(tag, BasicAckOptions { multiple: false }),
+                )
+                .await
+            }
+            Self::Reject(tag) => {
+                let reject = channel.basic_reject(tag, BasicRejectOptions { requeue: false });
+                within("rejecting", reject).await
+            }
+        }
+    }
+}
+
+/// Which tags of a channel are settled. Pure.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Every tag up to this one is settled and written.
+    floor: u64,
+    /// Tags above the floor that are settled: true if that has been written.
+    ahead: BTreeMap<u64, bool>,
+}
+
+impl Ledger {
+    fn enter(&mut self, batch: Vec<(u64, Settle)>, writes: &mut Vec<Write>) {
+        for (tag, settle) in batch {
+            match settle {
+                Settle::Ack => {
+                    self.ahead.insert(tag, false);
+                }
+                Settle::DeadLetter => {
+                    writes.push(Write::Reject(tag));
+                    self.ahead.insert(tag, true);
+                }
+            }
+        }
+    }
+
+    /// One ack for the unbroken run above the floor.
+    fn settle_prefix(&mut self, writes: &mut Vec<Write>) {
+        let mut last_unwritten = None;
+        while let Some(written) = self.ahead.remove(&(self.floor + 1)) {
+            self.floor += 1;
+            if !written {
+                last_unwritten = Some(self.floor);
+            }
+        }
+        writes.extend(last_unwritten.map(Write::AckUpTo));
+    }
+
+    /// A single ack for each tag that is done behind one that is not.
+    fn settle_stragglers(&mut self, writes: &mut Vec<Write>) {
+        for (tag, written) in &mut self.ahead {
+            if !*written {
+                writes.push(Write::Ack(*tag));
+                *written = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(ledger: &mut Ledger, batch: &[(u64, Settle)]) -> Vec<Write> {
+        let mut writes = Vec::new();
+        ledger.enter(batch.to_vec(), &mut writes);
+        ledger.settle_prefix(&mut writes);
+        ledger.settle_stragglers(&mut writes);
+        writes
+    }
+
+    #[test]
+    fn an_unbroken_run_is_one_ack() {
+        let mut ledger = Ledger::default();
+        let batch: Vec<_> = [3, 1, 2].map(|tag| (tag, Settle::Ack)).into();
+        assert_eq!(run(&mut ledger, &batch), [Write::AckUpTo(3)]);
+    }
+
+    #[test]
+    fn a_slow_delivery_holds_up_only_itself() {
+        let mut ledger = Ledger::default();
+        assert_eq!(
+            run(&mut ledger, &[(2, Settle::Ack), (3, Settle::Ack)]),
+            [Write::Ack(2), Write::Ack(3)]
+        );
+        assert_eq!(run(&mut ledger, &[(1, Settle::Ack)]), [Write::AckUpTo(1)]);
+        assert_eq!(run(&mut ledger, &[(4, Settle::Ack)]), [Write::AckUpTo(4)]);
+    }
+
+    #[test]
+    fn a_rejected_delivery_is_written_before_an_ack_could_cover_it() {
+        let mut ledger = Ledger::default();
+        let batch = [(1, Settle::Ack), (2, Settle::DeadLetter), (3, Settle::Ack)];
+        assert_eq!(
+            run(&mut ledger, &batch),
+            [Write::Reject(2), Write::AckUpTo(3)]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_tag_is_settled_once_and_as_asked(
+            order in Just((1..=60u64).collect::<Vec<_>>()).prop_shuffle(),
+            dead in proptest::collection::vec(any::<bool>(), 60),
+            cuts in proptest::collection::vec(1..10usize, 60),
+        ) {
+            let settle = |tag: u64| match dead[tag as usize - 1] {
+                true => Settle::DeadLetter,
+                false => Settle::Ack,
+            };
+            let (mut ledger, mut seen, mut rest) = (Ledger::default(), BTreeMap::new(), &order[..]);
+            for cut in cuts {
+                let (batch, left) = rest.split_at(cut.min(rest.len()));
+                rest = left;
+                let batch: Vec<_> = batch.iter().map(|tag| (*tag, settle(*tag))).collect();
+                for write in run(&mut ledger, &batch) {
+                    // What the broker does with each frame: it must know every single tag.
+                    match write {
+                        Write::Ack(tag) => prop_assert_eq!(seen.insert(tag, Settle::Ack), None),
+                        Write::Reject(tag) => {
+                            prop_assert_eq!(seen.insert(tag, Settle::DeadLetter), None);
+                        }
+                        Write::AckUpTo(top) => {
+                            prop_assert!(!seen.contains_key(&top), "acked twice: {}", top);
+                            for tag in 1..=top {
+                                seen.entry(tag).or_insert(Settle::Ack);
+                            }
+                        }
+                    }
+                }
+            }
+            if rest.is_empty() {
+                for tag in 1..=60 {
+                    prop_assert_eq!(seen.get(&tag), Some(&settle(tag)));
+                }
+            }
+        }
+    }
+}

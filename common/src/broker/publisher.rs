@@ -1,0 +1,425 @@
+//! Publishing: one task owns the one confirm channel of a process.
+//!
+//! The task writes whole batches and goes on to the next while the confirms of the last are under
+//! way, up to [`CONFIRM_WINDOW`] of them. A message counts as published when it was confirmed and
+//! not returned; a nack, a return, a broken connection or no answer in time all count as *not
+//! published*, although the message may exist: whoever asked must be able to live with a copy.
+//!
+//! One task, because lapin numbers a publish and queues its frames under two locks: two tasks on
+//! one channel could swap confirms. Returns are found by `message_id`, because lapin credits a
+//! returned message to whichever confirm resolves next.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::codec::{self, RawMessage};
+use super::topology::{JOBS_EXCHANGE, PARKED_EXCHANGE};
+use super::{Broker, CALL_TIMEOUT, Connection, Error, topology, within};
+use crate::backoff::Backoff;
+use crate::health::Health;
+use crate::message::Envelope;
+use crate::shutdown::Shutdown;
+
+/// Messages written and not yet confirmed, at most. 100 instead of 2,000 costs 40 % more CPU per
+/// message; far more makes lapin's scan of pending tags slow.
+pub const CONFIRM_WINDOW: usize = 2000;
+
+/// Batches waiting for the publisher, at most.
+const BATCHES_WAITING: usize = 4;
+
+const HEALTH: &str = "rabbitmq_publish";
+
+/// A message to be published.
+#[derive(Debug)]
+pub struct Outgoing {
+    exchange: &'static str,
+    routing_key: String,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Outgoing {
+    /// One attempt of a job, for the workers of `queue`, that may wait in the pipe for
+    /// `expiration`. `timestamp` is in Unix seconds.
+    pub fn job(queue: &str, envelope: Envelope, expiration: Duration, timestamp: u64) -> Self {
+        Self {
+            exchange: JOBS_EXCHANGE,
+            routing_key: queue.to_owned(),
+            properties: codec::properties(&envelope, expiration, timestamp),
+            body: envelope.body,
+        }
+    }
+
+    /// A message that nobody can read, for people to look at.
+    pub fn parked(message: RawMessage, reason: &str) -> Self {
+        let (properties, body) = message.parked(reason);
+        Self {
+            exchange: PARKED_EXCHANGE,
+            routing_key: String::new(),
+            properties,
+            body,
+        }
+    }
+
+    /// How a return of this message is recognised.
+    fn key(&self) -> String {
+        message_id(&self.properties)
+    }
+}
+
+fn message_id(properties: &BasicProperties) -> String {
+    properties
+        .message_id()
+        .as_ref()
+        .map(|id| id.as_str().to_owned())
+        .unwrap_or_default()
+}
+
+/// What became of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// It is in a queue.
+    Confirmed,
+    /// The broker took it and found no queue for it.
+    Returned,
+    /// The broker refused it.
+    Nacked,
+    /// Nobody can say.
+    Unknown,
+}
+
+struct Batch {
+    messages: Vec<Outgoing>,
+    report: oneshot::Sender<Vec<Published>>,
+}
+
+/// The way to the publishing task.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    batches: mpsc::Sender<Batch>,
+    ready: watch::Receiver<bool>,
+}
+
+impl Publisher {
+    /// Starts the publishing task, which ends when the last handle is gone.
+    ///
+    /// Every time it connects, it declares the topology of the queues that `queues` then names.
+    pub fn spawn(
+        broker: Broker,
+        queues: watch::Receiver<Vec<String>>,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> Self {
+        health.expect(HEALTH);
+        let (batches, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (told, ready) = watch::channel(false);
+        tokio::spawn(supervise(broker, queues, receiver, told, health, shutdown));
+        Self { batches, ready }
+    }
+
+    /// Whether publishing is worth a try: connected, and not blocked by the broker.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Publishes a batch; says for each message what became of it, within a bounded time.
+    pub async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Published> {
+        let unknown = vec![Published::Unknown; messages.len()];
+        let (report, answer) = oneshot::channel();
+        if self.batches.send(Batch { messages, report }).await.is_err() {
+            return unknown;
+        }
+        answer.await.unwrap_or(unknown)
+    }
+}
+
+async fn supervise(
+    broker: Broker,
+    queues: watch::Receiver<Vec<String>>,
+    mut batches: mpsc::Receiver<Batch>,
+    ready: watch::Sender<bool>,
+    health: Health,
+    shutdown: Shutdown,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let wait = match connect(&broker, &queues).await {
+            Ok((connection, channel)) => {
+                health.good(HEALTH);
+                backoff.reset();
+                let mut session = Session::new(connection, channel, queues.clone());
+                let end = session.run(&mut batches, &ready, &health).await;
+                ready.send_replace(false);
+                match end {
+                    End::NobodyAsks => return,
+                    End::Broken(error) => health.bad(HEALTH, error),
+                }
+                Duration::ZERO
+            }
+            Err(error) => {
+                health.bad(HEALTH, error);
+                backoff.next_wait()
+            }
+        };
+        if shutdown.cancel.is_cancelled() || !refuse_for(wait, &mut batches).await {
+            return;
+        }
+    }
+}
+
+/// Answers everything that is asked during a wait with "unknown". False: nobody asks any more.
+async fn refuse_for(wait: Duration, batches: &mut mpsc::Receiver<Batch>) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        tokio::select! {
+            () = sleep_until(until) => return true,
+            batch = batches.recv() => match batch {
+                // Dropping the sender of the report says "unknown".
+                Some(batch) => drop(batch),
+                None => return false,
+            },
+        }
+    }
+}
+
+async fn connect(
+    broker: &Broker,
+    queues: &watch::Receiver<Vec<String>>,
+) -> Result<(Connection, Channel), Error> {
+    let connection = broker.connect("publish").await?;
+    let names = queues.borrow().clone();
+    topology::declare(&connection, &names).await?;
+    let channel = connection.channel().await?;
+    let select = channel.confirm_select(ConfirmSelectOptions::default());
+    within("asking for confirms", select).await?;
+    Ok((connection, channel))
+}
+
+enum End {
+    NobodyAsks,
+    Broken(Error),
+}
+
+/// A confirm that came in: of which batch, at which place in it, and what it said.
+type Confirmed = (u64, usize, lapin::Result<Confirmation>);
+
+/// One connection's life.
+struct Session {
+    connection: Connection,
+    channel: Channel,
+    queues: watch::Receiver<Vec<String>>,
+    pending: HashMap<u64, Pending>,
+    next_batch: u64,
+    unconfirmed: usize,
+    returned: HashSet<String>,
+}
+
+/// A batch that has been written.
+struct Pending {
+    keys: Vec<String>,
+    outcomes: Vec<Option<Published>>,
+    open: usize,
+    deadline: Instant,
+    report: oneshot::Sender<Vec<Published>>,
+}
+
+impl Session {
+    fn new(connection: Connection, channel: Channel, queues: watch::Receiver<Vec<String>>) -> Self {
+        Self {
+            connection,
+            channel,
+            queues,
+            pending: HashMap::new(),
+            next_batch: 0,
+            unconfirmed: 0,
+            returned: HashSet::new(),
+        }
+    }
+
+    /// Publishes until the connection breaks. Batches without an answer are then dropped, which
+    /// says "unknown" to whoever asked.
+    async fn run(
+        &mut self,
+        batches: &mut mpsc::Receiver<Batch>,
+        ready: &watch::Sender<bool>,
+        health: &Health,
+    ) -> End {
+        let mut blocked = self.connection.blocked();
+        let mut confirms = FuturesUnordered::new();
+        ready.send_replace(true);
+        loop {
+            let room = self.unconfirmed < CONFIRM_WINDOW;
+            let deadline = self.pending.values().map(|batch| batch.deadline).min();
+            let overdue = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(confirm) = confirms.next() => {
+                    self.confirmed(confirm);
+                    // Everything that has resolved by now, so that a return credited to a later
+                    // confirm is known before the batch it belongs to is judged.
+                    while let Some(Some(confirm)) = confirms.next().now_or_never() {
+                        self.confirmed(confirm);
+                    }
+                    if let Err(error) = self.report().await {
+                        return End::Broken(error);
+                    }
+                }
+                batch = batches.recv(), if room => match batch {
+                    None => return End::NobodyAsks,
+                    Some(batch) => match self.write(batch).await {
+                        Ok(written) => confirms.extend(written),
+                        Err(error) => return End::Broken(error),
+                    },
+                },
+                changed = blocked.changed() => {
+                    let reason = blocked.borrow_and_update().clone();
+                    ready.send_replace(reason.is_none());
+                    match (changed, reason) {
+                        (Ok(()), None) => health.good(HEALTH),
+                        (Ok(()), Some(reason)) => {
+                            health.bad(HEALTH, format_args!("blocked by RabbitMQ: {reason}"));
+                        }
+                        (Err(_), _) => return End::Broken(Error::Timeout { operation: "the connection" }),
+                    }
+                }
+                Ok(()) = self.queues.changed() => {
+                    if let Err(error) = self.declare().await {
+                        return End::Broken(error);
+                    }
+                }
+                () = overdue => return End::Broken(Error::Timeout { operation: "confirming" }),
+            }
+        }
+    }
+
+    /// Writes a batch in order; the futures are its confirms.
+    async fn write(
+        &mut self,
+        batch: Batch,
+    ) -> Result<Vec<impl Future<Output = Confirmed> + use<>>, Error> {
+        let number = self.next_batch;
+        self.next_batch += 1;
+        let Batch { messages, report } = batch;
+        let keys: Vec<_> = messages.iter().map(Outgoing::key).collect();
+        let mandatory = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        // Polled in order by one task, so frames go out in order; one wake-up for all of them.
+        let writes = join_all(messages.iter().map(|message| {
+            let Outgoing {
+                exchange,
+                routing_key,
+                properties,
+                body,
+            } = message;
+            self.channel.basic_publish(
+                (*exchange).into(),
+                routing_key.as_str().into(),
+                mandatory,
+                body,
+                properties.clone(),
+            )
+        }));
+        let written = timeout(CALL_TIMEOUT, writes)
+            .await
+            .map_err(|_| Error::Timeout {
+                operation: "publishing",
+            })?;
+        let mut confirms = Vec::with_capacity(written.len());
+        for (index, confirm) in written.into_iter().enumerate() {
+            let confirm = confirm.map_err(|source| Error::Call {
+                operation: "publishing",
+                source,
+            })?;
+            confirms.push(async move { (number, index, confirm.await) });
+        }
+        let size = keys.len();
+        self.unconfirmed += size;
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let outcomes = vec![None; size];
+        self.pending.insert(
+            number,
+            Pending {
+                keys,
+                outcomes,
+                open: size,
+                deadline,
+                report,
+            },
+        );
+        Ok(confirms)
+    }
+
+    fn confirmed(&mut self, (number, index, confirmation): Confirmed) {
+        self.unconfirmed -= 1;
+        let (outcome, returned) = match confirmation {
+            Ok(Confirmation::Ack(returned)) => (Published::Confirmed, returned),
+            Ok(Confirmation::Nack(returned)) => (Published::Nacked, returned),
+            // Confirms are always asked for, so this is a connection that broke under us.
+            Ok(Confirmation::NotRequested) | Err(_) => (Published::Unknown, None),
+        };
+        if let Some(message) = returned {
+            self.returned
+                .insert(message_id(&message.delivery.properties));
+        }
+        if let Some(batch) = self.pending.get_mut(&number) {
+            batch.outcomes[index] = Some(outcome);
+            batch.open -= 1;
+        }
+    }
+
+    /// Reports the batches whose last confirm has come.
+    async fn report(&mut self) -> Result<(), Error> {
+        let complete: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, batch)| batch.open == 0)
+            .map(|(n, _)| *n)
+            .collect();
+        let mut any_returned = false;
+        for number in complete {
+            let Some(batch) = self.pending.remove(&number) else {
+                continue;
+            };
+            let judge = |(key, outcome): (String, Option<Published>)| {
+                let is_returned = self.returned.remove(&key);
+                any_returned |= is_returned;
+                match outcome.unwrap_or(Published::Unknown) {
+                    Published::Confirmed if is_returned => Published::Returned,
+                    outcome => outcome,
+                }
+            };
+            let outcomes = batch
+                .keys
+                .into_iter()
+                .zip(batch.outcomes)
+                .map(judge)
+                .collect();
+            // Nobody waits any more when the asker is being shut down.
+            drop(batch.report.send(outcomes));
+        }
+        if any_returned {
+            // The queue or its binding is missing: the next try finds it.
+            self.declare().await?;
+        }
+        Ok(())
+    }
+
+    async fn declare(&mut self) -> Result<(), Error> {
+        let names = self.queues.borrow_and_update().clone();
+        topology::declare(&self.connection, &names).await.map(drop)
+    }
+}

@@ -1,0 +1,97 @@
+//! What the scheduler reads from its environment.
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `DATABASE_URL` | `postgres://postroad:postroad@127.0.0.1:5432/postroad` | Postgres 15 or newer |
+//! | `AMQP_URL` | `amqp://postroad:postroad@127.0.0.1:5672/postroad` | RabbitMQ 3.10 or newer |
+//! | `POSTROAD_ADMIN_LISTEN` | a free port, logged | `/healthz`, `/readyz`, `/metrics` |
+//! | `POSTROAD_LEASE` | `30s` | silence after which this process is called lost (2s to 1h) |
+//! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
+//! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d) |
+//! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use postroad_common::config::{ConfigError, Env};
+use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
+use postroad_common::shutdown::GRACE_DEFAULT;
+use postroad_common::telemetry::LogConfig;
+use postroad_common::{broker, store};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Connections to Postgres: one per service, with some to spare for overlapping calls.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub struct Config {
+    /// The database.
+    pub database: store::Settings,
+    /// The broker.
+    pub broker: broker::Settings,
+    /// Where the admin page listens.
+    pub admin_listen: SocketAddr,
+    /// Silence after which this process is called lost.
+    pub lease: Duration,
+    /// Time to finish after SIGTERM.
+    pub grace: Duration,
+    /// How long finished jobs are kept.
+    pub retention: Duration,
+    /// What to log.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Reads the environment.
+    pub fn read(mut env: Env) -> Result<Self, ConfigError> {
+        let env = &mut env;
+        let config = Self {
+            database: store::Settings::read(env, "postroad-scheduler", CONNECTIONS_MAX),
+            broker: broker::Settings::read(env),
+            admin_listen: env.parse("POSTROAD_ADMIN_LISTEN", (Ipv4Addr::LOCALHOST, 0).into()),
+            lease: env.duration("POSTROAD_LEASE", LEASE_DEFAULT, LEASE_MIN, LEASE_MAX),
+            grace: env.duration("POSTROAD_GRACE", GRACE_DEFAULT, Duration::ZERO, HOUR),
+            retention: env.duration("POSTROAD_RETENTION", 7 * DAY, DAY, 3650 * DAY),
+            log: LogConfig::read(env, "info"),
+        };
+        std::mem::replace(env, Env::of_map([])).finish()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_environment_is_a_valid_one() {
+        let config = Config::read(Env::of_map([])).unwrap();
+        assert_eq!(config.retention, 7 * DAY);
+    }
+
+    #[test]
+    fn every_wrong_variable_is_named() {
+        let env = Env::of_map([
+            ("DATABASE_URL", "not a url"),
+            ("AMQP_URL", "http://x"),
+            ("POSTROAD_ADMIN_LISTEN", "here"),
+            ("POSTROAD_LEASE", "1"),
+            ("POSTROAD_RETENTION", "0d"),
+            ("POSTROAD_LOG_FORMAT", "xml"),
+        ]);
+        let text = Config::read(env).unwrap_err().to_string();
+        for name in [
+            "DATABASE_URL",
+            "AMQP_URL",
+            "POSTROAD_ADMIN_LISTEN",
+            "POSTROAD_LEASE",
+            "POSTROAD_RETENTION",
+            "POSTROAD_LOG_FORMAT",
+        ] {
+            assert!(text.contains(&format!("\n  {name} ")), "{name} in {text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Due and in credit → claimed, published, confirmed.
+//!
+//! Any number of schedulers run this at once: a queue's row lock lets one of them claim from a
+//! queue at a time, and the fence makes every copy of a message but the newest harmless.
+//!
+//! What if the process dies after …
+//!
+//! | step | then | repaired by |
+//! |---|---|---|
+//! | the claim | the job is dispatched, without a message | rescuer: this process is called lost, or the claim outlives `pipe_ttl` |
+//! | writing the message | it may have arrived: it runs. If the rescuer came first, the gate refuses it | rescuer, gate |
+//! | a nack or return, before the release | as after the claim | rescuer |
+//!
+//! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use postroad_common::broker::{Outgoing, Published, Publisher};
+use postroad_common::membership::Membership;
+use postroad_common::message::Envelope;
+use postroad_common::service::{Progress, Service};
+use postroad_common::store::{self, Claim, DueQueue, Fenced, Store};
+use tokio::sync::watch;
+
+use crate::metrics;
+
+/// Jobs per claim and per published batch. With [`BATCHES_IN_FLIGHT`] this is the confirm window.
+const BATCH: i64 = 500;
+/// Batches whose confirms are awaited while the next is claimed.
+const BATCHES_IN_FLIGHT: usize = 4;
+/// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
+const IDLE_REST: Duration = Duration::from_millis(20);
+/// Looking may not cost more than this share of the time: with thousands of tenants one look takes
+/// milliseconds, and the rest grows with it.
+const REST_PER_LOOK: u32 = 10;
+/// How long a full window is left to drain before fewer than a fifth of it is refilled.
+const REFILL_PATIENCE: Duration = Duration::from_millis(100);
+/// Before a message that no queue took, or that the broker refused, is tried again.
+const REFUSED_REST: Duration = Duration::from_secs(1);
+
+/// The service.
+pub struct Dispatcher {
+    store: Store,
+    publisher: Publisher,
+    membership: Membership,
+    queues: watch::Sender<Vec<String>>,
+    claimed_at: HashMap<i32, Instant>,
+    rest: Duration,
+}
+
+impl Dispatcher {
+    /// `queues` tells the publisher which queues must exist.
+    pub fn new(
+        store: Store,
+        publisher: Publisher,
+        membership: Membership,
+        queues: watch::Sender<Vec<String>>,
+    ) -> Self {
+        let (claimed_at, rest) = (HashMap::new(), IDLE_REST);
+        Self {
+            store,
+            publisher,
+            membership,
+            queues,
+            claimed_at,
+            rest,
+        }
+    }
+
+    /// Claims from each queue in turn until none has more, with the confirms of some batches
+    /// under way. Says whether anything was claimed.
+    async fn dispatch(&mut self, mut queues: Vec<DueQueue>) -> Result<bool, store::Error> {
+        let mut in_flight = FuturesUnordered::new();
+        let mut any = false;
+        while !queues.is_empty() {
+            let mut productive = Vec::with_capacity(queues.len());
+            for queue in queues {
+                // Without a publisher a claim only delays its job.
+                let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
+                    continue;
+                };
+                let credit_min = self.credit_min(&queue);
+                let claims = self.store.claim(&queue, BATCH, credit_min, me).await?;
+                if claims.is_empty() {
+                    continue;
+                }
+                any = true;
+                self.claimed_at.insert(queue.id, Instant::now());
+                metrics::claimed(&queue.name, claims.len());
+                in_flight.push(publish(&self.store, &self.publisher, queue.clone(), claims));
+                while in_flight.len() >= BATCHES_IN_FLIGHT {
+                    in_flight.next().await;
+                }
+                productive.push(queue);
+            }
+            queues = productive;
+        }
+        while in_flight.next().await.is_some() {}
+        Ok(any)
+    }
+
+    /// A full window is refilled a fifth at a time, so that batches form; but no job waits for
+    /// room that is there.
+    fn credit_min(&self, queue: &DueQueue) -> i64 {
+        match self.claimed_at.get(&queue.id) {
+            Some(claimed_at) if claimed_at.elapsed() < REFILL_PATIENCE => (queue.window / 5).max(1),
+            _ => 1,
+        }
+    }
+
+    /// Has the broker's side of new queues made.
+    fn announce(&self, queues: &[DueQueue]) {
+        self.queues.send_if_modified(|known| {
+            let before = known.len();
+            for queue in queues {
+                if !known.contains(&queue.name) {
+                    known.push(queue.name.clone());
+                }
+            }
+            known.len() > before
+        });
+    }
+}
+
+impl Service for Dispatcher {
+    const NAME: &'static str = "dispatcher";
+    type Error = store::Error;
+
+    fn period(&self) -> Duration {
+        self.rest
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        if !self.publisher.is_ready() || self.membership.id().is_none() {
+            return Ok(Progress::Idle);
+        }
+        let started = Instant::now();
+        let queues = self.store.due_queues().await?;
+        self.rest = IDLE_REST.max(started.elapsed() * REST_PER_LOOK);
+        self.announce(&queues);
+        self.dispatch(queues).await.map(Progress::more_if)
+    }
+}
+
+/// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.
+async fn publish(store: &Store, publisher: &Publisher, queue: DueQueue, claims: Vec<Claim>) {
+    let fences: Vec<_> = claims
+        .iter()
+        .map(|claim| Fenced {
+            id: claim.id,
+            dispatch: claim.dispatch,
+        })
+        .collect();
+    let messages = claims
+        .into_iter()
+        .map(|claim| message(&queue, claim))
+        .collect();
+    let started = Instant::now();
+    let outcomes = publisher.publish(messages).await;
+    metrics::publish_seconds(started.elapsed().as_secs_f64());
+
+    let mut unpublished = Vec::new();
+    for (job, outcome) in fences.into_iter().zip(outcomes) {
+        let (reason, rest) = match outcome {
+            Published::Confirmed => continue,
+            Published::Returned => ("returned", REFUSED_REST),
+            Published::Nacked => ("nacked", REFUSED_REST),
+            Published::Unknown => ("unknown", Duration::ZERO),
+        };
+        metrics::released(reason, 1);
+        unpublished.push((job, rest));
+    }
+    if unpublished.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        queue = queue.name,
+        jobs = unpublished.len(),
+        "messages of {} were not taken by the broker: back to scheduled",
+        queue.name
+    );
+    if let Err(error) = store.release(&unpublished).await {
+        tracing::warn!("{error}: the rescuer will release them");
+    }
+}
+
+fn message(queue: &DueQueue, claim: Claim) -> Outgoing {
+    let envelope = Envelope {
+        id: claim.id,
+        dispatch: claim.dispatch,
+        kind: claim.kind.to_string(),
+        tenant: claim.tenant.to_string(),
+        attempt: claim.attempts_before + 1,
+        traceparent: claim.traceparent,
+        body: claim.args.into_bytes(),
+    };
+    Outgoing::job(&queue.name, envelope, queue.pipe_ttl, claim.claimed_at)
+}

@@ -1,0 +1,45 @@
+//! Archive partitions made a week ahead and dropped after retention; dead keys and rows away.
+//!
+//! Everything here is idempotent and bounded; any number of pruners share it.
+
+use std::time::Duration;
+
+use postroad_common::service::{Progress, Service};
+use postroad_common::store::{self, Store};
+
+const PERIOD: Duration = Duration::from_secs(10 * 60);
+/// Dedup keys per statement.
+const BATCH: i64 = 5000;
+
+/// The service.
+pub struct Pruner {
+    store: Store,
+    retention: Duration,
+}
+
+impl Pruner {
+    /// Keeps finished jobs for `retention`.
+    pub fn new(store: Store, retention: Duration) -> Self {
+        Self { store, retention }
+    }
+}
+
+impl Service for Pruner {
+    const NAME: &'static str = "pruner";
+    type Error = store::Error;
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        let made = self.store.make_partitions().await?;
+        let dropped = self.store.drop_partitions(self.retention).await?;
+        if made + dropped > 0 {
+            tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
+        }
+        self.store.prune_processes().await?;
+        let keys = self.store.prune_dedup(BATCH).await?;
+        Ok(Progress::more_if(keys as i64 == BATCH))
+    }
+}
