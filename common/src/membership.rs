@@ -40,8 +40,8 @@ impl Membership {
     pub async fn join(
         store: Store,
         process: NewProcess,
-        health: Health,
-        shutdown: Shutdown,
+        health: &Health,
+        shutdown: &Shutdown,
     ) -> Result<Self, Error> {
         health.expect(HEALTH);
         let proven_at = Instant::now();
@@ -52,7 +52,7 @@ impl Membership {
             process: Arc::new(process),
             state,
         };
-        tokio::spawn(membership.clone().beat(health, shutdown));
+        tokio::spawn(membership.clone().beat(health.clone(), shutdown.clone()));
         Ok(membership)
     }
 

@@ -70,6 +70,27 @@ pub async fn rabbitmq(
     }
 }
 
+/// Repeats one of the first calls to Postgres until it goes through.
+#[cfg(feature = "store")]
+pub async fn repeat<T>(
+    health: &Health,
+    shutdown: &Shutdown,
+    call: impl AsyncFn() -> Result<T, crate::store::Error>,
+) -> Result<T, Error> {
+    const NAME: &str = "postgres";
+    let mut backoff = Backoff::default();
+    loop {
+        match call().await {
+            Ok(value) => {
+                health.good(NAME);
+                return Ok(value);
+            }
+            Err(error) => health.bad(NAME, error),
+        }
+        wait(&mut backoff, shutdown).await?;
+    }
+}
+
 async fn wait(backoff: &mut Backoff, shutdown: &Shutdown) -> Result<(), Error> {
     tokio::select! {
         () = tokio::time::sleep(backoff.next_wait()) => Ok(()),

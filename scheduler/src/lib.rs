@@ -61,9 +61,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         queues: Vec::new(),
         lease: config.lease,
     };
-    let membership =
-        Membership::join(store.clone(), process, health.clone(), shutdown.clone()).await?;
-    let (queues, queues_seen) = watch::channel(store.queue_names().await?);
+    let join = async || Membership::join(store.clone(), process.clone(), &health, &shutdown).await;
+    let membership = startup::repeat(&health, &shutdown, join).await?;
+    let names = startup::repeat(&health, &shutdown, async || store.queue_names().await).await?;
+    let (queues, queues_seen) = watch::channel(names);
     let publisher = Publisher::spawn(
         broker.clone(),
         queues_seen,

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use postroad_common::job::{JobId, KindPolicy};
+use postroad_common::store::COMPLETE_IN_TRANSACTION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -78,6 +79,52 @@ pub struct JobContext {
 #[derive(Debug, Default)]
 pub struct Done {
     pub(crate) result: Option<Box<RawValue>>,
+}
+
+impl JobContext {
+    /// Completes the job inside the handler's own transaction: the effect and its record become
+    /// true together, or not at all.
+    ///
+    /// The job must live in the same database. Commit `transaction` and return [`Done`]; the
+    /// engine then finds the job completed. If this fails, roll back: somebody else has the job.
+    ///
+    /// ```no_run
+    /// # use postroad_worker::{Done, JobContext, JobError};
+    /// # async fn run(job: JobContext, mut client: tokio_postgres::Client) -> Result<Done, JobError> {
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("update account set balance = balance - 1", &[]).await?;
+    /// job.complete_in(&transaction).await?;
+    /// transaction.commit().await?;
+    /// Ok(Done::empty())
+    /// # }
+    /// ```
+    pub async fn complete_in(
+        &self,
+        transaction: &tokio_postgres::Transaction<'_>,
+    ) -> Result<(), CompleteInError> {
+        let (ids, dispatches) = (vec![*self.id.as_uuid()], vec![self.dispatch]);
+        let results: Vec<Option<&str>> = vec![None];
+        let completed = transaction
+            .query(COMPLETE_IN_TRANSACTION, &[&ids, &dispatches, &results])
+            .await
+            .map_err(CompleteInError::Postgres)?;
+        if completed.is_empty() {
+            Err(CompleteInError::Superseded)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Why a job could not be completed inside a transaction.
+#[derive(Debug, thiserror::Error)]
+pub enum CompleteInError {
+    /// The job is not ours any more: roll back.
+    #[error("somebody else has the job by now")]
+    Superseded,
+    /// The statement failed.
+    #[error("completing the job in the handler's transaction")]
+    Postgres(#[source] tokio_postgres::Error),
 }
 
 impl Done {

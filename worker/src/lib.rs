@@ -1,7 +1,30 @@
-//! Runs jobs: a library for your own kinds, and a program with the built-in ones.
+//! Runs jobs. A library for your own kinds, and a program with the built-in ones.
+//!
+//! A worker keeps nothing: kill it at any moment, and what it had in hand is delivered again,
+//! retried, or held, as each kind says. A delivery goes through five stages, each a task of its own:
+//!
+//! ```text
+//! consumer ─ deliveries ─► gate ─ started ─► executor ─ outcomes ─► finisher ─ committed ─► settler
+//! ```
+//!
+//! See `examples/greet.rs` for a worker with a kind of its own.
 
+pub mod config;
+mod consumer;
+mod executor;
+mod finisher;
+mod gate;
 mod handler;
+mod inflight;
 pub mod kinds;
+mod metrics;
+mod registry;
+mod worker;
 
-pub use handler::{Done, Handler, JobContext, JobError};
+pub use config::Config;
+pub use handler::{CompleteInError, Done, Handler, JobContext, JobError};
+pub use postroad_common::config::Env;
 pub use postroad_common::job::{JobId, KindPolicy, OnLost};
+pub use postroad_common::program;
+pub use registry::RegisterError;
+pub use worker::{Builder, Worker};

@@ -132,6 +132,11 @@ impl Settler {
         drop(self.requests.send(Request::Settle(batch)).await);
     }
 
+    /// Whether both settle over the same channel.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.requests.same_channel(&other.requests)
+    }
+
     /// Waits until everything handed in so far has been written, or cannot be any more.
     pub async fn flush(&self) {
         let (written, answer) = oneshot::channel();

@@ -1,0 +1,110 @@
+//! Deliveries → the right to start, many in one statement.
+//!
+//! Batches form by themselves: while one statement is under way, the next deliveries collect.
+//! A delivery leaves here in one of three ways: started; refused, and acked; or, when the worker
+//! stops first, dropped, so that the broker gives it to somebody else.
+//!
+//! While Postgres is away nothing starts and nothing is settled. An answer that was lost is asked
+//! for again: the gate grants a worker again what it has granted it before.
+
+use std::sync::Arc;
+
+use postroad_common::backoff::Backoff;
+use postroad_common::broker::Settle;
+use postroad_common::health::Health;
+use postroad_common::membership::Membership;
+use postroad_common::message::Envelope;
+use postroad_common::shutdown::Shutdown;
+use postroad_common::store::{Fenced, Gate, GateVerdict, Store};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::executor::Executor;
+use crate::inflight::{self, Ticket};
+use crate::metrics;
+use crate::registry::Kind;
+
+/// Deliveries per statement.
+const BATCH: usize = 256;
+
+const HEALTH: &str = "gate";
+
+/// A delivery that asks to be started.
+pub(crate) struct Asking {
+    pub(crate) ticket: Ticket,
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) envelope: Envelope,
+    /// The room it takes in its queue's concurrency.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Asks for batches until nobody brings any more, or the worker stops.
+pub(crate) struct Gatekeeper {
+    pub(crate) store: Store,
+    pub(crate) membership: Membership,
+    pub(crate) executor: Executor,
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Gatekeeper {
+    pub(crate) async fn run(self, mut asking: mpsc::Receiver<Asking>) {
+        self.health.expect(HEALTH);
+        self.health.good(HEALTH);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.quiesce.cancelled() => return,
+                taken = asking.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+            }
+            let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
+            let Some(verdicts) = self.ask(&fences).await else {
+                return;
+            };
+            let mut refused = Vec::new();
+            for (one, verdict) in batch.drain(..).zip(verdicts) {
+                match verdict {
+                    GateVerdict::Start { attempt } => self.executor.start(one, attempt),
+                    GateVerdict::Expired => {
+                        metrics::refused("expired");
+                        refused.push((one.ticket, Settle::Ack));
+                    }
+                    GateVerdict::Refused => {
+                        metrics::refused("stale");
+                        tracing::debug!(job.id = %one.ticket.job().id, "refused by the gate: dropped");
+                        refused.push((one.ticket, Settle::Ack));
+                    }
+                }
+            }
+            inflight::redeem(refused).await;
+        }
+    }
+
+    /// Asks until there is an answer. None: the worker stops first.
+    async fn ask(&self, fences: &[Fenced]) -> Option<Vec<GateVerdict>> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.membership.id() {
+                None => self
+                    .health
+                    .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
+                Some(id) => match self.store.gate(id, fences).await {
+                    Ok(Gate::Judged(verdicts)) => {
+                        self.health.good(HEALTH);
+                        return Some(verdicts);
+                    }
+                    Ok(Gate::WorkerIsLost) => {
+                        if let Err(error) = self.membership.rejoin(id).await {
+                            self.health.bad(HEALTH, error);
+                        }
+                    }
+                    Err(error) => self.health.bad(HEALTH, error),
+                },
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = self.shutdown.quiesce.cancelled() => return None,
+            }
+        }
+    }
+}

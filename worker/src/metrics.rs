@@ -1,0 +1,69 @@
+//! The metrics of the worker. Labels are bounded: registered kinds and fixed words, never a job.
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use postroad_common::store::Moved;
+
+const ATTEMPTS: &str = "postroad_job_attempts_total";
+const ATTEMPT_SECONDS: &str = "postroad_job_attempt_duration_seconds";
+const OUTCOMES: &str = "postroad_outcomes_total";
+const REFUSED: &str = "postroad_deliveries_refused_total";
+const REJECTED: &str = "postroad_deliveries_rejected_total";
+const REDELIVERED: &str = "postroad_redelivered_total";
+
+/// Says what each metric means. Once, after the recorder is installed.
+pub(crate) fn describe() {
+    describe_counter!(
+        ATTEMPTS,
+        Unit::Count,
+        "attempts, by kind and how they ended"
+    );
+    describe_histogram!(
+        ATTEMPT_SECONDS,
+        Unit::Seconds,
+        "duration of attempts, by kind"
+    );
+    describe_counter!(OUTCOMES, Unit::Count, "where outcomes left their jobs");
+    describe_counter!(
+        REFUSED,
+        Unit::Count,
+        "deliveries the start gate refused, by reason"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "deliveries rejected unread, by reason"
+    );
+    describe_counter!(
+        REDELIVERED,
+        Unit::Count,
+        "deliveries the broker had made before"
+    );
+}
+
+pub(crate) fn attempt(kind: &str, ended: &'static str, seconds: f64) {
+    counter!(ATTEMPTS, "kind" => kind.to_owned(), "outcome" => ended).increment(1);
+    histogram!(ATTEMPT_SECONDS, "kind" => kind.to_owned()).record(seconds);
+}
+
+pub(crate) fn moved(moved: Moved) {
+    let state = match moved {
+        Moved::Completed => "completed",
+        Moved::Failed => "failed",
+        Moved::Held => "held",
+        Moved::Scheduled => "scheduled",
+        Moved::Superseded => "superseded",
+    };
+    counter!(OUTCOMES, "state" => state).increment(1);
+}
+
+pub(crate) fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn rejected(reason: &'static str) {
+    counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn redelivered() {
+    counter!(REDELIVERED).increment(1);
+}

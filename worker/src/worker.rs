@@ -1,0 +1,172 @@
+//! A worker from its parts: what is started in which order, and how it comes to its end.
+
+use anyhow::Context;
+use postroad_common::broker::Broker;
+use postroad_common::health::{AdminPage, Health};
+use postroad_common::membership::{Membership, host_name};
+use postroad_common::shutdown::Shutdown;
+use postroad_common::startup;
+use postroad_common::store::{NewProcess, Role, Store};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::consumer::{Consumer, Session};
+use crate::executor::Executor;
+use crate::finisher::Finisher;
+use crate::gate::Gatekeeper;
+use crate::handler::Handler;
+use crate::metrics;
+use crate::registry::{RegisterError, Registry};
+
+/// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
+/// prefetch long before.
+const CHANNEL: usize = 1024;
+
+/// Runs jobs of the registered kinds.
+#[derive(Default)]
+pub struct Worker {
+    registry: Registry,
+}
+
+/// Collects the kinds of a worker.
+#[derive(Default)]
+pub struct Builder {
+    registry: Registry,
+    error: Option<RegisterError>,
+}
+
+impl Builder {
+    /// Adds a kind.
+    #[must_use]
+    pub fn register(mut self, handler: impl Handler) -> Self {
+        if let Err(error) = self.registry.register(handler) {
+            self.error.get_or_insert(error);
+        }
+        self
+    }
+
+    /// The worker, unless a kind was registered twice or cannot be.
+    pub fn build(self) -> Result<Worker, RegisterError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(Worker {
+                registry: self.registry,
+            }),
+        }
+    }
+}
+
+impl Worker {
+    /// A worker without kinds, to be given some.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs until the process is asked to stop: SIGTERM or SIGINT finishes what runs and gives back
+    /// the rest; a second one lets go at once.
+    pub async fn run(self, config: Config) -> anyhow::Result<()> {
+        config.log.install();
+        let shutdown = Shutdown::on_signals(config.grace).context("listening for signals")?;
+        let health = Health::new();
+        AdminPage::bind(config.admin_listen)
+            .await?
+            .serve(health.clone());
+        metrics::describe();
+
+        let store = Store::new(config.database)?;
+        let (host, pid) = (host_name(), std::process::id());
+        let version = env!("CARGO_PKG_VERSION");
+        let broker = Broker::new(
+            config.broker,
+            format!("postroad-worker/{version} {host}:{pid}"),
+        );
+        startup::postgres(&store, &health, &shutdown).await?;
+        startup::rabbitmq(&broker, &health, &shutdown).await?;
+
+        let policies = self.registry.policies();
+        let names: Vec<_> = config.queues.iter().map(|queue| queue.as_str()).collect();
+        let process = NewProcess {
+            role: Role::Worker,
+            host: host.clone(),
+            pid,
+            version,
+            queues: names.iter().map(|name| (*name).to_owned()).collect(),
+            lease: config.lease,
+        };
+        let join = async || {
+            store.register_queues(&names).await?;
+            // Before the first job: what a lost worker means must be known before one is lost.
+            store.register_kinds(&policies).await?;
+            Membership::join(store.clone(), process.clone(), &health, &shutdown).await
+        };
+        let membership = startup::repeat(&health, &shutdown, join).await?;
+
+        let (asking, asked) = mpsc::channel(CHANNEL);
+        let (finished, outcomes) = mpsc::channel(CHANNEL);
+        let running = TaskTracker::new();
+        let executor = Executor {
+            running: running.clone(),
+            finished,
+            shutdown: shutdown.clone(),
+        };
+        let gatekeeper = Gatekeeper {
+            store: store.clone(),
+            membership: membership.clone(),
+            executor,
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let finisher = Finisher {
+            store: store.clone(),
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let gatekeeper = tokio::spawn(gatekeeper.run(asked));
+        let finisher = tokio::spawn(finisher.run(outcomes));
+        tracing::info!(
+            "postroad-worker {version} is running: queues {}, kinds {}",
+            names.join(", "),
+            self.registry.names().join(", ")
+        );
+        let consumer = Consumer::new(
+            broker,
+            process.queues.clone(),
+            config.prefetch,
+            format!("worker.{host}.{pid}"),
+            self.registry,
+            asking,
+            health,
+            shutdown,
+        );
+        let session = consumer.run().await;
+
+        // From here on nothing new comes in. Each stage ends when the one before it has.
+        gatekeeper.await.context("the gate")?;
+        running.close();
+        running.wait().await;
+        finisher.await.context("writing outcomes")?;
+        if let Some(session) = session {
+            Session::close(session).await;
+        }
+        sign_off(&store, membership).await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn sign_off(store: &Store, membership: Membership) {
+    let result = async {
+        let released = store.release_never_run(membership.last_id()).await?;
+        if released > 0 {
+            tracing::info!(
+                released,
+                "{released} jobs were started but never run: given back"
+            );
+        }
+        membership.leave().await
+    };
+    if let Err(error) = result.await {
+        tracing::warn!("{error}: a rescuer will call this worker lost");
+    }
+}
