@@ -1,1 +1,3 @@
-//! Stub.
+//! What the tests, the demo and the benchmarks stand on: a provider to send to and faults to suffer.
+
+pub mod simulator;
