@@ -1,3 +1,4 @@
 //! What the tests, the demo and the benchmarks stand on: a provider to send to and faults to suffer.
 
+pub mod proxy;
 pub mod simulator;
