@@ -75,13 +75,13 @@ impl Behaviour {
     /// Checks that the rates are shares and leave room for each other.
     pub fn check(&self) -> anyhow::Result<()> {
         let rates = self.rates();
-        for (rate, answer) in rates {
+        for (name, rate, _) in rates {
             ensure!(
                 (0.0..=1.0).contains(&rate),
-                "rate of {answer:?} is {rate}: not within 0..=1"
+                "{name} is {rate}: not within 0 and 1"
             );
         }
-        let sum: f64 = rates.iter().map(|(rate, _)| rate).sum();
+        let sum: f64 = rates.iter().map(|(_, rate, _)| rate).sum();
         // Ten rates of 0.1 add up to a little more than 1.
         ensure!(sum <= 1.0 + 1e-9, "the rates add up to {sum}: more than 1");
         Ok(())
@@ -90,7 +90,7 @@ impl Behaviour {
     /// The answer for a number drawn evenly from 0..1.
     pub(super) fn answer(&self, draw: f64) -> Answer {
         let mut below = 0.0;
-        for (rate, answer) in self.rates() {
+        for (_, rate, answer) in self.rates() {
             below += rate;
             if draw < below {
                 return answer;
@@ -99,14 +99,18 @@ impl Behaviour {
         Answer::Accepted
     }
 
-    fn rates(&self) -> [(f64, Answer); 6] {
+    fn rates(&self) -> [(&'static str, f64, Answer); 6] {
         [
-            (self.rate_429, Answer::TooMany),
-            (self.rate_503, Answer::Unavailable),
-            (self.rate_500, Answer::Failed),
-            (self.rate_reset, Answer::ResetAfter),
-            (self.rate_reset_before, Answer::ResetBefore),
-            (self.rate_half, Answer::Half),
+            ("rate_429", self.rate_429, Answer::TooMany),
+            ("rate_503", self.rate_503, Answer::Unavailable),
+            ("rate_500", self.rate_500, Answer::Failed),
+            ("rate_reset", self.rate_reset, Answer::ResetAfter),
+            (
+                "rate_reset_before",
+                self.rate_reset_before,
+                Answer::ResetBefore,
+            ),
+            ("rate_half", self.rate_half, Answer::Half),
         ]
     }
 }
