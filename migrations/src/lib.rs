@@ -1,1 +1,108 @@
-//! Stub.
+//! The schema of Postroad, as numbered forward-only migrations.
+//!
+//! The files are in `sql/`, embedded in the program. Several processes may migrate at once: they
+//! queue at a lock. A migration that has been released is never edited; a change is a new file,
+//! which must leave the programs of the version before it working (expand first, contract later).
+
+use postroad_common::store::SCHEMA_VERSION;
+use tokio_postgres::Client;
+
+mod embedded {
+    refinery::embed_migrations!("sql");
+}
+
+/// Held while migrating. The number means nothing; it only has to be always the same.
+const LOCK: i64 = 0x706f_7374_726f_6164;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Taking the lock, or creating the schema that holds the history.
+    #[error("preparing to migrate: {}", cause(.0))]
+    Prepare(#[source] tokio_postgres::Error),
+    /// A migration failed, or the history does not match the files.
+    #[error("migrating: {}", cause(.0))]
+    Migrate(#[source] refinery::Error),
+    /// The database has migrations that this program does not know.
+    #[error(
+        "the database has schema version {found}, newer than this program's {SCHEMA_VERSION}: \
+         install the Postroad that migrated it"
+    )]
+    Newer {
+        /// The version found.
+        found: i32,
+    },
+}
+
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The names of all migrations, oldest first.
+pub fn names() -> Vec<String> {
+    embedded::migrations::runner()
+        .get_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Brings the database up to this program's schema; says which migrations that took.
+///
+/// `client` must be a session of its own, not one behind a transaction pooler: the lock is held by
+/// the session.
+pub async fn migrate(client: &mut Client) -> Result<Vec<String>, Error> {
+    let prepare = format!(
+        "set statement_timeout = 0; set lock_timeout = 0; select pg_advisory_lock({LOCK}); \
+         create schema if not exists postroad"
+    );
+    client
+        .batch_execute(&prepare)
+        .await
+        .map_err(Error::Prepare)?;
+    let result = migrate_locked(client).await;
+    let release = format!("select pg_advisory_unlock({LOCK})");
+    client
+        .batch_execute(&release)
+        .await
+        .map_err(Error::Prepare)?;
+    result
+}
+
+async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name("postroad.schema_history");
+    let newest = runner
+        .get_last_applied_migration_async(client)
+        .await
+        .map_err(Error::Migrate)?
+        .map_or(0, |migration| migration.version());
+    if newest > SCHEMA_VERSION {
+        return Err(Error::Newer { found: newest });
+    }
+    let report = runner.run_async(client).await.map_err(Error::Migrate)?;
+    Ok(report
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_expect_the_newest_migration() {
+        let newest = embedded::migrations::runner()
+            .get_migrations()
+            .iter()
+            .map(|m| m.version())
+            .max();
+        assert_eq!(newest, Some(SCHEMA_VERSION));
+    }
+}

@@ -26,50 +26,16 @@ const HEALTH: &str = "rabbitmq";
 
 /// Consumes the worker's queues until it stops.
 pub(crate) struct Consumer {
-    broker: Broker,
-    queues: Vec<String>,
-    prefetch: u16,
-    consumer_tag: String,
-    intake: Intake,
-    health: Health,
-    shutdown: Shutdown,
+    pub(crate) broker: Broker,
+    pub(crate) queues: Vec<String>,
+    pub(crate) prefetch: u16,
+    pub(crate) consumer_tag: String,
+    pub(crate) intake: Intake,
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Consumer {
-    pub(crate) fn new(
-        broker: Broker,
-        queues: Vec<String>,
-        prefetch: u16,
-        consumer_tag: String,
-        registry: Registry,
-        asking: mpsc::Sender<Asking>,
-        health: Health,
-        shutdown: Shutdown,
-    ) -> Self {
-        let room = |queue: &String| {
-            (
-                queue.clone(),
-                Arc::new(Semaphore::new(usize::from(prefetch))),
-            )
-        };
-        let rooms = queues.iter().map(room).collect();
-        let intake = Intake {
-            registry,
-            rooms,
-            in_flight: InFlight::default(),
-            asking,
-        };
-        Self {
-            broker,
-            queues,
-            prefetch,
-            consumer_tag,
-            intake,
-            health,
-            shutdown,
-        }
-    }
-
     /// Consumes until the worker stops. What is left is the session whose deliveries are still in
     /// hand: keep it until they are settled.
     pub(crate) async fn run(self) -> Option<Session> {
@@ -154,7 +120,7 @@ impl Session {
 }
 
 /// From a delivery to the gate.
-struct Intake {
+pub(crate) struct Intake {
     registry: Registry,
     rooms: BTreeMap<String, Arc<Semaphore>>,
     in_flight: InFlight,
@@ -162,6 +128,28 @@ struct Intake {
 }
 
 impl Intake {
+    /// At most `prefetch` jobs of each queue run at once.
+    pub(crate) fn new(
+        registry: Registry,
+        queues: &[String],
+        prefetch: u16,
+        asking: mpsc::Sender<Asking>,
+    ) -> Self {
+        let room = |queue: &String| {
+            (
+                queue.clone(),
+                Arc::new(Semaphore::new(usize::from(prefetch))),
+            )
+        };
+        let rooms = queues.iter().map(room).collect();
+        Self {
+            registry,
+            rooms,
+            in_flight: InFlight::default(),
+            asking,
+        }
+    }
+
     async fn next(&self, queue: &str, subscription: &mut Subscription) -> Result<(), Error> {
         // Room first: after a lost connection the jobs of the old one still run.
         let room = self.rooms[queue].clone();

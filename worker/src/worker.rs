@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::consumer::{Consumer, Session};
+use crate::consumer::{Consumer, Intake, Session};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
 use crate::gate::Gatekeeper;
@@ -129,16 +129,16 @@ impl Worker {
             names.join(", "),
             self.registry.names().join(", ")
         );
-        let consumer = Consumer::new(
+        let queues = process.queues.clone();
+        let consumer = Consumer {
             broker,
-            process.queues.clone(),
-            config.prefetch,
-            format!("worker.{host}.{pid}"),
-            self.registry,
-            asking,
+            intake: Intake::new(self.registry, &queues, config.prefetch, asking),
+            queues,
+            prefetch: config.prefetch,
+            consumer_tag: format!("worker.{host}.{pid}"),
             health,
             shutdown,
-        );
+        };
         let session = consumer.run().await;
 
         // From here on nothing new comes in. Each stage ends when the one before it has.

@@ -19,7 +19,7 @@ const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 const TEXT_CHARS_MAX: usize = 1600;
 
 /// Where messages go. Without a gateway there is nothing to register.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SmsConfig {
     /// The gateway's URL. The operator chose it, so it may be in a private network.
     pub gateway: Url,
