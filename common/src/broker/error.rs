@@ -66,6 +66,14 @@ impl Error {
         )
     }
 
+    /// There is no such exchange or queue.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(
+            self.amqp_kind(),
+            Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+        )
+    }
+
     fn amqp_kind(&self) -> Option<&AMQPErrorKind> {
         match self {
             Self::Call { source, .. } => match source.kind() {

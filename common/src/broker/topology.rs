@@ -170,6 +170,51 @@ pub async fn declare(connection: &Connection, queues: &[String]) -> Result<Decla
     Ok(declared)
 }
 
+/// The exchanges and queues that do not exist. Needs the permission to declare them.
+pub async fn missing(connection: &Connection, queues: &[String]) -> Result<Vec<String>, Error> {
+    let mut missing = Vec::new();
+    for (name, kind) in &EXCHANGES {
+        let passive = ExchangeDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let channel = connection.channel().await?;
+        let call =
+            channel.exchange_declare((*name).into(), kind.clone(), passive, FieldTable::default());
+        note_missing(
+            within("looking for an exchange", call).await,
+            name,
+            &mut missing,
+        )?;
+    }
+    for plan in fixed_plans()
+        .into_iter()
+        .chain(queues.iter().map(|queue| work_plan(queue)))
+    {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let channel = connection.channel().await?;
+        let call = channel.queue_declare(plan.name.as_str().into(), passive, FieldTable::default());
+        let found = within("looking for a queue", call).await.map(drop);
+        note_missing(found, &plan.name, &mut missing)?;
+    }
+    Ok(missing)
+}
+
+fn note_missing(
+    found: Result<(), Error>,
+    name: &str,
+    missing: &mut Vec<String>,
+) -> Result<(), Error> {
+    match found {
+        Err(error) if error.is_not_found() => missing.push(name.to_owned()),
+        other => return other,
+    }
+    Ok(())
+}
+
 impl Declared {
     fn count(&mut self, name: &str, result: Result<(), Error>) -> Result<(), Error> {
         match result {

@@ -1,6 +1,7 @@
 //! What a job is. Pure: no tokio, no SQL, no AMQP, no clock.
 
 mod id;
+mod input;
 mod kind;
 mod name;
 mod new_job;
@@ -8,6 +9,7 @@ pub mod retry;
 mod state;
 
 pub use id::{InvalidJobId, JobId};
+pub use input::{InputError, JobInput};
 pub use kind::{InvalidOnLost, KindPolicy, OnLost};
 pub use name::{InvalidName, KindName, NAME_BYTES_MAX, QueueName, TenantName};
 pub use new_job::{ARGS_BYTES_MAX, DEDUP_FOR, InvalidJob, NewJob, RunAt};

@@ -66,6 +66,22 @@ impl Error {
         ))
     }
 
+    /// Whether the same call may succeed later: the database was away, or was busy.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Connect(_) => self.as_config_error().is_none(),
+            Self::Query { source, .. } => match source.code() {
+                // No answer at all: the connection broke.
+                None => true,
+                // Classes 08, 40, 53, 55, 57: connection, rollback, resources, locks, operator.
+                // https://www.postgresql.org/docs/current/errcodes-appendix.html
+                Some(code) => ["08", "40", "53", "55", "57"].contains(&&code.code()[..2]),
+            },
+            Self::InvalidJob { .. } | Self::Configuration(_) => false,
+        }
+    }
+
     /// Whether the schema is not there at all.
     pub(super) fn is_missing_relation(&self) -> bool {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];

@@ -173,6 +173,11 @@ impl Store {
         self.query("ping", "select 1", &[]).await.map(drop)
     }
 
+    /// A connection that belongs to the caller alone, for migrations.
+    pub async fn own_connection(&self) -> Result<deadpool_postgres::ClientWrapper, Error> {
+        Ok(Object::take(self.connection().await?))
+    }
+
     async fn connection(&self) -> Result<Object, Error> {
         self.pool.get().await.map_err(Error::Connect)
     }

@@ -96,6 +96,12 @@ const CENSUS: &str = "
                                   limit 10000) due)
     from postroad.job where stage = 1";
 
+/// Three probes of partial indexes, whatever the number of jobs.
+const UNFINISHED: &str = "
+    select exists (select from postroad.job where stage = 0)
+        or exists (select from postroad.job where stage = 1)
+        or exists (select from postroad.job where stage = 2)";
+
 const FINISHED: &str = "
     select state::text, count(*) from postroad.archive group by state";
 
@@ -153,6 +159,14 @@ impl Store {
             held,
             due,
         })
+    }
+
+    /// Whether any job is on its way, held ones aside.
+    pub async fn has_unfinished(&self) -> Result<bool, Error> {
+        Ok(self
+            .query("looking for unfinished jobs", UNFINISHED, &[])
+            .await?[0]
+            .get(0))
     }
 
     /// Counts the jobs in the archive by final state. Reads all of it.

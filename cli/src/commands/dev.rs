@@ -1,0 +1,135 @@
+//! `postroad dev`: everything on this machine, with private servers.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
+
+use crate::cluster::Cluster;
+use crate::commands::migrate;
+use crate::output::Line;
+
+/// Runs Postroad on this machine until Ctrl-C: a private Postgres and RabbitMQ on free ports, a
+/// scheduler, and workers.
+///
+/// What is missing is installed where that is allowed (Debian's postgresql and rabbitmq-server).
+/// With DATABASE_URL and AMQP_URL set, those servers are used and none are started.
+#[derive(clap::Args)]
+#[command(after_long_help = HELP)]
+pub(crate) struct Args {
+    /// Where data and logs go.
+    #[arg(long, default_value = ".postroad/dev", value_name = "DIR")]
+    dir: PathBuf,
+    /// Begin with empty servers.
+    #[arg(long)]
+    fresh: bool,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
+    workers: u16,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=16))]
+    schedulers: u16,
+    /// The queues that the workers consume.
+    #[arg(long, default_value = "default,sms,webhooks")]
+    queues: String,
+    /// Start Postgres and RabbitMQ, and nothing on them.
+    #[arg(long)]
+    servers_only: bool,
+    /// Run this with DATABASE_URL, AMQP_URL and POSTROAD_MANAGEMENT_URL set, then stop.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+const HELP: &str = "\
+Examples:
+  postroad dev                                   until Ctrl-C
+  postroad dev --workers 8 --fresh
+  postroad dev --servers-only -- cargo test      the exit code is the command's";
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals(GRACE_DEFAULT).context("listening for signals")?;
+    let line = Arc::new(Line::new());
+    let started = tokio::select! {
+        started = start(&args, &line) => Some(started?),
+        () = shutdown.quiesce.cancelled() => None,
+    };
+    let Some(mut cluster) = started else {
+        bail!("stopped before everything was up")
+    };
+    let ended = if args.command.is_empty() {
+        describe(&cluster, &line);
+        tokio::select! {
+            error = cluster.exited() => Err(error),
+            () = shutdown.quiesce.cancelled() => Ok(()),
+        }
+    } else {
+        let urls = &cluster.urls;
+        let mut command = tokio::process::Command::new(&args.command[0]);
+        command
+            .args(&args.command[1..])
+            .env("DATABASE_URL", &urls.database)
+            .env("AMQP_URL", &urls.amqp)
+            .envs(
+                urls.management
+                    .iter()
+                    .map(|url| ("POSTROAD_MANAGEMENT_URL", url)),
+            )
+            .kill_on_drop(true);
+        drop(line);
+        tokio::select! {
+            status = command.status() => status.context("running the command").and_then(passed_on),
+            error = cluster.exited() => Err(error),
+            () = shutdown.quiesce.cancelled() => Err(anyhow::anyhow!("stopped by a signal")),
+        }
+    };
+    cluster.stop().await?;
+    ended
+}
+
+async fn start(args: &Args, line: &Arc<Line>) -> anyhow::Result<Cluster> {
+    let mut cluster = Cluster::start(&args.dir, args.fresh, line).await?;
+    if args.servers_only {
+        return Ok(cluster);
+    }
+    let result = start_programs(args, &mut cluster).await;
+    match result {
+        Ok(()) => Ok(cluster),
+        Err(error) => {
+            cluster.stop().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn start_programs(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
+    migrate::migrate(&cluster.setup()?, GRACE_DEFAULT).await?;
+    for n in 1..=args.schedulers {
+        cluster.start_program(&format!("scheduler-{n}"), "postroad-scheduler", &[])?;
+    }
+    let env = [("POSTROAD_QUEUES", args.queues.clone())];
+    for n in 1..=args.workers {
+        cluster.start_program(&format!("worker-{n}"), "postroad-worker", &env)?;
+    }
+    cluster.wait_ready().await
+}
+
+fn describe(cluster: &Cluster, line: &Line) {
+    let urls = &cluster.urls;
+    line.say(&format!("DATABASE_URL={}", urls.database));
+    line.say(&format!("AMQP_URL={}", urls.amqp));
+    if let Some(management) = &urls.management {
+        line.say(&format!("RabbitMQ's own pages: {management}"));
+    }
+    line.say(&format!("logs: {}", cluster.dir().join("log").display()));
+    line.say("running until Ctrl-C");
+}
+
+/// The command's failure is ours.
+fn passed_on(status: ExitStatus) -> anyhow::Result<()> {
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("the command ended with {status}")
+    }
+}

@@ -1,0 +1,262 @@
+//! `postroad enqueue`: one job, or a stream of them in constant memory.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use postroad_common::backoff::Backoff;
+use postroad_common::job::{ARGS_BYTES_MAX, JobInput, NewJob};
+use postroad_common::store::{self, Enqueued, Store};
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+
+use crate::output;
+use crate::setup::Setup;
+
+/// Enqueues one job, or one per line of a file or of standard input.
+#[derive(clap::Args)]
+#[command(after_long_help = HELP)]
+pub(crate) struct Args {
+    /// What to do: the kind of the job.
+    #[arg(long, required_unless_present = "file")]
+    kind: Option<String>,
+    /// Its input, as JSON.
+    #[arg(long, default_value = "{}", conflicts_with = "file")]
+    args: String,
+    #[arg(long, conflicts_with = "file")]
+    queue: Option<String>,
+    #[arg(long, conflicts_with = "file")]
+    tenant: Option<String>,
+    /// 0 first to 3 last [default: 1].
+    #[arg(long, conflicts_with = "file")]
+    priority: Option<i16>,
+    /// When it is due, as RFC 3339.
+    #[arg(long, conflicts_with_all = ["file", "delay"])]
+    run_at: Option<Timestamp>,
+    /// How long from now it is due, such as 5m.
+    #[arg(long, conflicts_with = "file")]
+    delay: Option<String>,
+    /// When it is pointless, as RFC 3339.
+    #[arg(long, conflicts_with = "file")]
+    expires_at: Option<Timestamp>,
+    /// A second job with this key (same tenant and kind) is the first one.
+    #[arg(long, conflicts_with = "file")]
+    dedup_key: Option<String>,
+    #[arg(long, conflicts_with = "file")]
+    max_attempts: Option<i32>,
+    /// What a lost worker means: retry or hold [default: as the kind says].
+    #[arg(long, conflicts_with = "file")]
+    on_lost: Option<String>,
+    /// One JSON object a line, with the fields above (`-`: standard input).
+    #[arg(long, value_name = "FILE", conflicts_with = "kind")]
+    file: Option<PathBuf>,
+}
+
+const HELP: &str = r#"Prints the job's id; with --file, counts. A line that is no job is reported with its number and
+left out, the others are enqueued, and the exit code is 1.
+
+Examples:
+  postroad enqueue --kind sms --queue sms --args '{"to":"+33639980606","text":"hi"}' --delay 5m
+  postroad enqueue --kind echo --dedup-key order-17
+  postroad enqueue --file jobs.ndjson
+  generate-jobs | postroad enqueue --file -
+
+A line of the file:
+  {"kind":"sms","queue":"sms","args":{"to":"+33639980606","text":"hi"},"dedup_key":"order-17"}"#;
+
+/// Jobs per statement.
+const BATCH: usize = 1000;
+/// And their bytes, at most: two thousand of the largest would be half a gigabyte.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// A line may be as long as the largest args, with room for the other fields.
+const LINE_BYTES_MAX: usize = ARGS_BYTES_MAX + 16 * 1024;
+/// Rejected lines that are printed; the others are only counted.
+const REJECTS_SHOWN: u64 = 20;
+/// How long a database that went away is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
+    match args.file.take() {
+        Some(path) => enqueue_file(path).await,
+        None => enqueue_one(args).await,
+    }
+}
+
+async fn enqueue_one(args: Args) -> anyhow::Result<()> {
+    let json = RawValue::from_string(args.args).context("--args is not JSON")?;
+    let input = JobInput {
+        id: None,
+        tenant: args.tenant,
+        queue: args.queue,
+        kind: args.kind.unwrap_or_default(),
+        args: Some(json),
+        priority: args.priority,
+        run_at: args.run_at,
+        delay: args.delay,
+        expires_at: args.expires_at,
+        dedup_key: args.dedup_key,
+        max_attempts: args.max_attempts,
+        on_lost: args.on_lost,
+        traceparent: None,
+    };
+    let job = input.into_job().map_err(anyhow::Error::from_boxed)?;
+    let store = Setup::of_process()?.current_store().await?;
+    let enqueued = enqueue(&store, &[job]).await?;
+    println!("{}", enqueued[0].id);
+    if !enqueued[0].is_new {
+        eprintln!("enqueued before under the same dedup key: this is the first job's id");
+    }
+    Ok(())
+}
+
+async fn enqueue_file(path: PathBuf) -> anyhow::Result<()> {
+    let store = Setup::of_process()?.current_store().await?;
+    let progress;
+    let mut counts = Counts::default();
+    if path.as_os_str() == "-" {
+        progress = output::bar(None, "jobs");
+        let input = BufReader::new(tokio::io::stdin());
+        enqueue_lines(&store, input, &progress, &mut counts).await?;
+    } else {
+        let name = path.display();
+        let file = tokio::fs::File::open(&path)
+            .await
+            .with_context(|| format!("opening {name}"))?;
+        progress = output::bar(None, "jobs");
+        enqueue_lines(
+            &store,
+            BufReader::with_capacity(1 << 20, file),
+            &progress,
+            &mut counts,
+        )
+        .await?;
+    }
+    progress.finish_and_clear();
+    let Counts {
+        enqueued,
+        duplicates,
+        rejected,
+        ..
+    } = counts;
+    println!("enqueued={enqueued}\nduplicates={duplicates}\nrejected={rejected}");
+    if rejected > 0 {
+        bail!("{rejected} lines were no jobs and were left out");
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Counts {
+    enqueued: u64,
+    duplicates: u64,
+    rejected: u64,
+    line: u64,
+}
+
+async fn enqueue_lines(
+    store: &Store,
+    mut input: impl AsyncBufRead + Unpin,
+    progress: &ProgressBar,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
+    let (mut batch, mut bytes, mut line) = (Vec::with_capacity(BATCH), 0, Vec::new());
+    loop {
+        let read = read_line(&mut input, &mut line)
+            .await
+            .context("reading jobs")?;
+        if let Some(length) = read {
+            counts.line += 1;
+            if let Some(job) = parse(&line, length, progress, counts) {
+                bytes += job.args.get().len();
+                batch.push(job);
+            }
+        }
+        let is_full = batch.len() >= BATCH || bytes >= BATCH_BYTES;
+        if !batch.is_empty() && (is_full || read.is_none()) {
+            for done in enqueue(store, &batch).await? {
+                if done.is_new {
+                    counts.enqueued += 1;
+                } else {
+                    counts.duplicates += 1;
+                }
+            }
+            progress.set_position(counts.enqueued + counts.duplicates);
+            batch.clear();
+            bytes = 0;
+        }
+        if read.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads a line of any length but keeps no more than the longest that can be a job. Answers with
+/// its true length; None at the end.
+async fn read_line(
+    input: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+) -> std::io::Result<Option<usize>> {
+    line.clear();
+    let mut length = 0;
+    loop {
+        let chunk = input.fill_buf().await?;
+        if chunk.is_empty() {
+            return Ok((length > 0).then_some(length));
+        }
+        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let taken = end.unwrap_or(chunk.len());
+        let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
+        line.extend_from_slice(&chunk[..taken.min(room)]);
+        length += taken;
+        input.consume(taken + usize::from(end.is_some()));
+        if end.is_some() {
+            return Ok(Some(length));
+        }
+    }
+}
+
+fn parse(
+    line: &[u8],
+    length: usize,
+    progress: &ProgressBar,
+    counts: &mut Counts,
+) -> Option<NewJob> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let result = if length > LINE_BYTES_MAX {
+        Err(format!("longer than {LINE_BYTES_MAX} bytes").into())
+    } else {
+        serde_json::from_slice::<JobInput>(line)
+            .map_err(Into::into)
+            .and_then(JobInput::into_job)
+    };
+    match result {
+        Ok(job) => Some(job),
+        Err(error) => {
+            counts.rejected += 1;
+            if counts.rejected <= REJECTS_SHOWN {
+                progress.suspend(|| eprintln!("line {}: {error}", counts.line));
+            }
+            None
+        }
+    }
+}
+
+/// Enqueues a batch, again and again while the database is away: the ids make that safe.
+pub(crate) async fn enqueue(store: &Store, jobs: &[NewJob]) -> Result<Vec<Enqueued>, store::Error> {
+    let (until, mut backoff) = (Instant::now() + PATIENCE, Backoff::default());
+    let mut is_resend = false;
+    loop {
+        match store.enqueue(jobs, is_resend).await {
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                tracing::warn!("{error}: trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
+                is_resend = true;
+            }
+            result => return result,
+        }
+    }
+}

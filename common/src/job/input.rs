@@ -1,0 +1,132 @@
+//! A job as it comes in from outside: one JSON object, on a line of a file or in a request.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{JobId, NewJob, RunAt};
+use crate::config::parse_duration;
+
+/// The fields of a job, by their public names. What is not known is refused, so that a misspelt
+/// `dedup_key` is an error and not a second message.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobInput {
+    /// A UUID made by the sender, so that sending again is not enqueueing again.
+    pub id: Option<Uuid>,
+    /// Default `default`.
+    pub tenant: Option<String>,
+    /// Default `default`.
+    pub queue: Option<String>,
+    /// Required.
+    pub kind: String,
+    /// Default `{}`.
+    pub args: Option<Box<RawValue>>,
+    /// 0 to 3, default 1.
+    pub priority: Option<i16>,
+    /// RFC 3339. Not together with `delay`.
+    pub run_at: Option<Timestamp>,
+    /// Such as `5m`. Not together with `run_at`.
+    pub delay: Option<String>,
+    /// RFC 3339.
+    pub expires_at: Option<Timestamp>,
+    /// 1 to 255 bytes.
+    pub dedup_key: Option<String>,
+    /// 1 to 1000.
+    pub max_attempts: Option<i32>,
+    /// `retry` or `hold`.
+    pub on_lost: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// Why an input is no job. Names the field.
+pub type InputError = Box<dyn std::error::Error + Send + Sync>;
+
+impl JobInput {
+    /// Checks everything that can be checked without the database.
+    pub fn into_job(self) -> Result<NewJob, InputError> {
+        let args = match self.args {
+            Some(args) => args,
+            None => RawValue::from_string("{}".to_owned())?,
+        };
+        let mut job = NewJob::new(self.kind.parse()?, args);
+        if let Some(id) = self.id {
+            job.id = JobId::from(id);
+        }
+        if let Some(tenant) = self.tenant {
+            job.tenant = tenant.parse()?;
+        }
+        if let Some(queue) = self.queue {
+            job.queue = queue.parse()?;
+        }
+        job.priority = self.priority.unwrap_or(job.priority);
+        job.run_at = run_at(self.run_at, self.delay.as_deref())?;
+        job.expires_at = self.expires_at;
+        job.max_attempts = self.max_attempts;
+        job.on_lost = self.on_lost.map(|on_lost| on_lost.parse()).transpose()?;
+        job.dedup_key = self.dedup_key;
+        job.traceparent = self.traceparent;
+        job.check()?;
+        Ok(job)
+    }
+}
+
+fn run_at(at: Option<Timestamp>, delay: Option<&str>) -> Result<RunAt, InputError> {
+    match (at, delay) {
+        (Some(_), Some(_)) => Err("run_at and delay exclude each other".into()),
+        (Some(at), None) => Ok(RunAt::At(at)),
+        (None, Some(delay)) => {
+            let wait: Option<Duration> = parse_duration(delay);
+            let wait = wait.ok_or("delay must be a duration with its unit, such as `5m`")?;
+            Ok(RunAt::After(wait))
+        }
+        (None, None) => Ok(RunAt::Now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<NewJob, InputError> {
+        serde_json::from_str::<JobInput>(line)?.into_job()
+    }
+
+    #[test]
+    fn a_full_line_is_read() {
+        let job = read(
+            r#"{"kind":"sms","queue":"sms","tenant":"acme","args":{ "to" : "+33" },"priority":0,
+                "delay":"5m","dedup_key":"order-17","max_attempts":3,"on_lost":"retry"}"#,
+        )
+        .unwrap();
+        assert_eq!(job.args.get(), r#"{ "to" : "+33" }"#);
+        assert_eq!(job.run_at, RunAt::After(Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn a_wrong_line_names_its_field() {
+        let cases = [
+            (r#"{"args":{}}"#, "kind"),
+            (r#"{"kind":"Sms"}"#, "kind"),
+            (r#"{"kind":"sms","dedupkey":"x"}"#, "dedupkey"),
+            (r#"{"kind":"sms","priority":"high"}"#, "priority"),
+            (r#"{"kind":"sms","priority":9}"#, "priority"),
+            (r#"{"kind":"sms","delay":"5"}"#, "delay"),
+            (
+                r#"{"kind":"sms","delay":"5m","run_at":"2030-01-01T00:00:00Z"}"#,
+                "delay",
+            ),
+            (r#"{"kind":"sms","run_at":"tomorrow"}"#, "tomorrow"),
+            (r#"{"kind":"sms","on_lost":"shrug"}"#, "on_lost"),
+            ("nope", "expected"),
+        ];
+        for (line, field) in cases {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(field), "{line}: {error}");
+        }
+    }
+}
