@@ -115,7 +115,7 @@ async fn list(store: &Store, filter: &JobFilter, json: bool) -> anyhow::Result<(
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_preset(NOTHING);
+    table.load_style(NOTHING);
     table.set_header([
         "ID",
         "STATE",

@@ -1,8 +1,8 @@
 # Stops what its owner leaves behind.
 #
-# The owner holds the other end of stdin. Over it come `add <pid> <start time> <signal>` for each
-# process group that runs and `del <pid>` for each that ended. The end of the input means that
-# the owner is gone, whatever killed it.
+# The owner holds the other end of stdin. Over it come `add <pid> <start time> <signal number>`
+# for each process group that runs, and `del <pid>` for each that ended. The end of the input
+# means that the owner is gone, whatever ended it.
 
 # A shutdown that signals every process must not stop the one that cleans up.
 trap '' HUP INT TERM
@@ -33,7 +33,7 @@ send() {
     for child in $children; do
         pid=${child%%:*} rest=${child#*:}
         if alive "$pid" "${rest%%:*}"; then
-            kill "-${1:-${rest#*:}}" -- "-$pid"
+            kill "-${1:-${rest#*:}}" "-$pid"
             running=0
         fi
     done
