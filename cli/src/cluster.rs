@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
 use postroad_common::config::Env;
-use postroad_provision::{Child, ChildSpec, Options, Processes, Servers, Signal};
+use postroad_provision::{Child, ChildSpec, Options, Processes, Servers};
 
 use crate::output::Line;
 use crate::setup::Setup;
@@ -236,7 +236,6 @@ impl Cluster {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let stops = self.programs.into_iter().map(|mut program| async move {
             if program.child.try_wait()?.is_none() {
-                program.child.signal(Signal::TERM)?;
                 program.child.stop(STOP_WITHIN).await?;
             }
             anyhow::Ok(())

@@ -76,11 +76,7 @@ pub async fn migrate(client: &mut Client) -> Result<Vec<String>, Error> {
 async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name("postroad.schema_history");
-    let newest = runner
-        .get_last_applied_migration_async(client)
-        .await
-        .map_err(Error::Migrate)?
-        .map_or(0, |migration| migration.version());
+    let newest = newest_applied(client).await.map_err(Error::Prepare)?;
     if newest > SCHEMA_VERSION {
         return Err(Error::Newer { found: newest });
     }
@@ -90,6 +86,16 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
         .iter()
         .map(ToString::to_string)
         .collect())
+}
+
+/// 0 in a database that was never migrated.
+async fn newest_applied(client: &Client) -> Result<i32, tokio_postgres::Error> {
+    let history = "select to_regclass('postroad.schema_history') is not null";
+    if !client.query_one(history, &[]).await?.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    let newest = "select coalesce(max(version), 0) from postroad.schema_history";
+    Ok(client.query_one(newest, &[]).await?.get(0))
 }
 
 #[cfg(test)]
