@@ -150,8 +150,11 @@ async fn supervise(
     shutdown: Shutdown,
 ) {
     let mut backoff = Backoff::default();
-    loop {
-        let wait = match connect(&broker, &queues).await {
+    while !shutdown.cancel.is_cancelled() {
+        let Some(connected) = refusing(connect(&broker, &queues), &mut batches).await else {
+            return;
+        };
+        match connected {
             Ok((connection, channel)) => {
                 health.good(HEALTH);
                 backoff.reset();
@@ -162,29 +165,30 @@ async fn supervise(
                     End::NobodyAsks => return,
                     End::Broken(error) => health.bad(HEALTH, error),
                 }
-                Duration::ZERO
             }
-            Err(error) => {
-                health.bad(HEALTH, error);
-                backoff.next_wait()
-            }
-        };
-        if shutdown.cancel.is_cancelled() || !refuse_for(wait, &mut batches).await {
+            Err(error) => health.bad(HEALTH, error),
+        }
+        let rest = tokio::time::sleep(backoff.next_wait());
+        if refusing(rest, &mut batches).await.is_none() {
             return;
         }
     }
 }
 
-/// Answers everything that is asked during a wait with "unknown". False: nobody asks any more.
-async fn refuse_for(wait: Duration, batches: &mut mpsc::Receiver<Batch>) -> bool {
-    let until = Instant::now() + wait;
+/// Answers everything that is asked while `work` is under way with "unknown". None: nobody asks
+/// any more.
+async fn refusing<T>(
+    work: impl Future<Output = T>,
+    batches: &mut mpsc::Receiver<Batch>,
+) -> Option<T> {
+    let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
-            () = sleep_until(until) => return true,
+            done = &mut work => return Some(done),
             batch = batches.recv() => match batch {
                 // Dropping the sender of the report says "unknown".
                 Some(batch) => drop(batch),
-                None => return false,
+                None => return None,
             },
         }
     }

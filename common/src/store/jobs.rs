@@ -35,6 +35,8 @@ const ENSURE_NAMES: &str = "
 /// Answers one row per input, in input order. `job_id` is null where the dedup key was taken by a
 /// transaction that committed after this statement began: [`FIRST_JOB`] then finds it.
 ///
+/// A name that is missing after all fails the insert, rather than dropping its job.
+///
 /// Keys are inserted in key order, so that two batches with the same keys cannot deadlock.
 const INSERT: &str = "
     with input as materialized (
@@ -45,9 +47,9 @@ const INSERT: &str = "
                     $12::text[], $13::text[])
              with ordinality as u(id, queue, kind, tenant, args, priority, run_at, delay_ms,
                                   expires_at, max_attempts, on_lost, dedup_key, traceparent, n)
-        join postroad.queue q on q.name = u.queue
-        join postroad.kind k on k.name = u.kind
-        join postroad.tenant t on t.name = u.tenant),
+        left join postroad.queue q on q.name = u.queue
+        left join postroad.kind k on k.name = u.kind
+        left join postroad.tenant t on t.name = u.tenant),
     won as (
         insert into postroad.dedup as d (tenant_id, kind_id, key, job_id, expires_at)
         select distinct on (tenant_id, kind_id, dedup_key)

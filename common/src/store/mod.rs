@@ -26,7 +26,7 @@ macro_rules! archive_from {
             $args,
             " from ",
             $gone,
-            " returning id"
+            " returning id, dispatch"
         )
     };
 }

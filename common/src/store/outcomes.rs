@@ -1,9 +1,9 @@
 //! What a worker writes: the start gate, and how the attempt ended.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{Error, Fenced, ProcessId, Store, millis};
-use crate::job::JobId;
 
 /// What the start gate says to a batch of deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * A job that this worker itself has started under this fence passes again: the answer to the
 ///   first call was lost, or the caller would not ask. Its attempt is not charged twice.
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
+/// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
 /// * Changes no indexed column, so the update stays on its page (HOT).
 const GATE: &str = concat!(
     "
@@ -106,7 +107,7 @@ const GATE: &str = concat!(
           and (j.started_at is null or j.worker_id = $1)
           and (j.expires_at is null or j.expires_at > now() or j.started_at is not null)
           and exists (select from worker)
-        returning j.id, j.attempt),
+        returning j.id, j.dispatch, j.attempt),
     expired as (
         delete from postroad.job j
         using asked
@@ -126,8 +127,8 @@ const GATE: &str = concat!(
     ")
     select exists (select from worker), started.attempt, expired.id is not null
     from asked
-    left join started on started.id = asked.id
-    left join expired on expired.id = asked.id
+    left join started on started.id = asked.id and started.dispatch = asked.dispatch
+    left join expired on expired.id = asked.id and expired.dispatch = asked.dispatch
     order by asked.n"
 );
 
@@ -188,11 +189,11 @@ const END: &str = "
                           else j.run_at end
         from judged v
         where j.id = v.id and j.dispatch = v.dispatch
-        returning j.id, v.stage, j.attempt, j.worker_id, v.code, v.message),
+        returning j.id, j.dispatch, v.stage, j.attempt, j.worker_id, v.code, v.message),
     noted as (
         insert into postroad.attempt_error (job_id, attempt, worker_id, code, message)
         select id, attempt, worker_id, code, message from moved where code is not null)
-    select id, stage from moved";
+    select id, dispatch, stage from moved";
 
 /// What was gated and never run, at the end of a worker: nothing else can be left under its id.
 const RELEASE_NEVER_RUN: &str = "
@@ -227,9 +228,9 @@ impl Store {
         let completed = self.complete(outcomes).await?;
         let ended = self.end(outcomes).await?;
         let moved = |outcome: &Outcome| match &outcome.ending {
-            Ending::Completed(_) if completed.contains(&outcome.job.id) => Moved::Completed,
+            Ending::Completed(_) if completed.contains(&outcome.job) => Moved::Completed,
             Ending::Completed(_) => Moved::Superseded,
-            _ => match ended.get(&outcome.job.id) {
+            _ => match ended.get(&outcome.job) {
                 Some(0) => Moved::Scheduled,
                 Some(3) => Moved::Held,
                 Some(_) => Moved::Failed,
@@ -239,10 +240,7 @@ impl Store {
         Ok(outcomes.iter().map(moved).collect())
     }
 
-    async fn complete(
-        &self,
-        outcomes: &[Outcome],
-    ) -> Result<std::collections::HashSet<JobId>, Error> {
+    async fn complete(&self, outcomes: &[Outcome]) -> Result<HashSet<Fenced>, Error> {
         let mut done: Vec<(Fenced, Option<&str>)> = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
             if let Ending::Completed(result) = &outcome.ending {
@@ -260,16 +258,10 @@ impl Store {
         let rows = self
             .query("completing jobs", COMPLETE, &[&ids, &dispatches, &results])
             .await?;
-        Ok(rows
-            .iter()
-            .map(|row| row.get::<_, uuid::Uuid>(0).into())
-            .collect())
+        Ok(rows.iter().map(fenced).collect())
     }
 
-    async fn end(
-        &self,
-        outcomes: &[Outcome],
-    ) -> Result<std::collections::HashMap<JobId, i32>, Error> {
+    async fn end(&self, outcomes: &[Outcome]) -> Result<HashMap<Fenced, i32>, Error> {
         let mut ended: Vec<_> = outcomes
             .iter()
             .filter_map(|outcome| Some((outcome.job, Verb::of(&outcome.ending)?)))
@@ -297,10 +289,7 @@ impl Store {
                 &[&ids, &dispatches, &verbs, &waits, &codes, &messages],
             )
             .await?;
-        Ok(rows
-            .iter()
-            .map(|row| (row.get::<_, uuid::Uuid>(0).into(), row.get(1)))
-            .collect())
+        Ok(rows.iter().map(|row| (fenced(row), row.get(2))).collect())
     }
 
     /// At the end of a worker, after everything it ran has been written: gives back what was
@@ -364,6 +353,14 @@ fn clipped(message: &str) -> String {
         end -= 1;
     }
     message[..end].replace('\0', "\u{fffd}")
+}
+
+/// The first two columns of a row.
+fn fenced(row: &tokio_postgres::Row) -> Fenced {
+    Fenced {
+        id: row.get::<_, uuid::Uuid>(0).into(),
+        dispatch: row.get(1),
+    }
 }
 
 fn fences(jobs: &[Fenced]) -> (Vec<uuid::Uuid>, Vec<i64>) {
