@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# Tries docker-compose.yml: builds the image, starts everything with four workers, sends jobs, kills
+# a worker, sends more, stops and starts everything again, and takes it all down.
+#
+#   tests/compose/run.sh             with an engine of its own and stand-ins for the official images
+#                                    (Debian, root; build-images.sh says why)
+#   tests/compose/run.sh --running   with the engine that runs here and the official images
+#
+# Variables: COMPOSE (default docker-compose; "docker compose" works too), JOBS (per round, 200).
+set -euo pipefail
+# shellcheck source=tests/compose/engine.sh
+source "$(dirname "$0")/engine.sh"
+
+project=postroad-compose-test
+jobs=${JOBS:-200}
+passed=0
+failed=0
+read -ra compose_command <<< "${COMPOSE:-docker-compose}"
+compose_files=(-f "$repo/docker-compose.yml")
+work=$(mktemp -d)
+
+# === What Postroad is asked to do; the only lines that know its commands and tables ===
+
+# Through the command line, in a container that is there anyway.
+send_jobs() { compose exec -T scheduler postroad enqueue --kind echo --count "$1"; }
+
+# As any program with a connection to the database would.
+send_jobs_by_sql() {
+    sql "select count(postroad.enqueue('echo', '{}', run_at => now() + n * interval '10 ms')) from generate_series(1, $1) n"
+}
+
+completed() { sql "select count(*) from postroad.jobs where state = 'completed'"; }
+states() { sql "select state, count(*) from postroad.jobs group by state"; }
+
+# === Plumbing ===
+
+compose() { "${compose_command[@]}" --project-name "$project" --env-file "$work/env" "${compose_files[@]}" "$@"; }
+sql() { compose exec -T postgres psql -XAtq -v ON_ERROR_STOP=1 -U postroad -d postroad -c "$1"; }
+containers() { docker ps -aq --filter "label=com.docker.compose.project=$project" "$@"; }
+containers_of() { containers --filter "label=com.docker.compose.service=$1"; }
+healthy() { containers_of "$1" | xargs -r docker inspect --format '{{.State.Health.Status}}' | grep -cx healthy || true; }
+has_healthy() { [[ $(healthy "$1") == "$2" ]]; }
+exit_codes_are_zero() { ! docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$@" | grep -vx 'exited 0'; }
+random() { od -An -N18 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# check WHAT COMMAND...: in a subshell of its own, so that the first failing line ends it.
+check() {
+    local what=$1 started=$SECONDS status
+    shift
+    set +e
+    (set -e; "$@") > "$work/check" 2>&1
+    status=$?
+    set -e
+    if ((status == 0)); then
+        passed=$((passed + 1))
+        echo "ok    $what ($((SECONDS - started)) s)"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $what ($((SECONDS - started)) s)"
+        sed 's/^/      /' "$work/check"
+    fi
+}
+
+# need WHAT COMMAND...: what the checks after it cannot do without.
+need() {
+    local before=$failed
+    check "$@"
+    ((failed == before)) || { summary; exit 1; }
+}
+
+summary() {
+    ((failed == 0)) || log "what the services said is in $cache/services.log"
+    echo "compose: $passed passed, $failed failed"
+}
+
+free_port() {
+    local port=15672
+    while (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do port=$((port + 1)); done
+    echo "$port"
+}
+
+write_env() {
+    admin_password=$(random)
+    admin_port=$(free_port)
+    (
+        umask 077
+        printf '%s=%s\n' POSTGRES_PASSWORD "$(random)" RABBITMQ_PASSWORD "$admin_password" \
+            POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" > "$work/env"
+    )
+    # Compose would let the caller's own values win over the file's.
+    unset POSTGRES_PASSWORD RABBITMQ_PASSWORD POSTROAD_RABBITMQ_ADMIN_PORT
+}
+
+install_packages() {
+    local missing=()
+    command -v dockerd > /dev/null || missing+=(docker.io)
+    command -v debootstrap > /dev/null || missing+=(debootstrap)
+    command -v "${compose_command[0]}" > /dev/null || missing+=(docker-compose)
+    command -v curl > /dev/null || missing+=(curl)
+    ((${#missing[@]})) || return 0
+    if [[ $(id -u) != 0 ]]; then
+        die "run first: sudo apt-get install --no-install-recommends ${missing[*]}"
+    fi
+    log "installing ${missing[*]}"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+}
+
+use_own_engine() {
+    install_packages
+    # Two engines share the host's packet filter, and the other one's rules would decide.
+    ! docker info > /dev/null 2>&1 || die "an engine runs here already: use it with --running, or stop it"
+    start_engine
+    "$compose_dir/build-images.sh"
+    compose_files+=(-f "$compose_dir/docker-compose.test.yml")
+    export COMPOSE_DOCKER_CLI_BUILD=0 DOCKER_BUILDKIT=0
+}
+
+use_running_engine() {
+    docker info > /dev/null || die "no engine runs here"
+}
+
+# Before containers are removed: what they said, for whoever looks into a failure.
+keep_logs() {
+    [[ -n $(containers) ]] || return 0
+    compose logs --no-color --timestamps >> "$cache/services.log" 2>&1 || true
+}
+
+clean_up() {
+    local status=$?
+    trap - EXIT INT TERM
+    # Written once there is an engine to talk to.
+    if [[ -e $work/env ]]; then
+        keep_logs
+        compose down --volumes --remove-orphans > /dev/null 2>&1 || true
+    fi
+    stop_engine
+    rm -rf "$work"
+    exit "$status"
+}
+
+# === Checks ===
+
+names_the_missing_password() {
+    : > "$work/empty"
+    if "${compose_command[@]}" --env-file "$work/empty" "${compose_files[@]}" config > "$work/config" 2>&1; then
+        echo "it did without"
+        return 1
+    fi
+    grep -F 'make .env' "$work/config"
+}
+
+has_no_password() { ! grep -E '_PASS(WORD)?' "$repo/docker-compose.yml" | grep -vF '_PASSWORD:?run'; }
+
+everything_is_healthy() {
+    wait_for 120 "postgres" has_healthy postgres 1
+    wait_for 120 "rabbitmq" has_healthy rabbitmq 1
+    wait_for 60 "the scheduler" has_healthy scheduler 1
+    wait_for 60 "$1 workers" has_healthy worker "$1"
+}
+
+migrate_ended_well() { exit_codes_are_zero "$(containers_of migrate)"; }
+
+completed_are() { [[ $(completed) == "$1" ]]; }
+all_completed() { wait_for 180 "$1 completed jobs" completed_are "$1" || { states; return 1; }; }
+
+admin_pages_answer() {
+    curl -fsS --max-time 10 -o /dev/null "http://127.0.0.1:$admin_port/"
+    curl -fsS --max-time 10 -u "postroad:$admin_password" "http://127.0.0.1:$admin_port/api/whoami"
+}
+
+guest_is_refused() {
+    [[ $(curl -sS --max-time 10 -u guest:guest -o /dev/null -w '%{http_code}' "http://127.0.0.1:$admin_port/api/whoami") == 401 ]]
+}
+
+only_loopback_is_bound() {
+    local bound
+    bound=$(containers | xargs docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}' | xargs)
+    echo "$bound"
+    [[ $bound == "127.0.0.1:$admin_port" ]]
+}
+
+programs_are_confined() {
+    local id
+    for id in $(containers_of migrate) $(containers_of scheduler) $(containers_of worker); do
+        docker inspect --format '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}' "$id"
+    done | sort -u > "$work/confined"
+    cat "$work/confined"
+    diff "$work/confined" - <<< '65532:65532 true [ALL] [no-new-privileges:true]'
+}
+
+kill_a_worker() { docker kill "$(containers_of worker | head -n 1)"; }
+
+stop_drains() {
+    compose stop scheduler worker
+    # shellcheck disable=SC2046 # one argument each
+    exit_codes_are_zero $(containers_of scheduler) $(containers_of worker)
+}
+
+starts_again_with_its_data() {
+    keep_logs
+    compose down
+    compose up -d --scale worker=4
+    everything_is_healthy 4
+    migrate_ended_well
+    completed_are $((3 * jobs))
+}
+
+leaves_nothing() {
+    keep_logs
+    compose down --volumes
+    [[ -z $(containers) ]]
+    [[ -z $(docker volume ls -q --filter "label=com.docker.compose.project=$project") ]]
+    [[ -z $(docker network ls -q --filter "label=com.docker.compose.project=$project") ]]
+}
+
+main() {
+    trap clean_up EXIT
+    trap 'exit 130' INT TERM
+    case ${1:-} in
+        '') use_own_engine ;;
+        --running) use_running_engine ;;
+        *) die "unknown argument: $1" ;;
+    esac
+
+    mkdir -p "$cache"
+    : > "$cache/services.log"
+    write_env
+    check "without passwords it says which command makes them" names_the_missing_password
+    check "no password stands in the file" has_no_password
+    need "the file is valid" compose config --quiet
+    need "the image builds" compose build
+    need "everything starts, with 4 workers" compose up -d --scale worker=4
+    need "everything is healthy" everything_is_healthy 4
+    check "migrate ended with 0" migrate_ended_well
+    check "our programs are not root, change no file and have no capability" programs_are_confined
+    check "ports are bound on 127.0.0.1 only" only_loopback_is_bound
+    check "the admin pages answer" admin_pages_answer
+    check "guest may not log in" guest_is_refused
+
+    check "$jobs jobs are sent" send_jobs "$jobs"
+    check "all are completed" all_completed "$jobs"
+    check "$jobs jobs are sent by SQL" send_jobs_by_sql "$jobs"
+    check "a worker is killed" kill_a_worker
+    check "$jobs more jobs are sent" send_jobs "$jobs"
+    check "all are completed" all_completed $((3 * jobs))
+    check "up brings the fourth worker back" compose up -d --scale worker=4
+    check "everything is healthy" everything_is_healthy 4
+
+    check "scheduler and workers drain and end with 0 when stopped" stop_drains
+    check "after down and up its data is still there" starts_again_with_its_data
+    check "down -v leaves nothing" leaves_nothing
+
+    summary
+    ((failed == 0))
+}
+
+main "$@"
