@@ -7,7 +7,7 @@ PACKAGES := postroad postroad-common postroad-migrations postroad-provision post
 .PHONY: help demo test up lint fmt deny ci compose-test clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: ## send a sample campaign through everything and count what arrives
 	cargo build --quiet --release --workspace --bins
@@ -45,7 +45,14 @@ ci: lint test ## what CI runs
 	target/release/postroad demo --recipients 20000 --workers 4 --kill --resolve
 
 compose-test: ## docker-compose.yml with stand-in images; needs root, not part of ci
-	tests/compose/run.sh
+	tests/compose/run.sh $(ARGS)
+
+# No prerequisite: a newer sample must not replace passwords that the servers already keep.
+.env: ## random passwords for docker-compose.yml
+	@umask 077; while IFS= read -r line; do \
+	  case "$$line" in *_PASSWORD=) line="$$line$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')";; esac; \
+	  printf '%s\n' "$$line"; \
+	done < .env.sample > $@.new && mv $@.new $@
 
 clean: ## remove build output, private servers and their data
 	cargo clean

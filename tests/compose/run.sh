@@ -22,7 +22,9 @@ work=$(mktemp -d)
 # === What Postroad is asked to do; the only lines that know its commands and tables ===
 
 # Through the command line, in a container that is there anyway.
-send_jobs() { compose exec -T scheduler postroad enqueue --kind echo --count "$1"; }
+send_jobs() {
+    seq "$1" | sed 's/.*/{"kind":"echo","args":{"n":&}}/' | compose exec -T scheduler postroad enqueue --file -
+}
 
 # As any program with a connection to the database would.
 send_jobs_by_sql() {
