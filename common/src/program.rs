@@ -6,9 +6,12 @@ use crate::config::{ConfigError, EXIT_CONFIG};
 use crate::startup;
 
 /// Runs `program` on a tokio runtime; says on standard error why it ended, if it did not end well.
+///
+/// The error is borrowed and not boxed: an `anyhow::Error` turned into a box hides what it is, and
+/// the exit code depends on that.
 pub fn run<E>(program: impl Future<Output = Result<(), E>>) -> ExitCode
 where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: AsRef<dyn std::error::Error + Send + Sync>,
 {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -20,12 +23,12 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(program).map_err(Into::into);
+    let result = runtime.block_on(program);
     // A lost connection's threads may still be waiting for their server; they hold nothing.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&*error),
+        Err(error) => report(error.as_ref()),
     }
 }
 
