@@ -1,0 +1,132 @@
+//! A worker that is asked to stop finishes what runs, gives the rest back, and says no more than
+//! it knows.
+
+use postroad_common::store::Resolution;
+use postroad_provision::Signal;
+use postroad_tests::harness::cluster::{Cluster, Program, many_sms, sms};
+use postroad_tests::proxy::{Direction, Proxy};
+use postroad_tests::simulator::{Behaviour, Latency};
+
+fn hold() -> Behaviour {
+    Behaviour {
+        latency: Latency::Hold,
+        ..Behaviour::default()
+    }
+}
+
+#[tokio::test]
+async fn a_worker_asked_to_stop_finishes_what_runs_and_gives_back_the_rest() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().prefetch(10).start().await?;
+    let leaving = cluster.worker(0);
+    cluster.provider.set(hold())?;
+    cluster.enqueue(&many_sms(40)).await?;
+    cluster
+        .provider
+        .wait_for(|report| report.held == 10)
+        .await?;
+
+    cluster.signal(leaving, Signal::TERM)?;
+    cluster
+        .wait_for_log(leaving, "finishing what is held", 1)
+        .await?;
+    cluster.start_worker().await?;
+    cluster
+        .provider
+        .wait_for(|report| report.held == 20)
+        .await?;
+    cluster.provider.set(Behaviour::default())?;
+    cluster.provider.release();
+
+    assert_eq!(cluster.wait(leaving).await?.code(), Some(0));
+    cluster.wait_for("completed", 40).await?;
+    let rows = cluster
+        .query("select max(attempt) from postroad.jobs", &[])
+        .await?;
+    assert_eq!(rows[0].get::<_, i32>(0), 1);
+    assert_eq!(cluster.provider.report().requests, 40);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn what_does_not_end_within_the_grace_is_held_or_scheduled_again() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder()
+        .env("POSTROAD_GRACE", "1s")
+        .start()
+        .await?;
+    let leaving = cluster.worker(0);
+    cluster.provider.set(hold())?;
+    let ids = cluster.enqueue(&[sms(), cluster.webhook()]).await?;
+    cluster.provider.wait_for(|report| report.held == 2).await?;
+
+    assert_eq!(cluster.terminate(leaving).await?.code(), Some(0));
+
+    assert_eq!(cluster.job(ids[0]).await?.state, "held");
+    let webhook = cluster.job(ids[1]).await?;
+    let waits = ["scheduled", "dispatched"].contains(&webhook.state.as_str());
+    assert!(waits && webhook.attempt == 0, "{webhook:?}");
+
+    cluster.provider.set(Behaviour::default())?;
+    cluster.start_worker().await?;
+    assert_eq!(cluster.wait_for_job(ids[1], "completed").await?.attempt, 1);
+    cluster
+        .store
+        .resolve(&ids[..1], Resolution::Completed)
+        .await?;
+    assert_eq!(cluster.provider.calls(&ids[0].to_string()).len(), 1);
+    cluster.expect_duplicates(1);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_grace() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder()
+        .env("POSTROAD_GRACE", "1h")
+        .start()
+        .await?;
+    let leaving = cluster.worker(0);
+    cluster.provider.set(hold())?;
+    let ids = cluster.enqueue(&[sms()]).await?;
+    cluster.provider.wait_for(|report| report.held == 1).await?;
+
+    cluster.signal(leaving, Signal::TERM)?;
+    cluster
+        .wait_for_log(leaving, "finishing what is held", 1)
+        .await?;
+    assert_eq!(cluster.terminate(leaving).await?.code(), Some(0));
+
+    assert_eq!(cluster.job(ids[0]).await?.state, "held");
+    cluster.store.resolve(&ids, Resolution::Completed).await?;
+    cluster.finish().await
+}
+
+/// Postgres is away while the worker's last outcomes would be written, and back a moment later.
+#[tokio::test]
+async fn a_job_whose_outcome_could_not_be_written_is_not_given_back() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let proxy = Proxy::start(cluster.postgres_addr()?)?;
+    let worker = Program::worker()
+        .postgres_through(&proxy)
+        .env("POSTROAD_GRACE", "1s");
+    let worker = cluster.start(worker).await?;
+    cluster.provider.set(hold())?;
+    let ids = cluster.enqueue(&[sms()]).await?;
+    cluster.provider.wait_for(|report| report.held == 1).await?;
+
+    proxy.stall(Direction::Both);
+    cluster.provider.set(Behaviour::default())?;
+    cluster.signal(worker, Signal::TERM)?;
+    cluster.provider.release();
+    cluster
+        .wait_for_log(worker, "could not be written", 1)
+        .await?;
+    proxy.heal().await;
+    cluster.wait(worker).await?;
+
+    cluster.start_worker().await?;
+    let neighbour = cluster.enqueue(&[sms()]).await?;
+    cluster.wait_for_job(neighbour[0], "completed").await?;
+    cluster.wait_for_job(ids[0], "held").await?;
+    assert_eq!(cluster.provider.report().requests, 2);
+    cluster.store.resolve(&ids, Resolution::Completed).await?;
+    cluster.finish().await
+}

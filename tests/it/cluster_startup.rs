@@ -1,0 +1,140 @@
+//! A program waits for servers that are not there, and refuses what is wrong with one line that
+//! says what to fix.
+
+use anyhow::ensure;
+use postroad_tests::harness::cluster::{Cluster, Program, eventually, sms};
+use postroad_tests::proxy::Proxy;
+
+/// Waits until a program says that it is not ready because of this server.
+async fn wait_for_reason(
+    cluster: &Cluster,
+    id: postroad_tests::harness::cluster::Id,
+    reason: &str,
+) -> anyhow::Result<()> {
+    eventually(format_args!("{reason} is missed"), async || {
+        let (is_ready, page) = cluster.readyz(id).await?;
+        let why = page["reasons"][reason].as_str().unwrap_or("starting");
+        ensure!(!is_ready && why != "starting", "{page}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_program_waits_for_servers_that_are_not_there_yet() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
+    let postgres = Proxy::start(cluster.postgres_addr()?)?;
+    let rabbitmq = Proxy::start(cluster.amqp_addr()?)?;
+    postgres.cut().await;
+    rabbitmq.cut().await;
+    let through = |program: Program| program.amqp_through(&rabbitmq).postgres_through(&postgres);
+    let programs = [
+        cluster.spawn(through(Program::scheduler()))?,
+        cluster.spawn(through(Program::worker()))?,
+    ];
+
+    for id in programs {
+        wait_for_reason(&cluster, id, "postgres").await?;
+    }
+    postgres.heal().await;
+    for id in programs {
+        wait_for_reason(&cluster, id, "rabbitmq").await?;
+    }
+    rabbitmq.heal().await;
+    for id in programs {
+        cluster.wait_until_ready(id).await?;
+    }
+    cluster.enqueue(&[sms()]).await?;
+    cluster.wait_for("completed", 1).await?;
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_program_that_waits_stops_when_it_is_asked_to() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
+    let postgres = Proxy::start(cluster.postgres_addr()?)?;
+    postgres.cut().await;
+    for program in [Program::scheduler(), Program::worker()] {
+        let id = cluster.spawn(program.postgres_through(&postgres))?;
+        wait_for_reason(&cluster, id, "postgres").await?;
+        assert_eq!(cluster.terminate(id).await?.code(), Some(0));
+    }
+    cluster.finish().await
+}
+
+/// Starts both programs with these variables; they end at once and say all of this.
+async fn check_refused(
+    cluster: &mut Cluster,
+    env: &[(&str, String)],
+    said: &[&str],
+) -> anyhow::Result<()> {
+    for mut program in [Program::scheduler(), Program::worker()] {
+        for (name, value) in env {
+            program = program.env(name, value);
+        }
+        let id = cluster.spawn(program)?;
+        let status = cluster.wait(id).await?;
+        let log = cluster.log(id);
+        ensure!(status.code() == Some(78), "{env:?}: {status} {log}");
+        for text in said {
+            ensure!(log.contains(text), "no `{text}` in {log}");
+        }
+    }
+    Ok(())
+}
+
+fn replaced(url: &str, from: char, with: &str) -> String {
+    let start = url.rfind(from).map_or(url, |at| &url[..=at]);
+    format!("{start}{with}")
+}
+
+#[tokio::test]
+async fn a_program_refuses_servers_that_refuse_it() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
+    let (database, amqp) = (
+        cluster.database_url().to_owned(),
+        cluster.vhost().amqp_url().to_owned(),
+    );
+    let wrong_password = |url: &str| {
+        let (start, end) = url.split_once('@').expect("the URL has a password");
+        format!("{}@{end}", replaced(start, ':', "wrong"))
+    };
+    let cases = [
+        ("DATABASE_URL", wrong_password(&database), "password"),
+        (
+            "DATABASE_URL",
+            replaced(&database, '/', "nowhere"),
+            "database that does not exist",
+        ),
+        (
+            "DATABASE_URL",
+            replaced(&database, '/', "template1"),
+            "postroad migrate",
+        ),
+        ("AMQP_URL", wrong_password(&amqp), "password"),
+        (
+            "AMQP_URL",
+            replaced(&amqp, '/', "nowhere"),
+            "vhost that does not exist",
+        ),
+    ];
+    for (name, url, why) in cases {
+        check_refused(&mut cluster, &[(name, url)], &[name, why]).await?;
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn every_wrong_variable_is_named_at_once() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
+    let wrong = [
+        ("DATABASE_URL", "not a url"),
+        ("AMQP_URL", "http://x"),
+        ("POSTROAD_LEASE", "1"),
+        ("POSTROAD_GRACE", "long"),
+        ("POSTROAD_ADMIN_LISTEN", "here"),
+    ];
+    let env = wrong.map(|(name, value)| (name, value.to_owned()));
+    check_refused(&mut cluster, &env, &wrong.map(|(name, _)| name)).await?;
+    cluster.finish().await
+}

@@ -1,0 +1,4 @@
+//! What the tests against real servers stand on.
+
+pub mod broker;
+pub mod cluster;
