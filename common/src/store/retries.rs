@@ -34,7 +34,7 @@ macro_rules! failed {
                 (extract(epoch from j.retry_after) * 1000)::bigint,
                 (extract(epoch from k.backoff_base) * 1000)::bigint,
                 (extract(epoch from k.backoff_cap) * 1000)::bigint,
-                (extract(epoch from greatest(j.expires_at - now(), interval '0')) * 1000)::bigint
+                (extract(epoch from j.expires_at - now()) * 1000)::bigint
             from ",
             $from
         )
