@@ -5,7 +5,8 @@
 //! stops first, dropped, so that the broker gives it to somebody else.
 //!
 //! While Postgres is away nothing starts and nothing is settled. An answer that was lost is asked
-//! for again: the gate grants a worker again what it has granted it before.
+//! for again: the gate grants a worker again what it has granted it before. So is an answer that
+//! took so long that the worker may have been called lost meanwhile, and its jobs given away.
 
 use std::sync::Arc;
 
@@ -89,10 +90,14 @@ impl Gatekeeper {
                     .health
                     .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
                 Some(id) => match self.store.gate(id, fences).await {
-                    Ok(Gate::Judged(verdicts)) => {
+                    Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
                         self.health.good(HEALTH);
                         return Some(verdicts);
                     }
+                    // Asked again, the gate grants what is still this worker's and nothing else.
+                    Ok(Gate::Judged(_)) => self
+                        .health
+                        .bad(HEALTH, "the answer came too late to start anything by it"),
                     Ok(Gate::WorkerIsLost) => {
                         if let Err(error) = self.membership.rejoin(id).await {
                             self.health.bad(HEALTH, error);
