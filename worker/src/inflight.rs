@@ -42,9 +42,15 @@ impl InFlight {
                 Taken::New(Ticket {
                     job,
                     in_flight: self.clone(),
+                    is_redeemed: false,
                 })
             }
         }
+    }
+
+    fn remove(&self, job: Fenced) -> Option<Receipt> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.remove(&job)
     }
 }
 
@@ -54,21 +60,27 @@ impl InFlight {
 pub(crate) struct Ticket {
     job: Fenced,
     in_flight: InFlight,
+    is_redeemed: bool,
 }
 
 impl Ticket {
     pub(crate) fn job(&self) -> Fenced {
         self.job
     }
+
+    /// The newest delivery of the job, which is in hand no longer. From here on the next delivery
+    /// has an entry of its own, which the end of this ticket must not touch.
+    fn redeem(mut self) -> Option<Receipt> {
+        self.is_redeemed = true;
+        self.in_flight.remove(self.job)
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.in_flight
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.job);
+        if !self.is_redeemed {
+            self.in_flight.remove(self.job);
+        }
     }
 }
 
@@ -76,15 +88,7 @@ impl Drop for Ticket {
 pub(crate) async fn redeem(tickets: impl IntoIterator<Item = (Ticket, Settle)>) {
     let mut by_channel: Vec<(Settler, Vec<(u64, Settle)>)> = Vec::new();
     for (ticket, settle) in tickets {
-        let receipt = {
-            let mut jobs = ticket
-                .in_flight
-                .jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            jobs.remove(&ticket.job)
-        };
-        let Some(Receipt { settler, tag }) = receipt else {
+        let Some(Receipt { settler, tag }) = ticket.redeem() else {
             continue;
         };
         match by_channel
