@@ -41,7 +41,8 @@ pub(crate) struct Finisher {
 }
 
 impl Finisher {
-    pub(crate) async fn run(self, mut finished: mpsc::Receiver<Finished>) {
+    /// Says whether every outcome was written.
+    pub(crate) async fn run(self, mut finished: mpsc::Receiver<Finished>) -> bool {
         self.health.expect(HEALTH);
         self.health.good(HEALTH);
         let mut batch = Vec::with_capacity(BATCH);
@@ -56,7 +57,7 @@ impl Finisher {
                     "the outcomes of {} attempts could not be written: a rescuer will judge them as lost",
                     outcomes.len()
                 );
-                return;
+                return false;
             };
             let settle = |(ticket, moved): (Ticket, Moved)| {
                 metrics::moved(moved);
@@ -70,6 +71,7 @@ impl Finisher {
             };
             inflight::redeem(tickets.into_iter().zip(moved).map(settle)).await;
         }
+        true
     }
 
     /// Writes until it is written. None: the process has to go, and Postgres does not answer.

@@ -145,24 +145,28 @@ impl Worker {
         gatekeeper.await.context("the gate")?;
         running.close();
         running.wait().await;
-        finisher.await.context("writing outcomes")?;
+        let is_all_written = finisher.await.context("writing outcomes")?;
         if let Some(session) = session {
             Session::close(session).await;
         }
-        sign_off(&store, membership).await;
+        sign_off(&store, membership, is_all_written).await;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-async fn sign_off(store: &Store, membership: Membership) {
+async fn sign_off(store: &Store, membership: Membership, is_all_written: bool) {
     let result = async {
-        let released = store.release_never_run(membership.last_id()).await?;
-        if released > 0 {
-            tracing::info!(
-                released,
-                "{released} jobs were started but never run: given back"
-            );
+        // Otherwise some of what is left under this id did run, and nobody can tell which: a
+        // rescuer ends it as lost, as each kind says.
+        if is_all_written {
+            let released = store.release_never_run(membership.last_id()).await?;
+            if released > 0 {
+                tracing::info!(
+                    released,
+                    "{released} jobs were started but never run: given back"
+                );
+            }
         }
         membership.leave().await
     };
