@@ -21,7 +21,7 @@ use anyhow::Context;
 use postroad_common::broker::{Broker, Publisher};
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
-use postroad_common::service::{Nudge, spawn};
+use postroad_common::service::{Nudge, Service, spawn};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{NewProcess, Role, Store};
@@ -40,6 +40,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     config.log.install();
     let shutdown = Shutdown::on_signals(config.grace).context("listening for signals")?;
     let health = Health::new();
+    // From the start: a scheduler is ready when it works, not when its servers have answered.
+    health.expect(Dispatcher::NAME);
+    health.expect(Pruner::NAME);
     AdminPage::bind(config.admin_listen)
         .await?
         .serve(health.clone());

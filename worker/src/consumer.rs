@@ -22,7 +22,7 @@ use crate::inflight::{InFlight, Receipt, Taken};
 use crate::metrics;
 use crate::registry::Registry;
 
-const HEALTH: &str = "rabbitmq";
+pub(crate) const HEALTH: &str = "rabbitmq_consume";
 
 /// Consumes the worker's queues until it stops.
 pub(crate) struct Consumer {
@@ -39,7 +39,6 @@ impl Consumer {
     /// Consumes until the worker stops. What is left is the session whose deliveries are still in
     /// hand: keep it until they are settled.
     pub(crate) async fn run(self) -> Option<Session> {
-        self.health.expect(HEALTH);
         let mut backoff = Backoff::default();
         while !self.shutdown.is_requested() {
             match self.open().await {

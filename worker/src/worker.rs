@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::consumer::{Consumer, Intake, Session};
+use crate::consumer::{self, Consumer, Intake, Session};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
 use crate::gate::Gatekeeper;
@@ -69,6 +69,8 @@ impl Worker {
         config.log.install();
         let shutdown = Shutdown::on_signals(config.grace).context("listening for signals")?;
         let health = Health::new();
+        // From the start: a worker is ready when it consumes, not when its servers have answered.
+        health.expect(consumer::HEALTH);
         AdminPage::bind(config.admin_listen)
             .await?
             .serve(health.clone());
