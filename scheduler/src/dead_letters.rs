@@ -15,10 +15,10 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use postroad_common::broker;
-use postroad_common::broker::topology::DEAD_QUEUE;
+use postroad_common::broker::topology::{self, DEAD_QUEUE};
 use postroad_common::broker::{
-    Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, Settle, Subscription,
+    self, Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, Settle,
+    Subscription,
 };
 use postroad_common::job::JobId;
 use postroad_common::message::Unreadable;
@@ -82,6 +82,8 @@ impl DeadLetters {
     async fn subscription(&mut self) -> Result<&mut Subscription, Error> {
         if self.subscription.is_none() {
             let connection = self.broker.connect("consume dead letters").await?;
+            // The first connection to a new virtual host, or to one that was wiped.
+            topology::declare(&connection, &[]).await?;
             let subscription =
                 Subscription::open(&connection, DEAD_QUEUE, PREFETCH, "retrier").await?;
             self.subscription = Some((connection, subscription));
