@@ -121,7 +121,7 @@ async fn a_worker_cut_off_from_postgres_writes_its_outcomes_when_it_is_back() ->
     cluster.wait_for("held", 10).await?;
     cluster.provider.set(Behaviour::default())?;
     cluster.provider.release();
-    cluster.wait_for_log(worker, "outcomes: ", 1).await?;
+    cluster.wait_for_log(worker, "outcomes: ", 2).await?;
     proxy.heal().await;
 
     cluster.wait_for("completed", 10).await?;
@@ -139,7 +139,7 @@ async fn a_worker_without_postgres_starts_nothing_and_gives_nothing_back() -> an
     proxy.cut().await;
     cluster.wait_for_log(worker, "heartbeat: ", 2).await?;
     cluster.enqueue(&many_sms(10)).await?;
-    cluster.wait_for_log(worker, "gate: ", 1).await?;
+    cluster.wait_for_log(worker, "gate: ", 2).await?;
     let (is_ready, page) = cluster.readyz(worker).await?;
     assert!(!is_ready && page["reasons"]["gate"].is_string(), "{page}");
     assert_eq!(cluster.provider.report().requests, 0);

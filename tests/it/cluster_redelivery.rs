@@ -60,7 +60,7 @@ async fn a_redelivered_message_does_not_run_twice() -> anyhow::Result<()> {
         proxy.cut().await;
         proxy.heal().await;
         cluster
-            .wait_for_log(worker, "rabbitmq: ready", 1 + times)
+            .wait_for_log(worker, "rabbitmq_consume: ready", 1 + times)
             .await?;
     }
     let metrics = cluster.metrics(worker).await?;
@@ -96,7 +96,9 @@ async fn a_connection_closed_by_the_broker_is_opened_again() -> anyhow::Result<(
     })
     .await?;
     cluster.vhost().close_connection(&name).await?;
-    cluster.wait_for_log(worker, "rabbitmq: ready", 2).await?;
+    cluster
+        .wait_for_log(worker, "rabbitmq_consume: ready", 2)
+        .await?;
     cluster.provider.set(Behaviour::default())?;
     cluster.provider.release();
 

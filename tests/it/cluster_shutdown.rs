@@ -104,8 +104,10 @@ async fn a_second_signal_does_not_wait_for_the_grace() -> anyhow::Result<()> {
 async fn a_job_whose_outcome_could_not_be_written_is_not_given_back() -> anyhow::Result<()> {
     let mut cluster = Cluster::builder().workers(0).start().await?;
     let proxy = Proxy::start(cluster.postgres_addr()?)?;
+    // A long lease, so that nobody else judges the job before the worker has ended.
     let worker = Program::worker()
         .postgres_through(&proxy)
+        .env("POSTROAD_LEASE", "1h")
         .env("POSTROAD_GRACE", "1s");
     let worker = cluster.start(worker).await?;
     cluster.provider.set(hold())?;

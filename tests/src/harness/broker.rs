@@ -291,9 +291,12 @@ impl Stranger {
         Ok(parked)
     }
 
-    /// What waits to be looked at by the scheduler.
-    pub async fn dead(&self) -> anyhow::Result<Depth> {
-        self.depth(DEAD_QUEUE).await
+    /// Deletes the dead-letter queue with what is in it; the scheduler makes a new one.
+    pub async fn delete_dead(&self) -> anyhow::Result<()> {
+        let channel = self.channel().await?;
+        let delete = channel.queue_delete(DEAD_QUEUE.into(), Default::default());
+        delete.await.context("deleting the dead-letter queue")?;
+        Ok(())
     }
 
     /// What waits to be looked at by people.
