@@ -8,6 +8,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::health::Health;
 use crate::shutdown::Shutdown;
 use crate::store::{Error, NewProcess, ProcessId, Store};
@@ -27,6 +29,9 @@ pub struct Membership {
     store: Store,
     process: Arc<NewProcess>,
     state: Arc<Mutex<State>>,
+    /// Held while registering anew: the gate and the heartbeat may both find out.
+    rejoining: Arc<tokio::sync::Mutex<()>>,
+    left: CancellationToken,
 }
 
 struct State {
@@ -51,6 +56,8 @@ impl Membership {
             store,
             process: Arc::new(process),
             state,
+            rejoining: Arc::default(),
+            left: CancellationToken::new(),
         };
         tokio::spawn(membership.clone().beat(health.clone(), shutdown.clone()));
         Ok(membership)
@@ -70,6 +77,7 @@ impl Membership {
 
     /// Registers anew, after this process was called lost under `id`.
     pub async fn rejoin(&self, id: ProcessId) -> Result<(), Error> {
+        let _one_at_a_time = self.rejoining.lock().await;
         if self.last_id() != id {
             return Ok(());
         }
@@ -85,6 +93,8 @@ impl Membership {
 
     /// Signs off: everything this process had to write is written.
     pub async fn leave(self) -> Result<(), Error> {
+        self.left.cancel();
+        let _nobody_rejoins = self.rejoining.lock().await;
         self.store.stop(self.last_id()).await
     }
 
@@ -95,6 +105,7 @@ impl Membership {
             tokio::select! {
                 _ = tick.tick() => {}
                 // Not at quiesce: what is being drained is still held.
+                () = self.left.cancelled() => return,
                 () = shutdown.cancel.cancelled() => return,
             }
             match self.beat_once().await {
@@ -107,6 +118,9 @@ impl Membership {
     async fn beat_once(&self) -> Result<(), Error> {
         let (id, before) = (self.last_id(), Instant::now());
         if !self.store.beat(id).await? {
+            if self.left.is_cancelled() {
+                return Ok(());
+            }
             return self.rejoin(id).await;
         }
         let mut state = self.lock();

@@ -33,13 +33,16 @@ impl Service for Pruner {
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        let made = self.store.make_partitions().await?;
-        let dropped = self.store.drop_partitions(self.retention).await?;
+        // Each step on its own: what one of them cannot do must not keep the others from it.
+        let keys = self.store.prune_dedup(BATCH).await;
+        let made = self.store.make_partitions().await;
+        let dropped = self.store.drop_partitions(self.retention).await;
+        let processes = self.store.prune_processes().await;
+        let (keys, made, dropped) = (keys?, made?, dropped?);
+        processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
         }
-        self.store.prune_processes().await?;
-        let keys = self.store.prune_dedup(BATCH).await?;
         Ok(Progress::more_if(keys as i64 == BATCH))
     }
 }

@@ -46,7 +46,12 @@ impl Consumer {
                     self.health.good(HEALTH);
                     backoff.reset();
                     tokio::select! {
-                        error = session.receive(&self.intake) => self.health.bad(HEALTH, error),
+                        error = session.receive(&self.intake) => {
+                            self.health.bad(HEALTH, error);
+                            // Channels live on in the hands of running jobs and would hold on to
+                            // deliveries that others could run: closing takes them away at once.
+                            tokio::spawn(session.connection.close());
+                        }
                         () = self.shutdown.quiesce.cancelled() => {
                             session.cancel().await;
                             return Some(session);

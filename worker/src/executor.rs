@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use postroad_common::job::ARGS_BYTES_MAX;
+use postroad_common::job::retry::RETRY_AFTER_MAX;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Ending, Outcome};
 use tokio::sync::mpsc;
@@ -50,15 +51,22 @@ impl Executor {
             };
             let started = Instant::now();
             let (id, name) = (job.id, kind.name.clone());
-            let attempted = AssertUnwindSafe(kind.run(job, envelope.body)).catch_unwind();
-            let ending = tokio::select! {
-                biased;
-                result = tokio::time::timeout(kind.policy.timeout, attempted) => match result {
-                    Ok(Ok(result)) => ending(result),
-                    Ok(Err(panic)) => unknown("panic", panic_text(&*panic)),
-                    Err(_) => unknown("timeout", format!("no end after {:?}", kind.policy.timeout)),
-                },
-                () = shutdown.cancel.cancelled() => Ending::Interrupted,
+            // A handler's code also runs when its future is dropped and when its error is printed:
+            // a panic there must not swallow the outcome either.
+            let attempt_ended = AssertUnwindSafe(async {
+                let attempted = kind.run(job, envelope.body);
+                tokio::select! {
+                    biased;
+                    result = tokio::time::timeout(kind.policy.timeout, attempted) => match result {
+                        Ok(result) => ending(result),
+                        Err(_) => unknown("timeout", format!("no end after {:?}", kind.policy.timeout)),
+                    },
+                    () = shutdown.cancel.cancelled() => Ending::Interrupted,
+                }
+            });
+            let ending = match attempt_ended.catch_unwind().await {
+                Ok(ending) => ending,
+                Err(panic) => unknown("panic", panic_text(&*panic)),
             };
             drop(permit);
             let word = word(&ending);
@@ -85,7 +93,7 @@ fn ending(result: Result<Done, JobError>) -> Ending {
         Ok(done) => completed(&done),
         Err(JobError::Retry { error, after }) => Ending::Failed {
             fatal: false,
-            retry_after: after,
+            retry_after: after.map(|after| after.min(RETRY_AFTER_MAX)),
             code: "failed",
             message: format!("{error:#}"),
         },

@@ -48,19 +48,20 @@ pub(crate) struct Gatekeeper {
 }
 
 impl Gatekeeper {
-    pub(crate) async fn run(self, mut asking: mpsc::Receiver<Asking>) {
+    /// Answers with the jobs it asked for last without getting an answer: they never ran.
+    pub(crate) async fn run(self, mut asking: mpsc::Receiver<Asking>) -> Vec<Fenced> {
         self.health.expect(HEALTH);
         self.health.good(HEALTH);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.quiesce.cancelled() => return,
-                taken = asking.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+                () = self.shutdown.quiesce.cancelled() => return Vec::new(),
+                taken = asking.recv_many(&mut batch, BATCH) => if taken == 0 { return Vec::new() },
             }
             let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
             let Some(verdicts) = self.ask(&fences).await else {
-                return;
+                return fences;
             };
             let mut refused = Vec::new();
             for (one, verdict) in batch.drain(..).zip(verdicts) {
@@ -83,13 +84,17 @@ impl Gatekeeper {
 
     /// Asks until there is an answer. None: the worker stops first.
     async fn ask(&self, fences: &[Fenced]) -> Option<Vec<GateVerdict>> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut is_again) = (Backoff::default(), false);
         loop {
             match self.membership.id() {
                 None => self
                     .health
                     .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
-                Some(id) => match self.store.gate(id, fences).await {
+                Some(id) => match self
+                    .store
+                    .gate(id, fences, std::mem::replace(&mut is_again, true))
+                    .await
+                {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
                         self.health.good(HEALTH);
                         return Some(verdicts);

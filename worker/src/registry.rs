@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postroad_common::job::{InvalidName, KindName, KindPolicy};
 
 use crate::handler::{Done, Handler, JobContext, JobError};
+
+/// The longest wait between two attempts that the database takes.
+const BACKOFF_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The kinds of one worker, by name.
 #[derive(Clone, Default)]
@@ -77,6 +81,8 @@ fn check(kind: &'static str, policy: &KindPolicy) -> Result<(), RegisterError> {
         "max_attempts must be from 1 to 1000"
     } else if policy.timeout.is_zero() {
         "the timeout must be longer than nothing"
+    } else if policy.backoff_cap > BACKOFF_MAX {
+        "backoff_cap must be at most 366 days"
     } else if policy.backoff_base > policy.backoff_cap {
         "backoff_base must not be longer than backoff_cap"
     } else {

@@ -1,12 +1,14 @@
 //! A worker from its parts: what is started in which order, and how it comes to its end.
 
-use anyhow::Context;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
 use postroad_common::broker::Broker;
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{NewProcess, Role, Store};
+use postroad_common::store::{Fenced, NewProcess, Role, Store};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +24,8 @@ use crate::registry::{RegisterError, Registry};
 /// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
 /// prefetch long before.
 const CHANNEL: usize = 1024;
+/// After it was told to let go, how long a worker may still take to write what it has.
+const LET_GO_WITHIN: Duration = Duration::from_secs(8);
 
 /// Runs jobs of the registered kinds.
 #[derive(Default)]
@@ -124,8 +128,8 @@ impl Worker {
             health: health.clone(),
             shutdown: shutdown.clone(),
         };
-        let gatekeeper = tokio::spawn(gatekeeper.run(asked));
-        let finisher = tokio::spawn(finisher.run(outcomes));
+        let mut gatekeeper = tokio::spawn(gatekeeper.run(asked));
+        let mut finisher = tokio::spawn(finisher.run(outcomes));
         tracing::info!(
             "postroad-worker {version} is running: queues {}, kinds {}",
             names.join(", "),
@@ -139,36 +143,53 @@ impl Worker {
             prefetch: config.prefetch,
             consumer_tag: format!("worker.{host}.{pid}"),
             health,
-            shutdown,
+            shutdown: shutdown.clone(),
         };
-        let session = consumer.run().await;
+        let session = tokio::select! {
+            session = consumer.run() => session,
+            ended = &mut gatekeeper => bail!("the gate ended by itself: {ended:?}"),
+            ended = &mut finisher => bail!("writing outcomes ended by itself: {ended:?}"),
+        };
 
         // From here on nothing new comes in. Each stage ends when the one before it has.
-        gatekeeper.await.context("the gate")?;
-        running.close();
-        running.wait().await;
-        let is_all_written = finisher.await.context("writing outcomes")?;
-        if let Some(session) = session {
-            Session::close(session).await;
+        let drained = async {
+            let unanswered = gatekeeper.await.context("the gate")?;
+            running.close();
+            running.wait().await;
+            let is_all_written = finisher.await.context("writing outcomes")?;
+            if let Some(session) = session {
+                Session::close(session).await;
+            }
+            sign_off(&store, membership, &unanswered).await;
+            if !is_all_written {
+                bail!("stopped with outcomes unwritten: a rescuer will judge them as lost");
+            }
+            tracing::info!("stopped");
+            anyhow::Ok(())
+        };
+        let told_to_let_go = async {
+            shutdown.cancel.cancelled().await;
+            tokio::time::sleep(LET_GO_WITHIN).await;
+        };
+        tokio::select! {
+            drained = drained => drained,
+            () = told_to_let_go => bail!("stopped with work in hand: a rescuer will judge it as lost"),
         }
-        sign_off(&store, membership, is_all_written).await;
-        tracing::info!("stopped");
-        Ok(())
     }
 }
 
-async fn sign_off(store: &Store, membership: Membership, is_all_written: bool) {
+/// Signs off. What is left running under this id, if anything, ran and lost its outcome: a rescuer
+/// ends it as each kind says.
+async fn sign_off(store: &Store, membership: Membership, unanswered: &[Fenced]) {
     let result = async {
-        // Otherwise some of what is left under this id did run, and nobody can tell which: a
-        // rescuer ends it as lost, as each kind says.
-        if is_all_written {
-            let released = store.release_never_run(membership.last_id()).await?;
-            if released > 0 {
-                tracing::info!(
-                    released,
-                    "{released} jobs were started but never run: given back"
-                );
-            }
+        if !unanswered.is_empty() {
+            let released = store
+                .release_never_run(membership.last_id(), unanswered)
+                .await?;
+            tracing::info!(
+                released,
+                "{released} jobs were started but never run: given back"
+            );
         }
         membership.leave().await
     };

@@ -73,7 +73,12 @@ impl Subscription {
 
     /// The next delivery. An error means that this subscription is over, whatever the cause.
     pub async fn next(&mut self) -> Result<Delivery, Error> {
-        match self.consumer.next().await {
+        let delivery = tokio::select! {
+            delivery = self.consumer.next() => delivery,
+            // Without its settler a subscription would take deliveries and never settle one.
+            () = self.settler.requests.closed() => None,
+        };
+        match delivery {
             Some(Ok(delivery)) => Ok(Delivery {
                 tag: delivery.delivery_tag,
                 redelivered: delivery.redelivered,

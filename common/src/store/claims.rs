@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
 use crate::job::JobId;
 
@@ -167,25 +168,29 @@ impl Store {
         credit_min: i64,
         claimer: ProcessId,
     ) -> Result<Vec<Claim>, Error> {
-        let mut rows = self
+        let claimed = self
             .with_connection("claiming jobs", async |connection| {
                 let tx = connection.transaction().await?;
                 let lock = tx.prepare_cached(LOCK_QUEUE).await?;
                 if tx.query_opt(&lock, &[&queue.id]).await?.is_none() {
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), Vec::new(), Vec::new()));
                 }
                 let claim = tx.prepare_cached(CLAIM).await?;
-                let rows = tx
+                let mut rows = tx
                     .query(&claim, &[&queue.id, &limit, &claimer.0, &credit_min])
                     .await?;
+                rows.sort_by_cached_key(|row| {
+                    (row.get::<_, i16>(8), row.get::<_, jiff::Timestamp>(9))
+                });
+                // Before the commit: a claim that cannot be answered for must not be made.
+                let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
+                let kinds = self.names.read(&tx, Of::Kinds, &ids(2)).await?;
+                let tenants = self.names.read(&tx, Of::Tenants, &ids(3)).await?;
                 tx.commit().await?;
-                Ok(rows)
+                Ok((rows, kinds, tenants))
             })
             .await?;
-        rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, jiff::Timestamp>(9)));
-        let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
-        let kinds = self.kind_names(&ids(2)).await?;
-        let tenants = self.tenant_names(&ids(3)).await?;
+        let (rows, kinds, tenants) = claimed;
         let claim = |((row, kind), tenant): ((&tokio_postgres::Row, _), _)| Claim {
             id: row.get::<_, uuid::Uuid>(0).into(),
             dispatch: row.get(1),

@@ -21,8 +21,12 @@ const PRUNE_DEDUP: &str = "
 const PRUNE_PROCESSES: &str = "
     delete from postroad.process p
     where greatest(p.stopped_at, p.lost_at) < now() - interval '1 day'
-      and not exists (select from postroad.job j where j.stage in (1, 2, 3)
-                      and (j.worker_id = p.id or j.claimed_by = p.id))
+      and not exists (select from postroad.job j
+                      where j.stage = 1 and (j.worker_id = p.id or j.claimed_by = p.id))
+      and not exists (select from postroad.job j
+                      where j.stage = 2 and (j.worker_id = p.id or j.claimed_by = p.id))
+      and not exists (select from postroad.job j
+                      where j.stage = 3 and (j.worker_id = p.id or j.claimed_by = p.id))
     returning p.id";
 
 impl Store {

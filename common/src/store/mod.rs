@@ -82,8 +82,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The hot statements know their rows by index. A table that was empty when a plan was cached, or
 /// whose statistics are a minute old, must not turn them into scans of a million rows, so plans
-/// are made anew with the values at hand and a scan is the last choice.
-const SESSION_OPTIONS: &str = "-c plan_cache_mode=force_custom_plan -c enable_seqscan=off \
+/// are made anew with the values at hand and a scan is the last choice. A commit that guards an
+/// effect must be on disk, and a claim must see what was committed before it got its lock, whatever
+/// the defaults of the role or the database are.
+const SESSION_OPTIONS: &str = "-c synchronous_commit=on \
+    -c default_transaction_isolation=read\\ committed -c plan_cache_mode=force_custom_plan -c enable_seqscan=off \
     -c jit=off -c statement_timeout=9s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s";
 
 /// Where the database is and how many connections to keep.

@@ -1,9 +1,9 @@
 //! Names of kinds and tenants by their ids. A name never changes, so it is read once per process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Error, Store};
+use deadpool_postgres::GenericClient;
 
 #[derive(Clone, Default)]
 pub(super) struct Names {
@@ -13,34 +13,42 @@ pub(super) struct Names {
 
 type Cache = Arc<RwLock<HashMap<i32, Arc<str>>>>;
 
-impl Store {
-    pub(super) async fn kind_names(&self, ids: &[i32]) -> Result<Vec<Arc<str>>, Error> {
-        const SQL: &str = "select id, name from postroad.kind where id = any($1)";
-        self.read_names(&self.names.kinds, ids, SQL).await
-    }
+/// Which names, and how to read them.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    Kinds,
+    Tenants,
+}
 
-    pub(super) async fn tenant_names(&self, ids: &[i32]) -> Result<Vec<Arc<str>>, Error> {
-        const SQL: &str = "select id, name from postroad.tenant where id = any($1)";
-        self.read_names(&self.names.tenants, ids, SQL).await
-    }
-
-    async fn read_names(
+impl Names {
+    /// The names of `ids`, read over `client` as far as they are not known yet.
+    pub(super) async fn read(
         &self,
-        cache: &Cache,
+        client: &impl GenericClient,
+        of: Of,
         ids: &[i32],
-        sql: &'static str,
-    ) -> Result<Vec<Arc<str>>, Error> {
-        let mut missing: Vec<i32> = {
+    ) -> Result<Vec<Arc<str>>, tokio_postgres::Error> {
+        let (cache, sql) = match of {
+            Of::Kinds => (
+                &self.kinds,
+                "select id, name from postroad.kind where id = any($1)",
+            ),
+            Of::Tenants => (
+                &self.tenants,
+                "select id, name from postroad.tenant where id = any($1)",
+            ),
+        };
+        let missing: Vec<i32> = {
             let known = cache.read().unwrap_or_else(PoisonError::into_inner);
-            ids.iter()
+            let missing: BTreeSet<i32> = ids
+                .iter()
                 .copied()
                 .filter(|id| !known.contains_key(id))
-                .collect()
+                .collect();
+            missing.into_iter().collect()
         };
         if !missing.is_empty() {
-            missing.sort_unstable();
-            missing.dedup();
-            let rows = self.query("reading names", sql, &[&missing]).await?;
+            let rows = client.query(sql, &[&missing]).await?;
             let mut known = cache.write().unwrap_or_else(PoisonError::into_inner);
             for row in rows {
                 known.insert(row.get(0), Arc::from(row.get::<_, &str>(1)));

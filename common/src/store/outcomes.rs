@@ -86,8 +86,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// The gate is the dedup, the lease and the expiry check in one statement.
 ///
-/// * A job that this worker itself has started under this fence passes again: the answer to the
-///   first call was lost, or the caller would not ask. Its attempt is not charged twice.
+/// * Asked again ($4), because the first answer was lost, it grants a worker what it has granted it
+///   before; the attempt is not charged twice. Asked for the first time it never does: then a
+///   start under this worker's id is one that ran, and lost its outcome.
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
 /// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
 /// * Changes no indexed column, so the update stays on its page (HOT).
@@ -104,7 +105,7 @@ const GATE: &str = concat!(
             attempt = j.attempt + (j.started_at is null)::int
         from asked
         where j.id = asked.id and j.dispatch = asked.dispatch and j.stage = 1
-          and (j.started_at is null or j.worker_id = $1)
+          and (j.started_at is null or ($4 and j.worker_id = $1))
           and (j.expires_at is null or j.expires_at > now() or j.started_at is not null)
           and exists (select from worker)
         returning j.id, j.dispatch, j.attempt),
@@ -162,7 +163,7 @@ const END: &str = "
         select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[])
             as u(id, dispatch, verb, wait_ms, code, message)),
     judged as materialized (
-        select e.*, case
+        select e.*, j.attempt, j.worker_id, case
             when e.verb in ('failed', 'fatal') then 2
             when e.verb = 'snoozed' then 0
             when coalesce(j.on_lost, k.on_lost) = 'hold' then 3
@@ -189,26 +190,37 @@ const END: &str = "
                           else j.run_at end
         from judged v
         where j.id = v.id and j.dispatch = v.dispatch
-        returning j.id, j.dispatch, v.stage, j.attempt, j.worker_id, v.code, v.message),
+        returning j.id, j.dispatch, v.stage, v.attempt, v.worker_id, v.code, v.message),
     noted as (
         insert into postroad.attempt_error (job_id, attempt, worker_id, code, message)
         select id, attempt, worker_id, code, message from moved where code is not null)
     select id, dispatch, stage from moved";
 
-/// What was gated and never run, at the end of a worker: nothing else can be left under its id.
+/// Only for jobs that the worker asked the gate for and never got an answer about: they did not run.
 const RELEASE_NEVER_RUN: &str = "
-    update postroad.job
+    update postroad.job j
     set stage = 0, claimed_at = null, claimed_by = null, started_at = null, worker_id = null,
-        attempt = attempt - 1
-    where stage = 1 and worker_id = $1
-    returning id";
+        attempt = j.attempt - 1
+    from unnest($2::uuid[], $3::bigint[]) d(id, dispatch)
+    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 1 and j.worker_id = $1
+    returning j.id";
 
 impl Store {
-    /// Asks for the right to start these deliveries, each once.
-    pub async fn gate(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
+    /// Asks for the right to start these deliveries, each once. `is_again` says that this very
+    /// question was asked before and its answer did not come.
+    pub async fn gate(
+        &self,
+        worker: ProcessId,
+        jobs: &[Fenced],
+        is_again: bool,
+    ) -> Result<Gate, Error> {
         let (ids, dispatches) = fences(jobs);
         let rows = self
-            .query("starting jobs", GATE, &[&worker.0, &ids, &dispatches])
+            .query(
+                "starting jobs",
+                GATE,
+                &[&worker.0, &ids, &dispatches, &is_again],
+            )
             .await?;
         if rows.first().is_some_and(|row| !row.get::<_, bool>(0)) {
             return Ok(Gate::WorkerIsLost);
@@ -292,11 +304,18 @@ impl Store {
         Ok(rows.iter().map(|row| (fenced(row), row.get(2))).collect())
     }
 
-    /// At the end of a worker, after everything it ran has been written: gives back what was
-    /// started under its id and never run, because the answer of the gate was lost.
-    pub async fn release_never_run(&self, worker: ProcessId) -> Result<usize, Error> {
+    /// At the end of a worker: gives back the jobs that it asked the gate for and never got an
+    /// answer about. They may have been started under its id, but they never ran.
+    pub async fn release_never_run(
+        &self,
+        worker: ProcessId,
+        jobs: &[Fenced],
+    ) -> Result<usize, Error> {
+        let (ids, dispatches) = fences(jobs);
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&worker.0, &ids, &dispatches];
         Ok(self
-            .query("releasing unrun jobs", RELEASE_NEVER_RUN, &[&worker.0])
+            .query("releasing unrun jobs", RELEASE_NEVER_RUN, &params)
             .await?
             .len())
     }

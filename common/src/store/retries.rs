@@ -77,7 +77,8 @@ const NOTE: &str = "
     insert into postroad.attempt_error (job_id, attempt, code, message)
     select j.id, j.attempt, d.code, d.message
     from unnest($1::uuid[], $2::text[], $3::text[]) d(id, code, message)
-    join postroad.job j on j.id = d.id";
+    join postroad.job j on j.id = d.id
+    where not exists (select from postroad.attempt_error e where e.job_id = d.id and e.code = d.code)";
 
 impl Store {
     /// Those of `jobs` that are still failed under the same fence.
@@ -140,7 +141,7 @@ impl Store {
         Ok(applied)
     }
 
-    /// Writes an error beside jobs that were refused before they ran.
+    /// Writes an error beside jobs that were refused before they ran; for each job and code once.
     pub async fn note_errors(
         &self,
         jobs: &[crate::job::JobId],
