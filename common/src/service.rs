@@ -63,11 +63,11 @@ impl Nudge {
 pub fn spawn<S: Service>(
     service: S,
     nudge: Nudge,
-    health: Health,
-    shutdown: Shutdown,
+    health: &Health,
+    shutdown: &Shutdown,
 ) -> JoinHandle<()> {
     health.expect(S::NAME);
-    tokio::spawn(drive(service, nudge, health, shutdown))
+    tokio::spawn(drive(service, nudge, health.clone(), shutdown.clone()))
 }
 
 async fn drive<S: Service>(mut service: S, nudge: Nudge, health: Health, shutdown: Shutdown) {
@@ -144,7 +144,7 @@ mod tests {
         let runs = Arc::new(AtomicUsize::new(0));
         let (nudge, health, shutdown) = (Nudge::default(), Health::new(), Shutdown::new());
         let service = Stumbling(runs.clone());
-        let task = spawn(service, nudge.clone(), health.clone(), shutdown.clone());
+        let task = spawn(service, nudge.clone(), &health, &shutdown);
         assert_eq!(health.reasons()["stumbling"], "starting");
 
         // Time is paused, so it only moves when everything rests.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use postroad_common::broker::topology::{self, DEAD_QUEUE};
 use postroad_common::broker::{
-    self, Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, Settle,
-    Subscription,
+    self, Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, RawMessage,
+    Settle, Subscription,
 };
 use postroad_common::job::JobId;
 use postroad_common::message::Unreadable;
@@ -41,6 +41,8 @@ pub struct DeadLetters {
     broker: Broker,
     publisher: Publisher,
     subscription: Option<(Connection, Subscription)>,
+    /// Received and not dealt with yet: while Postgres is away they stay here, undelivered to others.
+    in_hand: Vec<Delivery>,
 }
 
 /// Why a run failed.
@@ -76,6 +78,7 @@ impl DeadLetters {
             broker,
             publisher,
             subscription: None,
+            in_hand: Vec::new(),
         }
     }
 
@@ -90,6 +93,17 @@ impl DeadLetters {
         }
         let (_, subscription) = self.subscription.as_mut().expect("was just set");
         Ok(subscription)
+    }
+
+    async fn receive_and_handle(&mut self) -> Result<(), Error> {
+        if self.in_hand.is_empty() {
+            self.in_hand = self.receive().await?;
+        }
+        if self.in_hand.is_empty() {
+            Ok(())
+        } else {
+            self.handle().await
+        }
     }
 
     /// The letters that are there; waits a little for the first.
@@ -108,22 +122,16 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    async fn handle(&mut self, deliveries: Vec<Delivery>) -> Result<(), Error> {
-        let tags: Vec<_> = deliveries
-            .iter()
-            .map(|delivery| (delivery.tag, Settle::Ack))
-            .collect();
+    /// Deals with what is in hand. May be repeated after an error.
+    async fn handle(&mut self) -> Result<(), Error> {
         let (mut rejected, mut never_started, mut parked) = (Vec::new(), Vec::new(), Vec::new());
-        for Delivery { message, .. } in deliveries {
-            metrics::dead_letter(message.death_reason().as_str());
-            match read(&message) {
+        for Delivery { message, .. } in &self.in_hand {
+            match read(message) {
                 Letter::Rejected(job) => rejected.push(job),
                 Letter::NeverStarted(job) => never_started.push((job, Duration::ZERO)),
                 Letter::Unreadable { why, job } => {
-                    metrics::parked(why.code());
-                    tracing::warn!("parking a message that nobody can read: {why}");
                     never_started.extend(job.map(|job| (job, REFUSED_REST)));
-                    parked.push(Outgoing::parked(message, &why.to_string()));
+                    parked.push((message.clone(), why));
                 }
             }
         }
@@ -132,16 +140,40 @@ impl DeadLetters {
             let released = self.store.release(&never_started).await?;
             metrics::released("dead_lettered", released.len());
         }
-        if !parked.is_empty() {
-            let outcomes = self.publisher.publish(parked).await;
-            if outcomes
-                .iter()
-                .any(|outcome| *outcome != Published::Confirmed)
-            {
-                return Err(Error::NotParked);
-            }
+        self.park(parked).await?;
+        let deliveries = std::mem::take(&mut self.in_hand);
+        for delivery in &deliveries {
+            metrics::dead_letter(delivery.message.death_reason().as_str());
         }
+        let tags = deliveries
+            .iter()
+            .map(|delivery| (delivery.tag, Settle::Ack))
+            .collect();
         self.subscription().await?.settler().settle(tags).await;
+        Ok(())
+    }
+
+    async fn park(&self, messages: Vec<(RawMessage, Unreadable)>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let outgoing = |(message, why): &(RawMessage, Unreadable)| {
+            tracing::warn!("parking a message that nobody can read: {why}");
+            Outgoing::parked(message.clone(), &why.to_string())
+        };
+        let outcomes = self
+            .publisher
+            .publish(messages.iter().map(outgoing).collect())
+            .await;
+        if outcomes
+            .iter()
+            .any(|outcome| *outcome != Published::Confirmed)
+        {
+            return Err(Error::NotParked);
+        }
+        for (_, why) in &messages {
+            metrics::parked(why.code());
+        }
         Ok(())
     }
 
@@ -175,7 +207,7 @@ impl DeadLetters {
     }
 }
 
-fn read(message: &broker::RawMessage) -> Letter {
+fn read(message: &RawMessage) -> Letter {
     let head = match message.head() {
         Ok(head) => head,
         Err(why) => return Letter::Unreadable { why, job: None },
@@ -207,14 +239,11 @@ impl Service for DeadLetters {
     }
 
     async fn run_once(&mut self) -> Result<Progress, Error> {
-        let result = match self.receive().await {
-            Ok(letters) if letters.is_empty() => Ok(()),
-            Ok(letters) => self.handle(letters).await,
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
+        let result = self.receive_and_handle().await;
+        if let Err(Error::Broker(_)) = &result {
             // What was in hand comes again on the next connection.
             self.subscription = None;
+            self.in_hand.clear();
         }
         result.map(|()| Progress::Idle)
     }

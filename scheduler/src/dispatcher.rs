@@ -14,21 +14,23 @@
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use postroad_common::broker::{Outgoing, Published, Publisher};
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Claim, DueQueue, Fenced, Store};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::metrics;
 
 /// Jobs per claim and per published batch. With [`BATCHES_IN_FLIGHT`] this is the confirm window.
 const BATCH: i64 = 500;
+/// Bytes of args per batch, about: the next claim is sized by what the last one of its queue held.
+const BATCH_BYTES: i64 = 8 * 1024 * 1024;
 /// Batches whose confirms are awaited while the next is claimed.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
@@ -40,6 +42,8 @@ const REST_PER_LOOK: u32 = 10;
 const REFILL_PATIENCE: Duration = Duration::from_millis(100);
 /// Before a message that no queue took, or that the broker refused, is tried again.
 const REFUSED_REST: Duration = Duration::from_secs(1);
+/// Before a message of which nobody knows whether it arrived is tried again.
+const UNKNOWN_REST: Duration = Duration::from_millis(200);
 
 /// The service.
 pub struct Dispatcher {
@@ -47,66 +51,80 @@ pub struct Dispatcher {
     publisher: Publisher,
     membership: Membership,
     queues: watch::Sender<Vec<String>>,
-    claimed_at: HashMap<i32, Instant>,
+    lanes: HashMap<i32, Lane>,
+    room: Arc<Semaphore>,
+    publishing: TaskTracker,
     rest: Duration,
 }
 
+/// What the last claim from a queue was like.
+struct Lane {
+    claimed_at: Instant,
+    next_limit: i64,
+}
+
 impl Dispatcher {
-    /// `queues` tells the publisher which queues must exist.
+    /// `queues` tells the publisher which queues must exist. Batches under way are tasks of
+    /// `publishing`, to be waited for when the service has ended.
     pub fn new(
         store: Store,
         publisher: Publisher,
         membership: Membership,
         queues: watch::Sender<Vec<String>>,
+        publishing: TaskTracker,
     ) -> Self {
-        let (claimed_at, rest) = (HashMap::new(), IDLE_REST);
         Self {
             store,
             publisher,
             membership,
             queues,
-            claimed_at,
-            rest,
+            lanes: HashMap::new(),
+            room: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT)),
+            publishing,
+            rest: IDLE_REST,
         }
     }
 
-    /// Claims from each queue in turn until none has more, with the confirms of some batches
-    /// under way. Says whether anything was claimed.
-    async fn dispatch(&mut self, mut queues: Vec<DueQueue>) -> Result<bool, store::Error> {
-        let mut in_flight = FuturesUnordered::new();
-        let mut any = false;
-        while !queues.is_empty() {
-            let mut productive = Vec::with_capacity(queues.len());
-            for queue in queues {
-                // Without a publisher a claim only delays its job.
-                let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
-                    continue;
-                };
-                let credit_min = self.credit_min(&queue);
-                let claims = self.store.claim(&queue, BATCH, credit_min, me).await?;
-                if claims.is_empty() {
-                    continue;
-                }
-                any = true;
-                self.claimed_at.insert(queue.id, Instant::now());
-                metrics::claimed(&queue.name, claims.len());
-                in_flight.push(publish(&self.store, &self.publisher, queue.clone(), claims));
-                while in_flight.len() >= BATCHES_IN_FLIGHT {
-                    in_flight.next().await;
-                }
-                productive.push(queue);
-            }
-            queues = productive;
+    /// Claims one batch and has it published by a task of its own: once claimed, a batch is
+    /// published or given back, whatever becomes of this run. Says whether there was one.
+    async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
+        let room = self.room.clone().acquire_owned().await;
+        let permit = room.expect("the semaphore is never closed");
+        // Without a publisher a claim only delays its job.
+        let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
+            return Ok(false);
+        };
+        let lane = self.lanes.get(&queue.id);
+        let limit = lane.map_or(BATCH, |lane| lane.next_limit);
+        let claims = self
+            .store
+            .claim(queue, limit, self.credit_min(queue), me)
+            .await?;
+        if claims.is_empty() {
+            return Ok(false);
         }
-        while in_flight.next().await.is_some() {}
-        Ok(any)
+        let bytes: usize = claims.iter().map(|claim| claim.args.len()).sum();
+        let bytes_each = (bytes / claims.len()).max(1) as i64;
+        let next_limit = (BATCH_BYTES / bytes_each).clamp(1, BATCH);
+        self.lanes.insert(
+            queue.id,
+            Lane {
+                claimed_at: Instant::now(),
+                next_limit,
+            },
+        );
+        metrics::claimed(&queue.name, claims.len());
+        let (store, publisher) = (self.store.clone(), self.publisher.clone());
+        self.publishing
+            .spawn(publish(store, publisher, queue.clone(), claims, permit));
+        Ok(true)
     }
 
     /// A full window is refilled a fifth at a time, so that batches form; but no job waits for
     /// room that is there.
     fn credit_min(&self, queue: &DueQueue) -> i64 {
-        match self.claimed_at.get(&queue.id) {
-            Some(claimed_at) if claimed_at.elapsed() < REFILL_PATIENCE => (queue.window / 5).max(1),
+        match self.lanes.get(&queue.id) {
+            Some(lane) if lane.claimed_at.elapsed() < REFILL_PATIENCE => (queue.window / 5).max(1),
             _ => 1,
         }
     }
@@ -141,12 +159,23 @@ impl Service for Dispatcher {
         let queues = self.store.due_queues().await?;
         self.rest = IDLE_REST.max(started.elapsed() * REST_PER_LOOK);
         self.announce(&queues);
-        self.dispatch(queues).await.map(Progress::more_if)
+        // One batch from each, then another look: no queue waits for the end of another's backlog.
+        let mut any = false;
+        for queue in &queues {
+            any |= self.claim_from(queue).await?;
+        }
+        Ok(Progress::more_if(any))
     }
 }
 
 /// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.
-async fn publish(store: &Store, publisher: &Publisher, queue: DueQueue, claims: Vec<Claim>) {
+async fn publish(
+    store: Store,
+    publisher: Publisher,
+    queue: DueQueue,
+    claims: Vec<Claim>,
+    _room: OwnedSemaphorePermit,
+) {
     let fences: Vec<_> = claims
         .iter()
         .map(|claim| Fenced {
@@ -168,7 +197,7 @@ async fn publish(store: &Store, publisher: &Publisher, queue: DueQueue, claims: 
             Published::Confirmed => continue,
             Published::Returned => ("returned", REFUSED_REST),
             Published::Nacked => ("nacked", REFUSED_REST),
-            Published::Unknown => ("unknown", Duration::ZERO),
+            Published::Unknown => ("unknown", UNKNOWN_REST),
         };
         metrics::released(reason, 1);
         unpublished.push((job, rest));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`dispatcher`] | scheduled → dispatched, when due and in credit |
 //! | [`dead_letters`], [`retrier`] | failed → scheduled or dead; dead-lettered → scheduled |
+//! | [`watcher`] | none; calls silent processes lost |
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
 //! | [`expirer`] | scheduled → expired |
 //! | [`pruner`] | none; makes and drops partitions |
@@ -16,8 +17,9 @@ pub mod metrics;
 pub mod pruner;
 pub mod rescuer;
 pub mod retrier;
+pub mod watcher;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use postroad_common::broker::{Broker, Publisher};
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
@@ -26,6 +28,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{NewProcess, Role, Store};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use config::Config;
 use dead_letters::DeadLetters;
@@ -34,6 +37,7 @@ use expirer::Expirer;
 use pruner::Pruner;
 use rescuer::Rescuer;
 use retrier::Retrier;
+use watcher::Watcher;
 
 /// Runs a scheduler until it is asked to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -75,43 +79,40 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown.clone(),
     );
 
-    let (dispatch, other) = (Nudge::default(), Nudge::default());
+    let publishing = TaskTracker::new();
+    let (dispatch, rescue, other) = (Nudge::default(), Nudge::default(), Nudge::default());
+    let dispatcher = Dispatcher::new(
+        store.clone(),
+        publisher.clone(),
+        membership.clone(),
+        queues,
+        publishing.clone(),
+    );
+    let dead_letters = DeadLetters::new(store.clone(), broker, publisher);
+    let watcher = Watcher::new(store.clone(), rescue.clone());
+    let rescuer = Rescuer::new(store.clone(), dispatch.clone());
     let services = [
-        spawn(
-            Dispatcher::new(store.clone(), publisher.clone(), membership.clone(), queues),
-            dispatch.clone(),
-            health.clone(),
-            shutdown.clone(),
-        ),
-        spawn(
-            DeadLetters::new(store.clone(), broker, publisher),
-            other.clone(),
-            health.clone(),
-            shutdown.clone(),
-        ),
+        spawn(dispatcher, dispatch, &health, &shutdown),
+        spawn(dead_letters, other.clone(), &health, &shutdown),
         spawn(
             Retrier::new(store.clone()),
             other.clone(),
-            health.clone(),
-            shutdown.clone(),
+            &health,
+            &shutdown,
         ),
-        spawn(
-            Rescuer::new(store.clone(), dispatch),
-            other.clone(),
-            health.clone(),
-            shutdown.clone(),
-        ),
+        spawn(watcher, other.clone(), &health, &shutdown),
+        spawn(rescuer, rescue, &health, &shutdown),
         spawn(
             Expirer::new(store.clone()),
             other.clone(),
-            health.clone(),
-            shutdown.clone(),
+            &health,
+            &shutdown,
         ),
         spawn(
             Pruner::new(store, config.retention),
             other,
-            health,
-            shutdown.clone(),
+            &health,
+            &shutdown,
         ),
     ];
     tracing::info!("postroad-scheduler {version} is running");
@@ -123,13 +124,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 .await
                 .context("a service ended by a panic of its driver")?;
         }
+        publishing.close();
+        publishing.wait().await;
         anyhow::Ok(())
     };
     tokio::select! {
         drained = drained => drained?,
-        () = shutdown.cancel.cancelled() => tracing::warn!("stopped before everything was drained"),
+        // Not signing off has its claims released as soon as its lease is over.
+        () = shutdown.cancel.cancelled() => bail!("stopped before everything was published"),
     }
-    membership.leave().await?;
+    if let Err(error) = membership.leave().await {
+        tracing::warn!("{error}: this scheduler will be called lost");
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -1,23 +1,16 @@
-//! Lost workers and lost claims → scheduled, failed or held, as each kind says.
+//! Lost claims and the runs of lost workers → scheduled, failed or held, as each kind says.
 //!
-//! A process is called lost only after *this* rescuer has itself seen its heartbeat stand still
-//! for a whole lease, in a view without gaps. So an outage of the database, during which nobody
-//! could beat, kills nobody: the view begins anew when the database is back.
-//!
-//! Any number of rescuers run at once. Calling a process lost is void if it has beaten since; jobs
-//! are taken with `skip locked`.
+//! Who is lost is for the `watcher` to say. Any number of rescuers run at once: jobs are taken with
+//! `skip locked`.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postroad_common::service::{Nudge, Progress, Service};
-use postroad_common::store::{self, ProcessId, Store, WatchedProcess};
+use postroad_common::store::{self, Store};
 
 use crate::metrics;
 
 const PERIOD: Duration = Duration::from_millis(500);
-/// A longer time between two looks is a gap in the view.
-const GAP_MAX: Duration = Duration::from_secs(2);
 /// After a message must have expired, how much longer it may take to come back by itself.
 const EXPIRY_SLACK: Duration = Duration::from_secs(15);
 /// Jobs per statement and queue.
@@ -27,17 +20,12 @@ const BATCH: i64 = 1000;
 pub struct Rescuer {
     store: Store,
     dispatcher: Nudge,
-    view: View,
 }
 
 impl Rescuer {
     /// Wakes `dispatcher` when there is something to dispatch again.
     pub fn new(store: Store, dispatcher: Nudge) -> Self {
-        Self {
-            store,
-            dispatcher,
-            view: View::default(),
-        }
+        Self { store, dispatcher }
     }
 }
 
@@ -50,17 +38,6 @@ impl Service for Rescuer {
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        let processes = self.store.watched_processes().await?;
-        for process in self.view.observe(&processes, Instant::now()) {
-            if self.store.call_lost(&process).await? {
-                metrics::process_lost();
-                let id = process.id;
-                tracing::warn!(
-                    "process {id} was silent for {:?}: called lost",
-                    process.lease
-                );
-            }
-        }
         let released = self.store.release_unstarted(EXPIRY_SLACK, BATCH).await?;
         let ended = self.store.end_lost_runs(BATCH).await?;
         if released > 0 {
@@ -84,86 +61,5 @@ impl Service for Rescuer {
         }
         let most = released.max(ended.failed + ended.held) as i64;
         Ok(Progress::more_if(most >= BATCH))
-    }
-}
-
-/// What one rescuer has seen of all heartbeats, without a gap.
-#[derive(Debug, Default)]
-struct View {
-    looked_at: Option<Instant>,
-    seen: HashMap<ProcessId, (jiff::Timestamp, Instant)>,
-}
-
-impl View {
-    /// Takes in one look, and says whose heartbeat has stood still for its lease.
-    fn observe(&mut self, processes: &[WatchedProcess], now: Instant) -> Vec<WatchedProcess> {
-        if self.looked_at.is_none_or(|before| now - before > GAP_MAX) {
-            self.seen.clear();
-        }
-        self.looked_at = Some(now);
-        let before = std::mem::take(&mut self.seen);
-        let mut lost = Vec::new();
-        for process in processes {
-            let since = match before.get(&process.id) {
-                Some((seen_at, since)) if *seen_at == process.seen_at => *since,
-                _ => now,
-            };
-            if now - since >= process.lease {
-                lost.push(process.clone());
-            }
-            self.seen.insert(process.id, (process.seen_at, since));
-        }
-        lost
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEASE: Duration = Duration::from_secs(30);
-
-    fn process(beat: i64) -> WatchedProcess {
-        let seen_at = jiff::Timestamp::from_second(beat).unwrap();
-        WatchedProcess {
-            id: ProcessId::from(1),
-            seen_at,
-            lease: LEASE,
-        }
-    }
-
-    /// Looks every second from `from` to `to` seconds; the second at which it is called lost.
-    fn watch(
-        view: &mut View,
-        start: Instant,
-        seconds: std::ops::RangeInclusive<u64>,
-        beat: i64,
-    ) -> Option<u64> {
-        seconds.into_iter().find(|second| {
-            !view
-                .observe(&[process(beat)], start + Duration::from_secs(*second))
-                .is_empty()
-        })
-    }
-
-    #[test]
-    fn a_silent_process_is_lost_after_its_lease_and_not_before() {
-        let (mut view, start) = (View::default(), Instant::now());
-        assert_eq!(watch(&mut view, start, 0..=100, 7), Some(30));
-    }
-
-    #[test]
-    fn a_heartbeat_starts_the_lease_again() {
-        let (mut view, start) = (View::default(), Instant::now());
-        assert_eq!(watch(&mut view, start, 0..=29, 7), None);
-        assert_eq!(watch(&mut view, start, 30..=100, 8), Some(60));
-    }
-
-    #[test]
-    fn a_gap_in_the_view_starts_the_lease_again() {
-        let (mut view, start) = (View::default(), Instant::now());
-        assert_eq!(watch(&mut view, start, 0..=29, 7), None);
-        // The database was away for 40 seconds: nobody could beat, and nobody is blamed.
-        assert_eq!(watch(&mut view, start, 70..=200, 7), Some(100));
     }
 }

@@ -157,10 +157,13 @@ async fn supervise(
         match connected {
             Ok((connection, channel)) => {
                 health.good(HEALTH);
-                backoff.reset();
                 let mut session = Session::new(connection, channel, queues.clone());
                 let end = session.run(&mut batches, &ready, &health).await;
                 ready.send_replace(false);
+                // Connecting alone proves nothing: a missing exchange refuses every message.
+                if session.has_confirmed {
+                    backoff.reset();
+                }
                 match end {
                     End::NobodyAsks => return,
                     End::Broken(error) => health.bad(HEALTH, error),
@@ -224,6 +227,7 @@ struct Session {
     next_batch: u64,
     unconfirmed: usize,
     returned: HashSet<String>,
+    has_confirmed: bool,
 }
 
 /// A batch that has been written.
@@ -245,6 +249,7 @@ impl Session {
             next_batch: 0,
             unconfirmed: 0,
             returned: HashSet::new(),
+            has_confirmed: false,
         }
     }
 
@@ -282,7 +287,9 @@ impl Session {
                 }
                 batch = batches.recv(), if room => match batch {
                     None => return End::NobodyAsks,
-                    Some(batch) => match self.write(batch).await {
+                    // Dropping the batch says "unknown" at once.
+                    Some(batch) if blocked.borrow().is_some() => drop(batch),
+                    Some(batch) => match self.write(batch, blocked.clone()).await {
                         Ok(written) => confirms.extend(written),
                         Err(error) => return End::Broken(error),
                     },
@@ -303,7 +310,12 @@ impl Session {
                         return End::Broken(error);
                     }
                 }
-                () = overdue => return End::Broken(Error::Timeout { operation: "confirming" }),
+                // A blocked broker answers nobody; its connection is kept, for closing it would have
+                // to wait, too. The confirms may still come, and then find nobody who asks.
+                () = overdue => match blocked.borrow().is_some() {
+                    true => self.pending.clear(),
+                    false => return End::Broken(Error::Timeout { operation: "confirming" }),
+                },
             }
         }
     }
@@ -312,6 +324,7 @@ impl Session {
     async fn write(
         &mut self,
         batch: Batch,
+        mut blocked: watch::Receiver<Option<String>>,
     ) -> Result<Vec<impl Future<Output = Confirmed> + use<>>, Error> {
         let number = self.next_batch;
         self.next_batch += 1;
@@ -337,11 +350,13 @@ impl Session {
                 properties.clone(),
             )
         }));
-        let written = timeout(CALL_TIMEOUT, writes)
-            .await
-            .map_err(|_| Error::Timeout {
-                operation: "publishing",
-            })?;
+        let written = tokio::select! {
+            written = timeout(CALL_TIMEOUT, writes) => {
+                written.map_err(|_| Error::Timeout { operation: "publishing" })?
+            }
+            // What was handed over may be written when the block ends; who asked is told "unknown".
+            Ok(_) = blocked.wait_for(Option::is_some) => return Ok(Vec::new()),
+        };
         let mut confirms = Vec::with_capacity(written.len());
         for (index, confirm) in written.into_iter().enumerate() {
             let confirm = confirm.map_err(|source| Error::Call {
@@ -370,7 +385,10 @@ impl Session {
     fn confirmed(&mut self, (number, index, confirmation): Confirmed) {
         self.unconfirmed -= 1;
         let (outcome, returned) = match confirmation {
-            Ok(Confirmation::Ack(returned)) => (Published::Confirmed, returned),
+            Ok(Confirmation::Ack(returned)) => {
+                self.has_confirmed = true;
+                (Published::Confirmed, returned)
+            }
             Ok(Confirmation::Nack(returned)) => (Published::Nacked, returned),
             // Confirms are always asked for, so this is a connection that broke under us.
             Ok(Confirmation::NotRequested) | Err(_) => (Published::Unknown, None),
