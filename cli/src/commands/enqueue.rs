@@ -229,9 +229,7 @@ fn parse(
     let result = if length > LINE_BYTES_MAX {
         Err(format!("longer than {LINE_BYTES_MAX} bytes").into())
     } else {
-        serde_json::from_slice::<JobInput>(line)
-            .map_err(Into::into)
-            .and_then(JobInput::into_job)
+        JobInput::parse(line).and_then(JobInput::into_job)
     };
     match result {
         Ok(job) => Some(job),

@@ -47,6 +47,20 @@ pub struct JobInput {
 pub type InputError = Box<dyn std::error::Error + Send + Sync>;
 
 impl JobInput {
+    /// Reads one JSON object. An error names the field.
+    pub fn parse(json: &[u8]) -> Result<Self, InputError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let input =
+            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+                match error.path().to_string().as_str() {
+                    "." => error.into_inner().to_string(),
+                    field => format!("{field}: {}", error.inner()),
+                }
+            })?;
+        deserializer.end()?;
+        Ok(input)
+    }
+
     /// Checks everything that can be checked without the database.
     pub fn into_job(self) -> Result<NewJob, InputError> {
         let args = match self.args {
@@ -93,7 +107,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<NewJob, InputError> {
-        serde_json::from_str::<JobInput>(line)?.into_job()
+        JobInput::parse(line.as_bytes())?.into_job()
     }
 
     #[test]
@@ -120,7 +134,8 @@ mod tests {
                 r#"{"kind":"sms","delay":"5m","run_at":"2030-01-01T00:00:00Z"}"#,
                 "delay",
             ),
-            (r#"{"kind":"sms","run_at":"tomorrow"}"#, "tomorrow"),
+            (r#"{"kind":"sms","run_at":"tomorrow"}"#, "run_at"),
+            (r#"{"kind":"sms"} {}"#, "trailing"),
             (r#"{"kind":"sms","on_lost":"shrug"}"#, "on_lost"),
             ("nope", "expected"),
         ];
