@@ -185,3 +185,69 @@ async fn a_verdict_that_comes_after_the_lease_starts_nothing() -> anyhow::Result
     .await?;
     cluster.finish().await
 }
+
+#[tokio::test]
+async fn a_worker_killed_between_outcome_and_ack_repeats_nothing() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let proxy = Proxy::start(cluster.amqp_addr()?)?;
+    let program = Program::worker().amqp_through(&proxy);
+    let worker = cluster.start(program).await?;
+    cluster.provider.set(hold())?;
+    cluster.enqueue(&many_sms(20)).await?;
+    cluster
+        .provider
+        .wait_for(|report| report.held == 20)
+        .await?;
+    proxy.stall(Direction::ToServer);
+    cluster.provider.release();
+    cluster.wait_for("completed", 20).await?;
+    cluster.kill(worker).await?;
+
+    cluster.provider.set(Behaviour::default())?;
+    let other = cluster.start_worker().await?;
+    cluster
+        .wait_for_log(other, "refused by the gate", 20)
+        .await?;
+    assert_eq!(cluster.provider.report().requests, 20);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_failure_whose_dead_letter_is_lost_is_retried_all_the_same() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let proxy = Proxy::start(cluster.amqp_addr()?)?;
+    let program = Program::worker().amqp_through(&proxy);
+    let worker = cluster.start(program).await?;
+    cluster.provider.set(Behaviour {
+        rate_503: 1.0,
+        ..hold()
+    })?;
+    cluster.enqueue(&many_sms(20)).await?;
+    cluster
+        .provider
+        .wait_for(|report| report.held == 20)
+        .await?;
+    proxy.stall(Direction::ToServer);
+    cluster.provider.release();
+    cluster
+        .provider
+        .wait_for(|report| report.refused_503 == 20)
+        .await?;
+    cluster.provider.set(Behaviour::default())?;
+    let noted = "select count(*) from postroad.attempt_error";
+    eventually("the failures are written", async || {
+        let count: i64 = cluster.query(noted, &[]).await?[0].get(0);
+        ensure!(count == 20, "{count} are");
+        Ok(())
+    })
+    .await?;
+    cluster.kill(worker).await?;
+
+    cluster.start_worker().await?;
+    cluster.wait_for("completed", 20).await?;
+    let rows = cluster
+        .query("select min(attempt), max(attempt) from postroad.jobs", &[])
+        .await?;
+    assert_eq!((rows[0].get(0), rows[0].get(1)), (2i32, 2i32));
+    cluster.finish().await
+}

@@ -1,8 +1,10 @@
 //! A message that comes again changes nothing.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use postroad_common::broker::topology::work_queue;
-use postroad_common::store::Fenced;
+use postroad_common::store::{Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role};
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms, sms};
 use postroad_tests::proxy::Proxy;
@@ -161,5 +163,42 @@ async fn a_deleted_queue_is_made_again_and_its_jobs_run() -> anyhow::Result<()> 
 
     cluster.wait_for("completed", 30).await?;
     assert_eq!(cluster.provider.report().delivered, 30);
+    cluster.finish().await
+}
+
+/// An old message lies beside the new one, so that a worker asks for both at once.
+#[tokio::test]
+async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
+    let store = &cluster.store;
+    let process = NewProcess {
+        role: Role::Worker,
+        host: "test".to_owned(),
+        pid: 1,
+        version: "0",
+        queues: Vec::new(),
+        lease: Duration::from_secs(3600),
+    };
+    let me = store.register(&process).await?;
+    let ids = cluster.enqueue(&[sms()]).await?;
+    let [old, new] = [1, 2].map(|dispatch| Fenced {
+        id: ids[0],
+        dispatch,
+    });
+    let queue = store.due_queues().await?.remove(0);
+    store.claim(&queue, 1, 1, me).await?;
+    store.release(&[(old, Duration::ZERO)]).await?;
+    store.claim(&queue, 1, 1, me).await?;
+
+    let verdicts = store.gate(me, &[old, new, old]).await?;
+
+    let start = GateVerdict::Start { attempt: 1 };
+    let expected = vec![GateVerdict::Refused, start, GateVerdict::Refused];
+    assert_eq!(verdicts, Gate::Judged(expected));
+    let completed = Outcome {
+        job: new,
+        ending: Ending::Completed(None),
+    };
+    store.finish(&[completed]).await?;
     cluster.finish().await
 }

@@ -1,7 +1,10 @@
 //! Any number of schedulers share the work; none of them is missed.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use postroad_common::job::JobId;
+use postroad_common::store::Fenced;
 use postroad_provision::Signal;
+use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Program, eventually, many_sms};
 use postroad_tests::proxy::{Direction, Proxy};
 use postroad_tests::simulator::{Behaviour, Latency};
@@ -103,5 +106,74 @@ async fn a_scheduler_that_slept_through_its_lease_publishes_in_vain() -> anyhow:
     cluster.wait_for("completed", 100).await?;
     assert_eq!(cluster.provider.report().requests, 100);
     cluster.check_runs(sleeper)?;
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_queue_that_refuses_messages_loses_none() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().prefetch(5).start().await?;
+    cluster.vhost().limit_queues(5).await?;
+    cluster.provider.set(Behaviour {
+        latency: Latency::Hold,
+        ..Behaviour::default()
+    })?;
+    let scheduler = cluster.scheduler(0);
+    cluster.enqueue(&many_sms(100)).await?;
+    cluster.provider.wait_for(|report| report.held == 5).await?;
+    cluster.enqueue(&many_sms(100)).await?;
+    cluster
+        .wait_for_log(scheduler, "were not taken by the broker", 1)
+        .await?;
+    cluster.provider.set(Behaviour::default())?;
+    cluster.provider.release();
+
+    cluster.wait_for("completed", 200).await?;
+    let report = cluster.provider.report();
+    assert_eq!((report.requests, report.delivered), (200, 200));
+    let row = &cluster.query(DISPATCHES, &[]).await?[0];
+    assert!(row.get::<_, i64>(1) > 1, "nothing was refused");
+    assert_eq!(row.get::<_, i32>(2), 1);
+    cluster.finish().await
+}
+
+/// Postgres is away for this scheduler while letters wait in its hand.
+#[tokio::test]
+async fn dead_letters_wait_in_hand_until_postgres_is_back() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).start().await?;
+    let proxy = Proxy::start(cluster.postgres_addr()?)?;
+    let scheduler = Program::scheduler().postgres_through(&proxy);
+    let scheduler = cluster.start(scheduler).await?;
+    proxy.cut().await;
+    let unknown = Fenced {
+        id: JobId::new(),
+        dispatch: 1,
+    };
+    let unreadable = Forged {
+        body: b"this is not JSON".to_vec(),
+        ..Forged::of(unknown, "sms")
+    };
+    let stranger = cluster.vhost().stranger().await?;
+    stranger.publish("default", &[unreadable]).await?;
+    eventually("the letters were in vain three times", async || {
+        let metrics = cluster.metrics(scheduler).await?;
+        let errors = "postroad_service_errors_total{service=\"dead_letters\"} ";
+        let (_, rest) = metrics.split_once(errors).context("none yet")?;
+        let count: u64 = rest.lines().next().unwrap_or_default().parse()?;
+        ensure!(count >= 3, "{count} times");
+        Ok(())
+    })
+    .await?;
+    proxy.heal().await;
+
+    eventually("the letter is parked", async || {
+        let parked = stranger.parked().await?;
+        ensure!(parked.ready == 1, "{parked:?}");
+        Ok(())
+    })
+    .await?;
+    let metrics = cluster.metrics(scheduler).await?;
+    let once = "postroad_dead_letters_total{reason=\"rejected\"} 1\n";
+    assert!(metrics.contains(once), "it was delivered again: {metrics}");
+    cluster.expect_parked(1);
     cluster.finish().await
 }

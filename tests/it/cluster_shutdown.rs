@@ -132,3 +132,34 @@ async fn a_job_whose_outcome_could_not_be_written_is_not_given_back() -> anyhow:
     cluster.store.resolve(&ids, Resolution::Completed).await?;
     cluster.finish().await
 }
+
+/// The gate has let the job start, its answer is lost, and the worker is asked to stop.
+#[tokio::test]
+async fn a_job_that_was_started_and_never_ran_is_given_back() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).lease("1h").start().await?;
+    let proxy = Proxy::start(cluster.postgres_addr()?)?;
+    let leaving = cluster
+        .start(Program::worker().postgres_through(&proxy))
+        .await?;
+    // Every connection of the worker has prepared its statements.
+    for round in 1..=40 {
+        cluster.enqueue(&many_sms(5)).await?;
+        cluster.wait_for("completed", 5 * round).await?;
+    }
+    proxy.stall(Direction::ToClient);
+    let ids = cluster.enqueue(&[sms()]).await?;
+    cluster.wait_for_job(ids[0], "running").await?;
+
+    cluster.signal(leaving, Signal::TERM)?;
+    cluster
+        .wait_for_log(leaving, "finishing what is held", 1)
+        .await?;
+    proxy.cut().await;
+    proxy.heal().await;
+    assert_eq!(cluster.wait(leaving).await?.code(), Some(0));
+
+    cluster.start_worker().await?;
+    assert_eq!(cluster.wait_for_job(ids[0], "completed").await?.attempt, 1);
+    assert_eq!(cluster.provider.calls(&ids[0].to_string()).len(), 1);
+    cluster.finish().await
+}

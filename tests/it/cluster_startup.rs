@@ -2,15 +2,12 @@
 //! says what to fix.
 
 use anyhow::ensure;
-use postroad_tests::harness::cluster::{Cluster, Program, eventually, sms};
+use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, sms};
 use postroad_tests::proxy::Proxy;
+use postroad_tests::simulator::Behaviour;
 
 /// Waits until a program says that it is not ready because of this server.
-async fn wait_for_reason(
-    cluster: &Cluster,
-    id: postroad_tests::harness::cluster::Id,
-    reason: &str,
-) -> anyhow::Result<()> {
+async fn wait_for_reason(cluster: &Cluster, id: Id, reason: &str) -> anyhow::Result<()> {
     eventually(format_args!("{reason} is missed"), async || {
         let (is_ready, page) = cluster.readyz(id).await?;
         let why = page["reasons"][reason].as_str().unwrap_or("starting");
@@ -137,4 +134,41 @@ async fn every_wrong_variable_is_named_at_once() -> anyhow::Result<()> {
     let env = wrong.map(|(name, value)| (name, value.to_owned()));
     check_refused(&mut cluster, &env, &wrong.map(|(name, _)| name)).await?;
     cluster.finish().await
+}
+
+#[tokio::test]
+async fn programs_work_without_the_right_to_declare() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().start().await?;
+    // An administrator has made the topology; here the first programs were that administrator.
+    let (worker, scheduler) = (cluster.worker(0), cluster.scheduler(0));
+    cluster.terminate(worker).await?;
+    cluster.terminate(scheduler).await?;
+    let vhost = cluster.vhost().clone();
+    let name = |role| format!("{role}_{}", std::process::id());
+    let (scheduler, worker) = (name("scheduler"), name("worker"));
+    let url = vhost
+        .create_user(&scheduler, "^postroad\\.(jobs|parked)$")
+        .await?;
+    cluster
+        .start(Program::scheduler().env("AMQP_URL", url))
+        .await?;
+    let url = vhost.create_user(&worker, "^$").await?;
+    cluster
+        .start(Program::worker().env("AMQP_URL", url))
+        .await?;
+
+    cluster.provider.set(Behaviour {
+        rate_503: 1.0,
+        ..Behaviour::default()
+    })?;
+    cluster.enqueue(&[sms()]).await?;
+    cluster
+        .provider
+        .wait_for(|report| report.refused_503 == 1)
+        .await?;
+    cluster.provider.set(Behaviour::default())?;
+    cluster.wait_for("completed", 1).await?;
+    cluster.finish().await?;
+    vhost.delete_user(&scheduler).await?;
+    vhost.delete_user(&worker).await
 }

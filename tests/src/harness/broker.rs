@@ -110,6 +110,42 @@ impl Vhost {
         Ok(())
     }
 
+    /// Lets queues of jobs hold so many messages, and refuse more.
+    pub async fn limit_queues(&self, messages: u32) -> anyhow::Result<()> {
+        let policy = json!({
+            "pattern": "^postroad\\.jobs\\.",
+            "apply-to": "queues",
+            "definition": {"max-length": messages},
+        });
+        self.call(Method::PUT, &["policies", &self.name, "short"], &policy)
+            .await?;
+        Ok(())
+    }
+
+    /// A user who may not declare anything, and publish only to these exchanges.
+    pub async fn create_user(&self, name: &str, write: &str) -> anyhow::Result<String> {
+        let user = json!({"password": "secret", "tags": ""});
+        self.call(Method::PUT, &["users", name], &user).await?;
+        let permissions = json!({"configure": "^$", "write": write, "read": ".*"});
+        self.call(
+            Method::PUT,
+            &["permissions", &self.name, name],
+            &permissions,
+        )
+        .await?;
+        let mut url: Url = self.amqp_url.parse().context("parsing the AMQP URL")?;
+        let is_set = url.set_username(name).is_ok() && url.set_password(Some("secret")).is_ok();
+        ensure!(is_set, "{url} cannot have a user");
+        Ok(url.into())
+    }
+
+    /// Deletes a user.
+    pub async fn delete_user(&self, name: &str) -> anyhow::Result<()> {
+        self.call(Method::DELETE, &["users", name], &Value::Null)
+            .await?;
+        Ok(())
+    }
+
     /// How many messages of a queue of jobs are in somebody's hands, as of some seconds ago.
     pub async fn unacked(&self, queue: &str) -> anyhow::Result<u64> {
         let name = work_queue(queue);
