@@ -10,6 +10,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{Fenced, NewProcess, Role, Store};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
@@ -128,8 +129,9 @@ impl Worker {
             health: health.clone(),
             shutdown: shutdown.clone(),
         };
-        let mut gatekeeper = tokio::spawn(gatekeeper.run(asked));
-        let mut finisher = tokio::spawn(finisher.run(outcomes));
+        let stage_ended = CancellationToken::new();
+        let gatekeeper = tokio::spawn(alarmed(gatekeeper.run(asked), &stage_ended));
+        let finisher = tokio::spawn(alarmed(finisher.run(outcomes), &stage_ended));
         tracing::info!(
             "postroad-worker {version} is running: queues {}, kinds {}",
             names.join(", "),
@@ -147,8 +149,7 @@ impl Worker {
         };
         let session = tokio::select! {
             session = consumer.run() => session,
-            ended = &mut gatekeeper => bail!("the gate ended by itself: {ended:?}"),
-            ended = &mut finisher => bail!("writing outcomes ended by itself: {ended:?}"),
+            () = ended_early(&stage_ended, &shutdown) => bail!("a stage of the worker ended by itself"),
         };
 
         // From here on nothing new comes in. Each stage ends when the one before it has.
@@ -175,6 +176,26 @@ impl Worker {
             drained = drained => drained,
             () = told_to_let_go => bail!("stopped with work in hand: a rescuer will judge it as lost"),
         }
+    }
+}
+
+/// Runs a stage that cancels `ended` when it ends, in whatever way.
+fn alarmed<T>(
+    stage: impl Future<Output = T>,
+    ended: &CancellationToken,
+) -> impl Future<Output = T> {
+    let alarm = ended.clone().drop_guard();
+    async move {
+        let _alarm = alarm;
+        stage.await
+    }
+}
+
+/// Resolves when a stage has ended although nobody asked the worker to stop.
+async fn ended_early(ended: &CancellationToken, shutdown: &Shutdown) {
+    ended.cancelled().await;
+    if shutdown.is_requested() {
+        std::future::pending::<()>().await;
     }
 }
 
