@@ -82,16 +82,18 @@ const LOCK_QUEUE: &str = "
 /// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
 ///
 /// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
+/// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
 /// * Every tenant with due work gets an equal share, in an order that changes from claim to claim;
 ///   what a tenant leaves of its share is claimed by the next call. Within a tenant: priority,
 ///   then due time.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
 const CLAIM: &str = "
     with recursive credit as materialized (
-        select least(q.window_size - in_pipe.n, $2) as n
+        select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
+               then least(q.window_size - in_pipe.n, $2) else 0 end as n
         from postroad.queue q,
              (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe
-        where q.id = $1 and q.window_size - in_pipe.n >= $4),
+        where q.id = $1),
     walk(tenant_id) as (
         (select j.tenant_id from postroad.job j where j.queue_id = $1 and j.stage = 0
          order by j.tenant_id limit 1)
