@@ -136,7 +136,7 @@ const CLAIM: &str = "
     from pick
     where j.id = pick.id
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
-              extract(epoch from j.claimed_at)::bigint, j.priority, j.run_at";
+              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at";
 
 /// Only what was never started may be let go: a started job is its worker's.
 const RELEASE: &str = "
