@@ -135,8 +135,9 @@ const GATE: &str = concat!(
 
 /// Completes jobs of arrays $1 (ids), $2 (fences), $3 (results).
 ///
-/// The fence alone decides, not the stage: as long as nobody has claimed the job again, a success
-/// that comes after a rescuer gave the worker up is evidence, and saves a second run.
+/// The fence decides, and hardly the stage: as long as nobody has claimed the job again, a success
+/// that comes after a rescuer gave the worker up is evidence, and saves a second run. But a job
+/// that nobody has started under this fence cannot have succeeded under it.
 const COMPLETE: &str = concat!(
     "
     with done as (
@@ -145,6 +146,7 @@ const COMPLETE: &str = concat!(
         delete from postroad.job j
         using done
         where j.id = done.id and j.dispatch = done.dispatch
+          and (j.stage <> 1 or j.started_at is not null)
         returning j.*, done.result)
     ",
     archive_from!("gone", "'completed'", "null", "result", "null")
