@@ -81,6 +81,9 @@ const INSERT: &str = "
                  and won.key = input.dedup_key
     left join postroad.dedup before on before.tenant_id = input.tenant_id
                  and before.kind_id = input.kind_id and before.key = input.dedup_key
+                 -- A key that was free to be taken over, and was not by us, has a new job by now.
+                 and (before.expires_at >= now()
+                      or exists (select from postroad.job j where j.id = before.job_id))
     left join inserted on inserted.id = input.id
     order by input.n";
 
