@@ -371,7 +371,7 @@ declare
     first_at constant timestamptz := '2000-01-01 00:00+00';
     last_at constant timestamptz := '2200-01-01 00:00+00';
     due timestamptz := coalesce(enqueue.run_at, now());
-    job_id uuid := postroad.uuid_v7();
+    new_id constant uuid := postroad.uuid_v7();
     tenant_ref integer;
     kind_ref integer;
     first_id uuid;
@@ -428,11 +428,20 @@ begin
     while enqueue.dedup_key is not null loop
         -- The unique index decides, not a look before the insert: of two callers at once the
         -- second waits here and then finds the first one's job.
-        insert into postroad.dedup as d (tenant_id, kind_id, key, job_id, expires_at)
-        values (tenant_ref, kind_ref, enqueue.dedup_key, job_id, greatest(due, now()) + enqueue.dedup_for)
-        on conflict (tenant_id, kind_id, key) do update
-            set job_id = excluded.job_id, expires_at = excluded.expires_at
-            where d.expires_at < now() and not exists (select from postroad.job j where j.id = d.job_id)
+        insert into postroad.dedup (tenant_id, kind_id, key, job_id, expires_at)
+        values (tenant_ref, kind_ref, enqueue.dedup_key, new_id, greatest(due, now()) + enqueue.dedup_for)
+        on conflict (tenant_id, kind_id, key) do nothing
+        returning dedup.job_id into first_id;
+        exit when first_id is not null;
+        -- Lock first, look after, in a statement of its own: a statement that waits for the lock
+        -- does not see the job which the caller before it added, and would take over its key.
+        perform from postroad.dedup d
+        where d.tenant_id = tenant_ref and d.kind_id = kind_ref and d.key = enqueue.dedup_key
+        for no key update;
+        update postroad.dedup d
+        set job_id = new_id, expires_at = greatest(due, now()) + enqueue.dedup_for
+        where d.tenant_id = tenant_ref and d.kind_id = kind_ref and d.key = enqueue.dedup_key
+          and d.expires_at < now() and not exists (select from postroad.job j where j.id = d.job_id)
         returning d.job_id into first_id;
         exit when first_id is not null;
         select d.job_id into first_id from postroad.dedup d
@@ -440,14 +449,14 @@ begin
         if first_id is not null then
             return first_id;
         end if;
-        -- The key was pruned between the two statements: try again.
+        -- The key was pruned between two statements: try again.
     end loop;
 
     insert into postroad.job
         (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost, traceparent)
-    values (job_id, postroad.queue_id(enqueue.queue), kind_ref, tenant_ref, enqueue.args::json,
+    values (new_id, postroad.queue_id(enqueue.queue), kind_ref, tenant_ref, enqueue.args::json,
         enqueue.priority, due, enqueue.expires_at, enqueue.max_attempts, enqueue.on_lost, enqueue.traceparent);
-    return job_id;
+    return new_id;
 end $$;
 comment on function postroad.enqueue(text, text, text, timestamptz, integer, timestamptz, text, text, integer, text, interval, text) is
     'Enqueues one job in the caller''s transaction and returns its id; with a dedup_key seen before, the first job''s id.';
