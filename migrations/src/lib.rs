@@ -51,6 +51,15 @@ pub fn names() -> Vec<String> {
         .collect()
 }
 
+/// A number that changes with any byte of any migration, and only then: it tells whether a database
+/// that was migrated before still is what [`migrate`] would make of an empty one.
+pub fn fingerprint() -> u64 {
+    embedded::migrations::runner()
+        .get_migrations()
+        .iter()
+        .fold(0, |all, one| all.rotate_left(1) ^ one.checksum())
+}
+
 /// Brings the database up to this program's schema; says which migrations that took.
 ///
 /// `client` must be a session of its own, not one behind a transaction pooler: the lock is held by
