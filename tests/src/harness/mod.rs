@@ -2,3 +2,5 @@
 
 pub mod broker;
 pub mod cluster;
+pub mod database;
+pub mod eventually;
