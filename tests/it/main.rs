@@ -1,4 +1,9 @@
-//! The tests against real servers and real programs, one file for each property.
+//! The tests against real servers and real programs, one file for each property: `make test`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests; clippy only knows functions that are marked"
+)]
 
 mod cluster_lost_worker;
 mod cluster_outage;
@@ -8,3 +13,12 @@ mod cluster_retry;
 mod cluster_scheduler;
 mod cluster_shutdown;
 mod cluster_startup;
+mod store_claims;
+mod store_enqueue;
+mod store_enqueue_batch;
+mod store_fixture;
+mod store_gate;
+mod store_housekeeping;
+mod store_migrations;
+mod store_outcomes;
+mod store_transitions;

@@ -1,7 +1,7 @@
 //! The states of a job, and every legal move between them.
 //!
 //! This is the one place that says what may follow what. The SQL that makes the moves is held to
-//! it by a test that walks all pairs (`tests/it/transitions.rs`).
+//! it by a test that walks all pairs (`tests/it/store_transitions.rs`).
 
 use std::fmt;
 

@@ -1,0 +1,232 @@
+//! A store to itself, and the shortest ways to jobs in the states that tests begin with.
+
+use std::time::Duration;
+
+use postroad_common::job::{JobId, NewJob, OnLost};
+use postroad_common::store::{
+    Claim, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, Outcome, ProcessId,
+    Role, Store, WatchedProcess,
+};
+use postroad_tests::harness::database::TestDatabase;
+use postroad_tests::harness::eventually::eventually;
+use serde_json::value::to_raw_value;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+/// More than any test has.
+pub(crate) const ALL: i64 = 1_000_000;
+
+/// A database with a scheduler and a worker registered.
+pub(crate) struct Room {
+    pub(crate) store: Store,
+    pub(crate) sql: Client,
+    pub(crate) scheduler: ProcessId,
+    pub(crate) worker: ProcessId,
+    pub(crate) database: TestDatabase,
+}
+
+impl Room {
+    pub(crate) async fn open() -> Self {
+        let database = TestDatabase::create().await;
+        let store = database.store();
+        Self {
+            sql: database.client().await,
+            scheduler: register(&store, Role::Scheduler).await,
+            worker: register(&store, Role::Worker).await,
+            store,
+            database,
+        }
+    }
+
+    /// A further worker.
+    pub(crate) async fn another_worker(&self) -> ProcessId {
+        register(&self.store, Role::Worker).await
+    }
+
+    pub(crate) async fn enqueue(&self, job: NewJob) -> JobId {
+        self.enqueue_all(&[job]).await[0]
+    }
+
+    pub(crate) async fn enqueue_all(&self, jobs: &[NewJob]) -> Vec<JobId> {
+        let enqueued = self.store.enqueue(jobs, false).await.unwrap();
+        enqueued.iter().map(|one| one.id).collect()
+    }
+
+    /// The queue as the dispatcher sees it; it must have due jobs.
+    pub(crate) async fn due_queue(&self, name: &str) -> DueQueue {
+        let mut due = self.store.due_queues().await.unwrap().into_iter();
+        due.find(|queue| queue.name == name).unwrap()
+    }
+
+    /// Claims up to `limit` jobs of a queue.
+    pub(crate) async fn claim(&self, queue: &DueQueue, limit: i64) -> Vec<Claim> {
+        let claims = self.store.claim(queue, limit, 1, self.scheduler).await;
+        claims.unwrap()
+    }
+
+    /// Claims all that is due in the default queue.
+    pub(crate) async fn claim_all(&self) -> Vec<Fenced> {
+        let queue = self.due_queue("default").await;
+        let claims = self.claim(&queue, ALL).await;
+        claims.iter().map(fence).collect()
+    }
+
+    /// Enqueues a job and claims it.
+    pub(crate) async fn dispatched(&self, job: NewJob) -> Fenced {
+        let id = self.enqueue(job).await;
+        let claims = self.claim_all().await;
+        claims.into_iter().find(|claim| claim.id == id).unwrap()
+    }
+
+    /// Enqueues a job, claims it and starts it.
+    pub(crate) async fn running(&self, job: NewJob) -> Fenced {
+        let job = self.dispatched(job).await;
+        assert_eq!(self.start(job).await, GateVerdict::Start { attempt: 1 });
+        job
+    }
+
+    /// What the gate says to the worker about one job.
+    pub(crate) async fn start(&self, job: Fenced) -> GateVerdict {
+        self.start_by(self.worker, job).await
+    }
+
+    pub(crate) async fn start_by(&self, worker: ProcessId, job: Fenced) -> GateVerdict {
+        match self.store.gate(worker, &[job]).await.unwrap() {
+            Gate::Judged(verdicts) => verdicts[0],
+            Gate::WorkerIsLost => panic!("worker {worker} is not lost"),
+        }
+    }
+
+    /// Ends one attempt.
+    pub(crate) async fn finish(&self, job: Fenced, ending: Ending) -> Moved {
+        let outcome = Outcome { job, ending };
+        self.store.finish(&[outcome]).await.unwrap()[0]
+    }
+
+    /// What a rescuer does about a worker it has not heard of.
+    pub(crate) async fn call_lost(&self, process: ProcessId) {
+        let watched = self.store.watched_processes().await.unwrap();
+        let is_process = |one: &&WatchedProcess| one.id == process;
+        let seen = watched.iter().find(is_process).unwrap();
+        assert!(self.store.call_lost(seen).await.unwrap());
+    }
+
+    /// The state that people see.
+    pub(crate) async fn state(&self, id: JobId) -> String {
+        self.look(id, "state::text").await
+    }
+
+    /// One column of what people see of a job.
+    pub(crate) async fn look<T>(&self, id: JobId, column: &str) -> T
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        let sql = format!("select {column} from postroad.jobs where id = $1");
+        let row = self.sql.query_one(&sql, &[id.as_uuid()]).await.unwrap();
+        row.get(0)
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.sql.batch_execute(sql).await.unwrap();
+    }
+
+    /// The first column of the only row.
+    pub(crate) async fn value<T>(&self, sql: &str) -> T
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        self.sql.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Adds the names that jobs have by default: who enqueues first otherwise waits for those, and
+    /// not for what the test is about.
+    pub(crate) async fn add_names(&self) {
+        self.execute(
+            "insert into postroad.queue (name) values ('default') on conflict do nothing;
+             insert into postroad.tenant (name) values ('default') on conflict do nothing",
+        )
+        .await;
+    }
+
+    /// Waits until some session of this database waits for another one.
+    pub(crate) async fn somebody_waits(&self) {
+        eventually("a session waits for a lock", async || {
+            let sql = "select count(*) from pg_stat_activity
+                where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0";
+            match self.value::<i64>(sql).await {
+                0 => Err("none waits"),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    /// Makes the statistics of all that the store did so far visible, which a session only
+    /// promises when it ends, and goes on with a new store.
+    pub(crate) async fn settle_statistics(&mut self) {
+        self.store = self.database.store();
+        eventually("the old store's sessions end", async || {
+            let sql = "select count(*) from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid()";
+            match self.value::<i64>(sql).await {
+                0 => Ok(()),
+                n => Err(format!("{n} are left")),
+            }
+        })
+        .await;
+    }
+}
+
+async fn register(store: &Store, role: Role) -> ProcessId {
+    let process = NewProcess {
+        role,
+        host: "test".to_owned(),
+        pid: 1,
+        version: "0",
+        queues: Vec::new(),
+        lease: Duration::from_secs(30),
+    };
+    store.register(&process).await.unwrap()
+}
+
+/// A job whose worker's loss means another attempt, due now.
+pub(crate) fn job() -> NewJob {
+    let args = to_raw_value(&serde_json::json!({ "n": 1 })).unwrap();
+    NewJob::new("echo".parse().unwrap(), args)
+}
+
+/// A job whose worker's loss means a decision, due now.
+pub(crate) fn job_to_hold() -> NewJob {
+    NewJob {
+        on_lost: Some(OnLost::Hold),
+        ..job()
+    }
+}
+
+pub(crate) fn fence(claim: &Claim) -> Fenced {
+    Fenced {
+        id: claim.id,
+        dispatch: claim.dispatch,
+    }
+}
+
+pub(crate) fn failed() -> Ending {
+    Ending::Failed {
+        fatal: false,
+        retry_after: None,
+        code: "refused",
+        message: "the other side refused".to_owned(),
+    }
+}
+
+pub(crate) fn unknown() -> Ending {
+    Ending::Unknown {
+        code: "no_answer",
+        message: "the other side did not answer".to_owned(),
+    }
+}
+
+/// An id that SQL answered.
+pub(crate) fn id(uuid: Uuid) -> JobId {
+    uuid.into()
+}
