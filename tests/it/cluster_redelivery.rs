@@ -190,7 +190,7 @@ async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::R
     store.release(&[(old, Duration::ZERO)]).await?;
     store.claim(&queue, 1, 1, me).await?;
 
-    let verdicts = store.gate(me, &[old, new, old], false).await?;
+    let verdicts = store.gate(me, &[old, new, old]).await?;
 
     let start = GateVerdict::Start { attempt: 1 };
     let expected = vec![GateVerdict::Refused, start, GateVerdict::Refused];

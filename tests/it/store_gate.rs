@@ -59,13 +59,23 @@ async fn a_worker_that_lost_the_answer_asks_again_and_is_charged_once() {
     let job = room.running(job()).await;
     let started_at: Timestamp = room.look(job.id, "started_at").await;
 
-    assert_eq!(room.start(job).await, FIRST);
+    let answer = room.store.gate_again(room.worker, &[job]).await.unwrap();
 
+    assert_eq!(answer, Gate::Judged(vec![FIRST]));
     assert_eq!(room.look::<i32>(job.id, "attempt").await, 1);
     assert_eq!(
         room.look::<Timestamp>(job.id, "started_at").await,
         started_at
     );
+}
+
+#[tokio::test]
+async fn a_job_that_ran_and_lost_its_outcome_is_not_started_again_by_its_own_worker() {
+    let room = Room::open().await;
+    let job = room.running(job()).await;
+
+    assert_eq!(room.start(job).await, GateVerdict::Refused);
+    assert_eq!(room.state(job.id).await, "running");
 }
 
 #[tokio::test]
@@ -181,7 +191,8 @@ async fn a_started_job_does_not_expire() {
     let job = room.running(in_an_hour()).await;
     let_expire(&room).await;
 
-    assert_eq!(room.start(job).await, FIRST);
+    let answer = room.store.gate_again(room.worker, &[job]).await.unwrap();
+    assert_eq!(answer, Gate::Judged(vec![FIRST]));
     assert_eq!(room.store.expire(ALL).await.unwrap(), 0);
     assert_eq!(room.state(job.id).await, "running");
 }
@@ -190,18 +201,26 @@ async fn a_started_job_does_not_expire() {
 async fn what_was_gated_and_never_run_is_given_back_uncharged() {
     let room = Room::open().await;
     let never_run = room.running(job()).await;
+    let ran = room.running(job()).await;
     let held = room.running(crate::store_fixture::job_to_hold()).await;
     room.finish(held, unknown()).await;
     let other = room.another_worker().await;
     let of_other = room.dispatched(job()).await;
     room.start_by(other, of_other).await;
 
-    assert_eq!(room.store.release_never_run(room.worker).await.unwrap(), 1);
+    let unanswered = [never_run, held, of_other];
+    let released = room
+        .store
+        .release_never_run(room.worker, &unanswered)
+        .await
+        .unwrap();
+    assert_eq!(released, 1);
 
     assert_eq!(room.state(never_run.id).await, "scheduled");
     assert_eq!(room.look::<i32>(never_run.id, "attempt").await, 0);
     assert_eq!(room.state(held.id).await, "held");
     assert_eq!(room.state(of_other.id).await, "running");
+    assert_eq!(room.state(ran.id).await, "running");
 }
 
 /// An update that stays on its page (HOT) writes no index; that is what `fillfactor` is for.

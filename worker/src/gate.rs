@@ -16,7 +16,7 @@ use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Fenced, Gate, GateVerdict, Store};
+use postroad_common::store::{self, Fenced, Gate, GateVerdict, ProcessId, Store};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::executor::Executor;
@@ -91,8 +91,7 @@ impl Gatekeeper {
                     .health
                     .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
                 Some(id) => match self
-                    .store
-                    .gate(id, fences, std::mem::replace(&mut is_again, true))
+                    .ask_once(id, fences, std::mem::replace(&mut is_again, true))
                     .await
                 {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
@@ -115,6 +114,18 @@ impl Gatekeeper {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
                 () = self.shutdown.quiesce.cancelled() => return None,
             }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        id: ProcessId,
+        fences: &[Fenced],
+        is_again: bool,
+    ) -> Result<Gate, store::Error> {
+        match is_again {
+            false => self.store.gate(id, fences).await,
+            true => self.store.gate_again(id, fences).await,
         }
     }
 }

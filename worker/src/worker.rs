@@ -180,10 +180,10 @@ impl Worker {
 }
 
 /// Runs a stage that cancels `ended` when it ends, in whatever way.
-fn alarmed<T>(
-    stage: impl Future<Output = T>,
+fn alarmed<S: Future>(
+    stage: S,
     ended: &CancellationToken,
-) -> impl Future<Output = T> {
+) -> impl Future<Output = S::Output> + use<S> {
     let alarm = ended.clone().drop_guard();
     async move {
         let _alarm = alarm;

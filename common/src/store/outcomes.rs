@@ -208,9 +208,18 @@ const RELEASE_NEVER_RUN: &str = "
     returning j.id";
 
 impl Store {
-    /// Asks for the right to start these deliveries, each once. `is_again` says that this very
-    /// question was asked before and its answer did not come.
-    pub async fn gate(
+    /// Asks for the right to start these deliveries, each once.
+    pub async fn gate(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
+        self.ask_gate(worker, jobs, false).await
+    }
+
+    /// Asks the very same question again, whose answer did not come: jobs that the first one
+    /// started are granted once more.
+    pub async fn gate_again(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
+        self.ask_gate(worker, jobs, true).await
+    }
+
+    async fn ask_gate(
         &self,
         worker: ProcessId,
         jobs: &[Fenced],
