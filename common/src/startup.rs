@@ -3,10 +3,11 @@
 //! A server that does not answer is waited for, with one line in the log; one that answers "no"
 //! (password, vhost, schema) will say the same tomorrow, so the program ends and says what to fix.
 
+#[cfg(any(feature = "store", feature = "broker"))]
 use crate::backoff::Backoff;
 use crate::config::ConfigError;
-use crate::health::Health;
-use crate::shutdown::Shutdown;
+#[cfg(any(feature = "store", feature = "broker"))]
+use crate::{health::Health, shutdown::Shutdown};
 
 /// Why a program does not start.
 #[derive(Debug, thiserror::Error)]
@@ -26,23 +27,12 @@ pub async fn postgres(
     health: &Health,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    const NAME: &str = "postgres";
-    health.expect(NAME);
-    let mut backoff = Backoff::default();
-    loop {
-        match store.schema_state().await {
-            Ok(state) => {
-                state.require_current()?;
-                health.good(NAME);
-                return Ok(());
-            }
-            Err(error) => match error.as_config_error() {
-                Some(wrong) => return Err(wrong.into()),
-                None => health.bad(NAME, error),
-            },
-        }
-        wait(&mut backoff, shutdown).await?;
-    }
+    let ask = async || store.schema_state().await;
+    let state = until(POSTGRES, health, shutdown, ask, |error| {
+        error.as_config_error()
+    })
+    .await?;
+    Ok(state.require_current()?)
 }
 
 /// Waits until RabbitMQ takes a connection.
@@ -52,22 +42,11 @@ pub async fn rabbitmq(
     health: &Health,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    const NAME: &str = "rabbitmq";
-    health.expect(NAME);
-    let mut backoff = Backoff::default();
-    loop {
-        match broker.connect("check").await {
-            Ok(_connection) => {
-                health.good(NAME);
-                return Ok(());
-            }
-            Err(error) => match error.as_config_error() {
-                Some(wrong) => return Err(wrong.into()),
-                None => health.bad(NAME, error),
-            },
-        }
-        wait(&mut backoff, shutdown).await?;
-    }
+    let ask = async || broker.connect("check").await.map(drop);
+    until("rabbitmq", health, shutdown, ask, |error| {
+        error.as_config_error()
+    })
+    .await
 }
 
 /// Repeats one of the first calls to Postgres until it goes through.
@@ -77,23 +56,37 @@ pub async fn repeat<T>(
     shutdown: &Shutdown,
     call: impl AsyncFn() -> Result<T, crate::store::Error>,
 ) -> Result<T, Error> {
-    const NAME: &str = "postgres";
+    until(POSTGRES, health, shutdown, call, |_| None).await
+}
+
+#[cfg(feature = "store")]
+const POSTGRES: &str = "postgres";
+
+/// Calls until there is an answer, as the condition `name`. An error that is a refusal ends it.
+#[cfg(any(feature = "store", feature = "broker"))]
+async fn until<T, E: std::fmt::Display>(
+    name: &'static str,
+    health: &Health,
+    shutdown: &Shutdown,
+    call: impl AsyncFn() -> Result<T, E>,
+    refusal: impl Fn(&E) -> Option<ConfigError>,
+) -> Result<T, Error> {
+    health.expect(name);
     let mut backoff = Backoff::default();
     loop {
         match call().await {
-            Ok(value) => {
-                health.good(NAME);
-                return Ok(value);
+            Ok(answer) => {
+                health.good(name);
+                return Ok(answer);
             }
-            Err(error) => health.bad(NAME, error),
+            Err(error) => match refusal(&error) {
+                Some(wrong) => return Err(wrong.into()),
+                None => health.bad(name, error),
+            },
         }
-        wait(&mut backoff, shutdown).await?;
-    }
-}
-
-async fn wait(backoff: &mut Backoff, shutdown: &Shutdown) -> Result<(), Error> {
-    tokio::select! {
-        () = tokio::time::sleep(backoff.next_wait()) => Ok(()),
-        () = shutdown.quiesce.cancelled() => Err(Error::Stopped),
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.quiesce.cancelled() => return Err(Error::Stopped),
+        }
     }
 }

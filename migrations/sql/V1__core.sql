@@ -70,6 +70,11 @@ create table postroad.tenant (
 );
 comment on table postroad.tenant is 'Whose jobs they are. Tenants share queues and are served in turn.';
 
+-- Whoever names a new queue, kind or tenant makes others who name it wait for the end of the
+-- transaction. The names that nearly everybody uses are there from the start.
+insert into postroad.queue (name) values ('default');
+insert into postroad.tenant (name) values ('default');
+
 -- === Processes ===
 
 create table postroad.process (

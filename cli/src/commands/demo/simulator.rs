@@ -32,6 +32,8 @@ pub(super) struct Counts {
     pub(super) delivered: u64,
     /// The rest.
     pub(super) duplicates: u64,
+    /// All calls, with and without effect.
+    requests: u64,
 }
 
 /// A call, as the provider wrote it down.
@@ -97,7 +99,7 @@ impl SimulatorClient {
 
     /// Every call so far, from the provider's own record, once it is all in the file.
     pub(super) async fn calls(&self) -> anyhow::Result<Vec<Call>> {
-        let requests = self.requests().await?;
+        let requests = self.report().await?.requests;
         let until = Instant::now() + UP_WITHIN;
         loop {
             let text = std::fs::read_to_string(&self.record).context("reading the record")?;
@@ -113,20 +115,6 @@ impl SimulatorClient {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    async fn requests(&self) -> anyhow::Result<u64> {
-        #[derive(Deserialize)]
-        struct Requests {
-            requests: u64,
-        }
-        let answer = self
-            .client
-            .get(self.url("/report"))
-            .send()
-            .await?
-            .error_for_status()?;
-        Ok(serde_json::from_slice::<Requests>(&answer.bytes().await?)?.requests)
     }
 }
 
