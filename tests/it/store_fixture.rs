@@ -154,11 +154,12 @@ impl Room {
             let sql = "select count(*) from pg_stat_activity
                 where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0";
             match self.value::<i64>(sql).await {
-                0 => Err("none waits"),
+                0 => anyhow::bail!("none waits"),
                 _ => Ok(()),
             }
         })
-        .await;
+        .await
+        .unwrap();
     }
 
     /// Makes the statistics of all that the store did so far visible, which a session only
@@ -170,10 +171,11 @@ impl Room {
                 where datname = current_database() and pid <> pg_backend_pid()";
             match self.value::<i64>(sql).await {
                 0 => Ok(()),
-                n => Err(format!("{n} are left")),
+                n => anyhow::bail!("{n} are left"),
             }
         })
-        .await;
+        .await
+        .unwrap();
     }
 }
 

@@ -152,7 +152,8 @@ const COMPLETE: &str = concat!(
     archive_from!("gone", "'completed'", "null", "result", "null")
 );
 
-/// [`COMPLETE`], for a handler that finishes its job inside its own transaction.
+/// What completes a job, for a handler that does it inside its own transaction: arrays of ids ($1),
+/// fences ($2) and results ($3).
 pub const COMPLETE_IN_TRANSACTION: &str = COMPLETE;
 
 /// Ends attempts that did not complete. `verb` is what the worker says; what an unclear end means

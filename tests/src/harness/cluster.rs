@@ -20,28 +20,24 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
 use postroad_common::broker::topology::{DEAD_QUEUE, work_queue};
-use postroad_common::config::Env;
 use postroad_common::job::{JobId, NewJob};
 use postroad_common::store::{JobFilter, JobRow, Settings, Store};
 use postroad_provision::{Child, ChildSpec, Processes, Servers, Signal};
 use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
-use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::broker::{Stranger, Vhost};
-use crate::proxy::Proxy;
+use super::endpoints::{Endpoints, addr, at, connect, with_path};
+pub use super::eventually::eventually;
+pub use super::program::Program;
 use crate::simulator::{self, Simulator};
 
 /// Clusters that run at once: more would only make each other slow.
 const CLUSTERS_MAX: usize = 4;
 static ROOM: Semaphore = Semaphore::const_new(CLUSTERS_MAX);
-
-/// How often a condition is looked at, and for how long.
-const POLL: Duration = Duration::from_millis(30);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a program may take to end when it was asked to.
 const STOP_MAX: Duration = Duration::from_secs(40);
@@ -51,145 +47,6 @@ const GIVE_BACKS_MAX: usize = 3;
 
 /// Lines of each log that are shown when a test fails.
 const LINES_SHOWN: usize = 40;
-
-/// Waits until `probe` succeeds; the error is the last one that it gave.
-pub async fn eventually<T>(
-    what: impl Display,
-    probe: impl AsyncFn() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match tokio::time::timeout(PATIENCE, probe()).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(last)) if Instant::now() >= deadline => {
-                return Err(last.context(format!("waited {PATIENCE:?} until {what}")));
-            }
-            Ok(Err(_)) => tokio::time::sleep(POLL).await,
-            Err(_) => bail!("waited {PATIENCE:?} until {what}: one look took all of it"),
-        }
-    }
-}
-
-/// Where the servers are, as `postroad dev` tells the tests.
-#[derive(Clone, Debug)]
-pub struct Endpoints {
-    /// The database, as its superuser.
-    pub database_url: String,
-    /// A virtual host, as an administrator.
-    pub amqp_url: String,
-    /// The management API, as that administrator.
-    pub management_url: String,
-}
-
-impl Endpoints {
-    /// Those of the servers that all tests share.
-    pub fn shared() -> anyhow::Result<Self> {
-        let env = Env::of_process();
-        let read = |name| {
-            let text = env.text(name).map(str::to_owned);
-            text.with_context(|| format!("{name} is not set: run `make test`"))
-        };
-        Ok(Self {
-            database_url: read("DATABASE_URL")?,
-            amqp_url: read("AMQP_URL")?,
-            management_url: read("POSTROAD_MANAGEMENT_URL")?,
-        })
-    }
-
-    /// Those of a test's own servers.
-    pub fn of(servers: &Servers) -> Self {
-        Self {
-            database_url: servers.database_url().to_owned(),
-            amqp_url: servers.amqp_url().to_owned(),
-            management_url: servers.management_url().to_owned(),
-        }
-    }
-}
-
-/// The address in a URL.
-fn addr(url: &str, default_port: u16) -> anyhow::Result<SocketAddr> {
-    let url: Url = url.parse().context("parsing a URL")?;
-    let host = url.host_str().context("a URL has a host")?;
-    let ip = host
-        .parse()
-        .context("the servers of tests have IP addresses")?;
-    Ok(SocketAddr::new(ip, url.port().unwrap_or(default_port)))
-}
-
-/// The same URL with another path: a database, or a virtual host.
-fn with_path(url: &str, path: &str) -> anyhow::Result<String> {
-    let mut url: Url = url.parse().context("parsing a URL")?;
-    url.set_path(path);
-    Ok(url.into())
-}
-
-/// The same URL at another address.
-fn at(url: &str, addr: SocketAddr) -> anyhow::Result<String> {
-    let mut url: Url = url.parse().context("parsing a URL")?;
-    let is_set = url.set_ip_host(addr.ip()).is_ok() && url.set_port(Some(addr.port())).is_ok();
-    ensure!(is_set, "{url} cannot have the address {addr}");
-    Ok(url.into())
-}
-
-/// A session of its own.
-async fn connect(database_url: &str) -> anyhow::Result<Client> {
-    let (client, connection) = tokio_postgres::connect(database_url, NoTls)
-        .await
-        .context("connecting to Postgres")?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// A scheduler or a worker to be started.
-#[derive(Clone, Debug)]
-pub struct Program {
-    name: &'static str,
-    env: BTreeMap<String, String>,
-    amqp: Option<SocketAddr>,
-    postgres: Option<SocketAddr>,
-}
-
-impl Program {
-    /// A scheduler, configured as its cluster says.
-    pub fn scheduler() -> Self {
-        Self::of("postroad-scheduler")
-    }
-
-    /// A worker, configured as its cluster says.
-    pub fn worker() -> Self {
-        Self::of("postroad-worker")
-    }
-
-    fn of(name: &'static str) -> Self {
-        Self {
-            name,
-            env: BTreeMap::new(),
-            amqp: None,
-            postgres: None,
-        }
-    }
-
-    /// Sets a variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl Display) -> Self {
-        self.env.insert(name.to_owned(), value.to_string());
-        self
-    }
-
-    /// Reaches RabbitMQ through a proxy.
-    #[must_use]
-    pub fn amqp_through(mut self, proxy: &Proxy) -> Self {
-        self.amqp = Some(proxy.addr());
-        self
-    }
-
-    /// Reaches Postgres through a proxy.
-    #[must_use]
-    pub fn postgres_through(mut self, proxy: &Proxy) -> Self {
-        self.postgres = Some(proxy.addr());
-        self
-    }
-}
 
 /// A program of a cluster, whether it still runs or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,28 +4,28 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use anyhow::bail;
+use tokio::time::Instant;
 
-/// Longer than anything here takes on a machine that is busy with something else.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a condition is looked at, and for how long: longer than anything here takes on a
+/// machine that is busy with something else.
+const POLL: Duration = Duration::from_millis(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks. Short beside what is waited for, long beside what a look costs.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// Looks until `look` answers `Ok`, and answers with that.
-///
-/// # Panics
-///
-/// After half a minute, with `what` was waited for and what was seen last.
-pub async fn eventually<T, E: Display>(what: &str, look: impl AsyncFn() -> Result<T, E>) -> T {
+/// Waits until `probe` succeeds; the error is the last one that it gave.
+pub async fn eventually<T>(
+    what: impl Display,
+    probe: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match look().await {
-            Ok(seen) => return seen,
-            Err(seen) if Instant::now() >= deadline => {
-                panic!("{what}: not within {PATIENCE:?}; seen last: {seen}")
+        match tokio::time::timeout(PATIENCE, probe()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(last)) if Instant::now() >= deadline => {
+                return Err(last.context(format!("waited {PATIENCE:?} until {what}")));
             }
-            Err(_) => sleep(PAUSE).await,
+            Ok(Err(_)) => tokio::time::sleep(POLL).await,
+            Err(_) => bail!("waited {PATIENCE:?} until {what}: one look took all of it"),
         }
     }
 }

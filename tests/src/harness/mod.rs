@@ -3,4 +3,6 @@
 pub mod broker;
 pub mod cluster;
 pub mod database;
+pub mod endpoints;
 pub mod eventually;
+pub mod program;

@@ -1,0 +1,58 @@
+//! A scheduler or a worker, and what a test may set of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use crate::proxy::Proxy;
+
+/// A scheduler or a worker to be started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(super) name: &'static str,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) amqp: Option<SocketAddr>,
+    pub(super) postgres: Option<SocketAddr>,
+}
+
+impl Program {
+    /// A scheduler, configured as its cluster says.
+    pub fn scheduler() -> Self {
+        Self::of("postroad-scheduler")
+    }
+
+    /// A worker, configured as its cluster says.
+    pub fn worker() -> Self {
+        Self::of("postroad-worker")
+    }
+
+    fn of(name: &'static str) -> Self {
+        Self {
+            name,
+            env: BTreeMap::new(),
+            amqp: None,
+            postgres: None,
+        }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Display) -> Self {
+        self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Reaches RabbitMQ through a proxy.
+    #[must_use]
+    pub fn amqp_through(mut self, proxy: &Proxy) -> Self {
+        self.amqp = Some(proxy.addr());
+        self
+    }
+
+    /// Reaches Postgres through a proxy.
+    #[must_use]
+    pub fn postgres_through(mut self, proxy: &Proxy) -> Self {
+        self.postgres = Some(proxy.addr());
+        self
+    }
+}
