@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod cluster_library;
 mod cluster_lost_worker;
 mod cluster_outage;
 mod cluster_poison;

@@ -10,6 +10,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{Fenced, NewProcess, Role, Store};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::consumer::{self, Consumer, Intake, Session};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
-use crate::gate::Gatekeeper;
+use crate::gate::{Asking, Gatekeeper};
 use crate::handler::Handler;
 use crate::metrics;
 use crate::registry::{RegisterError, Registry};
@@ -110,29 +111,7 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let (asking, asked) = mpsc::channel(CHANNEL);
-        let (finished, outcomes) = mpsc::channel(CHANNEL);
-        let running = TaskTracker::new();
-        let executor = Executor {
-            running: running.clone(),
-            finished,
-            shutdown: shutdown.clone(),
-        };
-        let gatekeeper = Gatekeeper {
-            store: store.clone(),
-            membership: membership.clone(),
-            executor,
-            health: health.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let finisher = Finisher {
-            store: store.clone(),
-            health: health.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let stage_ended = CancellationToken::new();
-        let gatekeeper = tokio::spawn(alarmed(gatekeeper.run(asked), &stage_ended));
-        let finisher = tokio::spawn(alarmed(finisher.run(outcomes), &stage_ended));
+        let (stages, asking) = Stages::start(&store, &membership, &health, &shutdown);
         tracing::info!(
             "postroad-worker {version} is running: queues {}, kinds {}",
             names.join(", "),
@@ -150,33 +129,93 @@ impl Worker {
         };
         let session = tokio::select! {
             session = consumer.run() => session,
-            () = ended_early(&stage_ended, &shutdown) => bail!("a stage of the worker ended by itself"),
-        };
-
-        // From here on nothing new comes in. Each stage ends when the one before it has.
-        let drained = async {
-            let unanswered = gatekeeper.await.context("the gate")?;
-            running.close();
-            running.wait().await;
-            let is_all_written = finisher.await.context("writing outcomes")?;
-            if let Some(session) = session {
-                Session::close(session).await;
-            }
-            sign_off(&store, membership, &unanswered).await;
-            if !is_all_written {
-                bail!("stopped with outcomes unwritten: a rescuer will judge them as lost");
-            }
-            tracing::info!("stopped");
-            anyhow::Ok(())
+            () = stages.ended_early(&shutdown) => bail!("a stage of the worker ended by itself"),
         };
         let told_to_let_go = async {
             shutdown.cancel.cancelled().await;
             tokio::time::sleep(LET_GO_WITHIN).await;
         };
         tokio::select! {
-            drained = drained => drained,
+            drained = stages.drain(session, &store, membership) => drained,
             () = told_to_let_go => bail!("stopped with work in hand: a rescuer will judge it as lost"),
         }
+    }
+}
+
+/// What stands between the consumer and the database.
+struct Stages {
+    gatekeeper: JoinHandle<Vec<Fenced>>,
+    running: TaskTracker,
+    finisher: JoinHandle<bool>,
+    /// Cancelled when a stage ends, in whatever way.
+    ended: CancellationToken,
+}
+
+impl Stages {
+    /// Starts them. Deliveries go into the sender; when it is dropped, the stages come to an end.
+    fn start(
+        store: &Store,
+        membership: &Membership,
+        health: &Health,
+        shutdown: &Shutdown,
+    ) -> (Self, mpsc::Sender<Asking>) {
+        let (asking, asked) = mpsc::channel(CHANNEL);
+        let (finished, outcomes) = mpsc::channel(CHANNEL);
+        let running = TaskTracker::new();
+        let gatekeeper = Gatekeeper {
+            store: store.clone(),
+            membership: membership.clone(),
+            executor: Executor {
+                running: running.clone(),
+                finished,
+                shutdown: shutdown.clone(),
+            },
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let finisher = Finisher {
+            store: store.clone(),
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let ended = CancellationToken::new();
+        let stages = Self {
+            gatekeeper: tokio::spawn(alarmed(gatekeeper.run(asked), &ended)),
+            finisher: tokio::spawn(alarmed(finisher.run(outcomes), &ended)),
+            running,
+            ended,
+        };
+        (stages, asking)
+    }
+
+    /// Resolves when a stage has ended although nobody asked the worker to stop.
+    async fn ended_early(&self, shutdown: &Shutdown) {
+        self.ended.cancelled().await;
+        if shutdown.is_requested() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Nothing new comes in any more: each stage ends when the one before it has.
+    async fn drain(
+        self,
+        session: Option<Session>,
+        store: &Store,
+        membership: Membership,
+    ) -> anyhow::Result<()> {
+        let unanswered = self.gatekeeper.await.context("the gate")?;
+        self.running.close();
+        self.running.wait().await;
+        let is_all_written = self.finisher.await.context("writing outcomes")?;
+        if let Some(session) = session {
+            session.close().await;
+        }
+        sign_off(store, membership, &unanswered).await;
+        if !is_all_written {
+            bail!("stopped with outcomes unwritten: a rescuer will judge them as lost");
+        }
+        tracing::info!("stopped");
+        Ok(())
     }
 }
 
@@ -189,14 +228,6 @@ fn alarmed<S: Future>(
     async move {
         let _alarm = alarm;
         stage.await
-    }
-}
-
-/// Resolves when a stage has ended although nobody asked the worker to stop.
-async fn ended_early(ended: &CancellationToken, shutdown: &Shutdown) {
-    ended.cancelled().await;
-    if shutdown.is_requested() {
-        std::future::pending::<()>().await;
     }
 }
 

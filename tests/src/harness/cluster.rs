@@ -333,7 +333,10 @@ impl Cluster {
         all.insert("POSTROAD_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
         all.extend(env);
         let number = self.programs.len();
-        let log = self.dir.path().join(format!("{number}-{name}.log"));
+        let log = self
+            .dir
+            .path()
+            .join(format!("{number}-{}.log", name.replace('/', "-")));
         let child = self.processes.spawn(ChildSpec {
             name: format!("{name} {number}"),
             program: binary(name)?,

@@ -26,6 +26,11 @@ impl Program {
         Self::of("postroad-worker")
     }
 
+    /// The worker of `worker/examples/greet.rs`, with a kind of its own.
+    pub fn greeter() -> Self {
+        Self::of("examples/greet")
+    }
+
     fn of(name: &'static str) -> Self {
         Self {
             name,
