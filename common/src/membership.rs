@@ -78,7 +78,7 @@ impl Membership {
     /// Registers anew, after this process was called lost under `id`.
     pub async fn rejoin(&self, id: ProcessId) -> Result<(), Error> {
         let _one_at_a_time = self.rejoining.lock().await;
-        if self.last_id() != id {
+        if self.left.is_cancelled() || self.last_id() != id {
             return Ok(());
         }
         let proven_at = Instant::now();
@@ -118,9 +118,6 @@ impl Membership {
     async fn beat_once(&self) -> Result<(), Error> {
         let (id, before) = (self.last_id(), Instant::now());
         if !self.store.beat(id).await? {
-            if self.left.is_cancelled() {
-                return Ok(());
-            }
             return self.rejoin(id).await;
         }
         let mut state = self.lock();

@@ -21,6 +21,7 @@ use postroad_common::broker::{Outgoing, Published, Publisher};
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
+use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{self, Claim, DueQueue, Fenced, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
@@ -54,6 +55,7 @@ pub struct Dispatcher {
     lanes: HashMap<i32, Lane>,
     room: Arc<Semaphore>,
     publishing: TaskTracker,
+    shutdown: Shutdown,
     rest: Duration,
 }
 
@@ -72,6 +74,7 @@ impl Dispatcher {
         membership: Membership,
         queues: watch::Sender<Vec<String>>,
         publishing: TaskTracker,
+        shutdown: Shutdown,
     ) -> Self {
         Self {
             store,
@@ -81,6 +84,7 @@ impl Dispatcher {
             lanes: HashMap::new(),
             room: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT)),
             publishing,
+            shutdown,
             rest: IDLE_REST,
         }
     }
@@ -159,12 +163,22 @@ impl Service for Dispatcher {
         let queues = self.store.due_queues().await?;
         self.rest = IDLE_REST.max(started.elapsed() * REST_PER_LOOK);
         self.announce(&queues);
-        // One batch from each, then another look: no queue waits for the end of another's backlog.
-        let mut any = false;
+        // One batch from each, then another look: no queue waits for the end of another's backlog,
+        // or for another's error.
+        let (mut any, mut first_error) = (false, None);
         for queue in &queues {
-            any |= self.claim_from(queue).await?;
+            if self.shutdown.is_requested() {
+                break;
+            }
+            match self.claim_from(queue).await {
+                Ok(claimed) => any |= claimed,
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
         }
-        Ok(Progress::more_if(any))
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(Progress::more_if(any)),
+        }
     }
 }
 

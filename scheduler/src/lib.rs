@@ -87,6 +87,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         membership.clone(),
         queues,
         publishing.clone(),
+        shutdown.clone(),
     );
     let dead_letters = DeadLetters::new(store.clone(), broker, publisher);
     let watcher = Watcher::new(store.clone(), rescue.clone());

@@ -26,8 +26,8 @@ use crate::registry::{RegisterError, Registry};
 /// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
 /// prefetch long before.
 const CHANNEL: usize = 1024;
-/// After it was told to let go, how long a worker may still take to write what it has: moments
-/// when Postgres answers; otherwise the finisher gives up before this.
+/// After it was told to let go, how long a worker may still take to write what it has: moments when
+/// Postgres answers, and two tries when it does not.
 const LET_GO_WITHIN: Duration = Duration::from_secs(25);
 
 /// Runs jobs of the registered kinds.

@@ -45,7 +45,7 @@ const HELP: &str = "\
 Examples:
   postroad dev                                   until Ctrl-C
   postroad dev --workers 8 --fresh
-  postroad dev --servers-only -- cargo test      the exit code is the command's";
+  postroad dev --servers-only -- cargo test      fails if the command does";
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(GRACE_DEFAULT).context("listening for signals")?;

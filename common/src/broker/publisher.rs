@@ -236,7 +236,8 @@ struct Pending {
     outcomes: Vec<Option<Published>>,
     open: usize,
     deadline: Instant,
-    report: oneshot::Sender<Vec<Published>>,
+    /// None once whoever asked was told "unknown".
+    report: Option<oneshot::Sender<Vec<Published>>>,
 }
 
 impl Session {
@@ -274,6 +275,7 @@ impl Session {
                 }
             };
             tokio::select! {
+                biased;
                 Some(confirm) = confirms.next() => {
                     self.confirmed(confirm);
                     // Everything that has resolved by now, so that a return credited to a later
@@ -285,7 +287,8 @@ impl Session {
                         return End::Broken(error);
                     }
                 }
-                batch = batches.recv(), if room => match batch {
+                // A blocked broker's session still takes batches, to answer them.
+                batch = batches.recv(), if room || blocked.borrow().is_some() => match batch {
                     None => return End::NobodyAsks,
                     // Dropping the batch says "unknown" at once.
                     Some(batch) if blocked.borrow().is_some() => drop(batch),
@@ -313,7 +316,7 @@ impl Session {
                 // A blocked broker answers nobody; its connection is kept, for closing it would have
                 // to wait, too. The confirms may still come, and then find nobody who asks.
                 () = overdue => match blocked.borrow().is_some() {
-                    true => self.pending.clear(),
+                    true => self.answer_unknown(),
                     false => return End::Broken(Error::Timeout { operation: "confirming" }),
                 },
             }
@@ -376,7 +379,7 @@ impl Session {
                 outcomes,
                 open: size,
                 deadline,
-                report,
+                report: Some(report),
             },
         );
         Ok(confirms)
@@ -400,6 +403,20 @@ impl Session {
         if let Some(batch) = self.pending.get_mut(&number) {
             batch.outcomes[index] = Some(outcome);
             batch.open -= 1;
+        }
+    }
+
+    /// Tells whoever asked that nobody knows, and gives the confirms of the overdue batches as long
+    /// again: when the block ends they come, or this connection is worth nothing.
+    fn answer_unknown(&mut self) {
+        let now = Instant::now();
+        for batch in self
+            .pending
+            .values_mut()
+            .filter(|batch| batch.deadline <= now)
+        {
+            batch.report = None;
+            batch.deadline = now + CALL_TIMEOUT;
         }
     }
 
@@ -431,7 +448,7 @@ impl Session {
                 .map(judge)
                 .collect();
             // Nobody waits any more when the asker is being shut down.
-            drop(batch.report.send(outcomes));
+            drop(batch.report.map(|report| report.send(outcomes)));
         }
         if any_returned {
             // The queue or its binding is missing: the next try finds it.

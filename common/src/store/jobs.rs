@@ -1,5 +1,7 @@
 //! Jobs come in: thousands of rows a statement, with dedup.
 
+use tokio_postgres::types::ToSql;
+
 use super::{Error, Store, millis};
 use crate::job::{DEDUP_FOR, JobId, NewJob, RunAt};
 
@@ -32,6 +34,27 @@ const ENSURE_NAMES: &str = "
     order by n
     on conflict (name) do nothing";
 
+/// Expired keys of a batch ($1 tenants, $2 kinds, $3 keys), locked in key order. In a statement of
+/// its own: one that waits for a lock does not see the job for which the key is kept by now.
+const LOCK_EXPIRED_KEYS: &str = "
+    select from postroad.dedup d
+    join postroad.tenant t on t.id = d.tenant_id
+    join postroad.kind k on k.id = d.kind_id
+    join unnest($1::text[], $2::text[], $3::text[]) u(tenant, kind, key)
+      on u.tenant = t.name and u.kind = k.name and u.key = d.key
+    where d.expires_at < now()
+    order by d.tenant_id, d.kind_id, d.key
+    for no key update of d";
+
+/// Frees those of them whose job is finished.
+const FREE_EXPIRED_KEYS: &str = "
+    delete from postroad.dedup d
+    using postroad.tenant t, postroad.kind k,
+          unnest($1::text[], $2::text[], $3::text[]) u(tenant, kind, key)
+    where t.id = d.tenant_id and k.id = d.kind_id
+      and u.tenant = t.name and u.kind = k.name and u.key = d.key
+      and d.expires_at < now() and not exists (select from postroad.job j where j.id = d.job_id)";
+
 /// Answers one row per input, in input order. `job_id` is null where the dedup key was taken by a
 /// transaction that committed after this statement began: [`FIRST_JOB`] then finds it.
 ///
@@ -51,16 +74,13 @@ const INSERT: &str = "
         left join postroad.kind k on k.name = u.kind
         left join postroad.tenant t on t.name = u.tenant),
     won as (
-        insert into postroad.dedup as d (tenant_id, kind_id, key, job_id, expires_at)
+        insert into postroad.dedup (tenant_id, kind_id, key, job_id, expires_at)
         select distinct on (tenant_id, kind_id, dedup_key)
                tenant_id, kind_id, dedup_key, id,
                greatest(due, now()) + $14 * interval '1 ms'
         from input where dedup_key is not null
         order by tenant_id, kind_id, dedup_key, n
-        on conflict (tenant_id, kind_id, key) do update
-            set job_id = excluded.job_id, expires_at = excluded.expires_at
-            where d.expires_at < now()
-              and not exists (select from postroad.job j where j.id = d.job_id)
+        on conflict (tenant_id, kind_id, key) do nothing
         returning tenant_id, kind_id, key, job_id),
     inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
@@ -81,9 +101,6 @@ const INSERT: &str = "
                  and won.key = input.dedup_key
     left join postroad.dedup before on before.tenant_id = input.tenant_id
                  and before.kind_id = input.kind_id and before.key = input.dedup_key
-                 -- A key that was free to be taken over, and was not by us, has a new job by now.
-                 and (before.expires_at >= now()
-                      or exists (select from postroad.job j where j.id = before.job_id))
     left join inserted on inserted.id = input.id
     order by input.n";
 
@@ -113,62 +130,77 @@ impl Store {
         self.query("adding names", ENSURE_NAMES, &[&queues, &kinds, &tenants])
             .await?;
 
+        let keys = column(jobs, |job| job.dedup_key.as_deref());
         let rows = self
-            .query(
-                "enqueueing jobs",
-                INSERT,
-                &[
-                    &column(jobs, |job| *job.id.as_uuid()),
-                    &queues,
-                    &kinds,
-                    &tenants,
-                    &column(jobs, |job| job.args.get()),
-                    &column(jobs, |job| job.priority),
-                    &column(jobs, |job| match job.run_at {
-                        RunAt::At(at) => Some(at),
-                        RunAt::Now | RunAt::After(_) => None,
-                    }),
-                    &column(jobs, |job| match job.run_at {
-                        RunAt::After(wait) => millis(wait),
-                        RunAt::Now | RunAt::At(_) => 0,
-                    }),
-                    &column(jobs, |job| job.expires_at),
-                    &column(jobs, |job| job.max_attempts),
-                    &column(jobs, |job| job.on_lost.map(|on_lost| on_lost.as_str())),
-                    &column(jobs, |job| job.dedup_key.as_deref()),
-                    &column(jobs, |job| job.traceparent.as_deref()),
-                    &(millis(DEDUP_FOR) as f64),
-                    &is_resend,
-                ],
-            )
+            .with_connection("enqueueing jobs", async |connection| {
+                let tx = connection.transaction().await?;
+                if keys.iter().any(Option::is_some) {
+                    for sql in [LOCK_EXPIRED_KEYS, FREE_EXPIRED_KEYS] {
+                        let statement = tx.prepare_cached(sql).await?;
+                        tx.execute(&statement, &[&tenants, &kinds, &keys]).await?;
+                    }
+                }
+                let insert = tx.prepare_cached(INSERT).await?;
+                let rows = tx
+                    .query(
+                        &insert,
+                        &[
+                            &column(jobs, |job| *job.id.as_uuid()),
+                            &queues,
+                            &kinds,
+                            &tenants,
+                            &column(jobs, |job| job.args.get()),
+                            &column(jobs, |job| job.priority),
+                            &column(jobs, |job| match job.run_at {
+                                RunAt::At(at) => Some(at),
+                                RunAt::Now | RunAt::After(_) => None,
+                            }),
+                            &column(jobs, |job| match job.run_at {
+                                RunAt::After(wait) => millis(wait),
+                                RunAt::Now | RunAt::At(_) => 0,
+                            }),
+                            &column(jobs, |job| job.expires_at),
+                            &column(jobs, |job| job.max_attempts),
+                            &column(jobs, |job| job.on_lost.map(|on_lost| on_lost.as_str())),
+                            &keys,
+                            &column(jobs, |job| job.traceparent.as_deref()),
+                            &(millis(DEDUP_FOR) as f64),
+                            &is_resend,
+                        ],
+                    )
+                    .await?;
+                tx.commit().await?;
+                Ok(rows)
+            })
             .await?;
         let mut enqueued = Vec::with_capacity(jobs.len());
         for (job, row) in jobs.iter().zip(&rows) {
-            let id = match row.get::<_, Option<uuid::Uuid>>(0) {
-                Some(id) => id.into(),
+            enqueued.push(match row.get::<_, Option<uuid::Uuid>>(0) {
+                Some(id) => Enqueued {
+                    id: id.into(),
+                    is_new: row.get(1),
+                },
                 None => self.first_job(job).await?,
-            };
-            enqueued.push(Enqueued {
-                id,
-                is_new: row.get(1),
             });
         }
         Ok(enqueued)
     }
 
-    async fn first_job(&self, job: &NewJob) -> Result<JobId, Error> {
+    /// The job that had the key first; or this one after all, if the key was pruned meanwhile.
+    async fn first_job(&self, job: &NewJob) -> Result<Enqueued, Error> {
         let (tenant, kind) = (job.tenant.as_str(), job.kind.as_str());
+        let params: [&(dyn ToSql + Sync); 3] = [&tenant, &kind, &job.dedup_key];
         let rows = self
-            .query(
-                "finding the first job",
-                FIRST_JOB,
-                &[&tenant, &kind, &job.dedup_key],
-            )
+            .query("finding the first job", FIRST_JOB, &params)
             .await?;
-        // Pruned in this very moment: then the key is free again, and the job is as good as new.
-        Ok(rows
-            .first()
-            .map_or(job.id, |row| row.get::<_, uuid::Uuid>(0).into()))
+        if let Some(row) = rows.first() {
+            return Ok(Enqueued {
+                id: row.get::<_, uuid::Uuid>(0).into(),
+                is_new: false,
+            });
+        }
+        let again = Box::pin(self.enqueue(std::slice::from_ref(job), true)).await?;
+        Ok(again[0])
     }
 }
 

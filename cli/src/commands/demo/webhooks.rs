@@ -87,9 +87,10 @@ impl Webhooks {
         simulator: &SimulatorClient,
         line: &Line,
     ) -> anyhow::Result<()> {
-        let calls = simulator.calls().await?;
+        let mut calls = simulator.calls().await?;
+        calls.retain(|call| call.effect);
         let (mut same, mut signed) = (0, 0);
-        for call in calls.iter().filter(|call| call.effect) {
+        for call in &calls {
             let body = call.id.and_then(|id| self.sent.get(&JobId::from(id)));
             let Some(body) = body else {
                 bail!("a webhook arrived that was never sent")
