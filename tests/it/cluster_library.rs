@@ -6,7 +6,7 @@ use serde_json::json;
 #[tokio::test]
 async fn a_kind_of_ones_own_runs_fails_and_is_retried_as_it_says() -> anyhow::Result<()> {
     let mut cluster = Cluster::builder().workers(0).start().await?;
-    cluster.start(Program::greeter()).await?;
+    let greeter = cluster.start(Program::greeter()).await?;
 
     let greeted = job("greet", &json!({"name": "Ada"}));
     let nobody = job("greet", &json!({"name": ""}));
@@ -30,5 +30,6 @@ async fn a_kind_of_ones_own_runs_fails_and_is_retried_as_it_says() -> anyhow::Re
         let dead = cluster.wait_for_job(*id, "dead").await?;
         assert_eq!((dead.attempt, dead.reason.as_deref()), (1, Some("fatal")));
     }
+    assert!(cluster.terminate(greeter).await?.success());
     cluster.finish().await
 }
