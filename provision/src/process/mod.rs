@@ -131,6 +131,8 @@ impl Processes {
         if launch.env_clear {
             command.env_clear();
         }
+        // Not where the owner happens to be: a crashed node leaves its dump in its directory.
+        command.current_dir(self.dir());
         command.envs(spec.env.iter().map(|(name, value)| (name, value)));
         if let Some(user) = launch.user {
             command.uid(user.uid).gid(user.gid).current_dir("/");
