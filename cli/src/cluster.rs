@@ -66,7 +66,10 @@ impl Cluster {
                 let progress = line.clone();
                 let mut options = Options::new(dir);
                 options.fresh = fresh;
-                options.progress = Arc::new(move |step: &str| progress.say(step));
+                options.progress = Arc::new(move |step: &str| {
+                    progress.say(step);
+                    progress.show("waiting for the servers".to_owned());
+                });
                 let servers = Servers::start(options).await.map_err(configuration)?;
                 let urls = Urls {
                     database: servers.database_url().to_owned(),

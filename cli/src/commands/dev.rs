@@ -92,7 +92,7 @@ async fn start(args: &Args, line: &Arc<Line>) -> anyhow::Result<Cluster> {
     if args.servers_only {
         return Ok(cluster);
     }
-    let result = start_programs(args, &mut cluster).await;
+    let result = start_programs(args, &mut cluster, line).await;
     match result {
         Ok(()) => Ok(cluster),
         Err(error) => {
@@ -102,8 +102,8 @@ async fn start(args: &Args, line: &Arc<Line>) -> anyhow::Result<Cluster> {
     }
 }
 
-async fn start_programs(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
-    migrate::migrate(&cluster.setup()?, GRACE_DEFAULT).await?;
+async fn start_programs(args: &Args, cluster: &mut Cluster, line: &Line) -> anyhow::Result<()> {
+    migrate::migrate(&cluster.setup()?, GRACE_DEFAULT, |text| line.say(text)).await?;
     for n in 1..=args.schedulers {
         cluster.start_program(&format!("scheduler-{n}"), "postroad-scheduler", &[])?;
     }

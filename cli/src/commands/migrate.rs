@@ -35,23 +35,26 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let setup = Setup::of_process()?;
-    if args.check {
-        check(&setup, args.wait).await
-    } else {
-        migrate(&setup, args.wait).await
+    match args.check {
+        true => check(&setup, args.wait).await,
+        false => migrate(&setup, args.wait, |text| eprintln!("{text}")).await,
     }
 }
 
 /// Brings both servers up to date, and says what that took.
-pub(crate) async fn migrate(setup: &Setup, wait: Duration) -> anyhow::Result<()> {
+pub(crate) async fn migrate(
+    setup: &Setup,
+    wait: Duration,
+    say: impl Fn(&str),
+) -> anyhow::Result<()> {
     let connection = setup.wait(wait).await?;
     let mut client = setup.store.own_connection().await?;
     let applied = postroad_migrations::migrate(&mut client).await?;
     for name in &applied {
-        eprintln!("schema: applied {name}");
+        say(&format!("schema: applied {name}"));
     }
     if applied.is_empty() {
-        eprintln!("schema: nothing to do");
+        say("schema: nothing to do");
     }
     let queues = setup.store.queue_names().await?;
     let declared = topology::declare(&connection, &queues).await?;
@@ -61,10 +64,10 @@ pub(crate) async fn migrate(setup: &Setup, wait: Duration) -> anyhow::Result<()>
             declared.refused
         );
     }
-    eprintln!(
+    say(&format!(
         "broker: exchanges and {} queues are there",
         queues.len() + 2
-    );
+    ));
     Ok(())
 }
 

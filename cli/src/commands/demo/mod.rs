@@ -121,7 +121,7 @@ enum Campaign {
 
 async fn campaign(args: &Args, cluster: &mut Cluster, line: &Arc<Line>) -> anyhow::Result<Report> {
     let setup = cluster.setup()?;
-    migrate::migrate(&setup, GRACE_DEFAULT).await?;
+    migrate::migrate(&setup, GRACE_DEFAULT, |text| line.say(text)).await?;
     let simulator = SimulatorClient::start(cluster, &args.simulator).await?;
     let mut campaign = if args.webhooks {
         Campaign::Webhooks(Webhooks::load(&simulator)?)
