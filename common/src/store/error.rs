@@ -6,19 +6,20 @@ use tokio_postgres::error::SqlState;
 use crate::config::ConfigError;
 use crate::job::InvalidJob;
 
-/// A call to the store that did not succeed.
+/// A call to the store that did not succeed. The innermost cause is in the text, so `source` does
+/// not repeat it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection could be had.
     #[error("connecting to Postgres: {}", root(.0))]
-    Connect(#[source] PoolError),
+    Connect(PoolError),
     /// The database refused or broke off a statement.
-    #[error("{operation}: {}", root(.source))]
+    #[error("{operation}: {}", root(.cause))]
     Query {
         /// What was being done.
         operation: &'static str,
         /// What the driver said.
-        source: tokio_postgres::Error,
+        cause: tokio_postgres::Error,
     },
     /// The database did not answer in time; whether it acted is not known.
     #[error("{operation}: Postgres did not answer in time")]
@@ -71,7 +72,7 @@ impl Error {
         match self {
             Self::Timeout { .. } => true,
             Self::Connect(_) => self.as_config_error().is_none(),
-            Self::Query { source, .. } => match source.code() {
+            Self::Query { cause, .. } => match cause.code() {
                 // No answer at all: the connection broke.
                 None => true,
                 // Classes 08, 40, 53, 55, 57: connection, rollback, resources, locks, operator.
@@ -93,7 +94,7 @@ impl Error {
     fn driver_error(&self) -> Option<&tokio_postgres::Error> {
         match self {
             Self::Connect(PoolError::Backend(error)) => Some(error),
-            Self::Query { source, .. } => Some(source),
+            Self::Query { cause, .. } => Some(cause),
             _ => None,
         }
     }

@@ -207,7 +207,7 @@ impl Store {
     ) -> Result<T, Error> {
         let mut connection = self.connection().await?;
         match tokio::time::timeout(CALL_TIMEOUT, act(&mut connection)).await {
-            Ok(result) => result.map_err(|source| Error::Query { operation, source }),
+            Ok(result) => result.map_err(|cause| Error::Query { operation, cause }),
             Err(_) => {
                 // Its answer may still be under way: nobody else may use this connection.
                 drop(Object::take(connection));
