@@ -46,7 +46,7 @@ pub struct JobRow {
     pub error: Option<String>,
 }
 
-/// How many jobs are where, as far as that is cheap to tell.
+/// How many jobs are on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Census {
     /// Committed to the pipe and not started.
@@ -57,8 +57,6 @@ pub struct Census {
     pub failed: i64,
     /// Waiting for a decision.
     pub held: i64,
-    /// Scheduled and due now or earlier; counted up to 10,000.
-    pub due: i64,
 }
 
 /// What a person or a reconciliation decides about a held job.
@@ -86,14 +84,12 @@ const JOBS: &str = "
       and ($6::uuid is null or v.id > $6)
     order by v.id limit $7";
 
-/// Each count is a range of a small partial index, but for `due`, which is cut off.
+/// Each count is the range of a small partial index.
 const CENSUS: &str = "
     select count(*) filter (where started_at is null),
            count(*) filter (where started_at is not null),
            (select count(*) from postroad.job where stage = 2),
-           (select count(*) from postroad.job where stage = 3),
-           (select count(*) from (select from postroad.job where stage = 0 and run_at <= now()
-                                  limit 10000) due)
+           (select count(*) from postroad.job where stage = 3)
     from postroad.job where stage = 1";
 
 /// Three probes of partial indexes, whatever the number of jobs.
@@ -101,9 +97,6 @@ const UNFINISHED: &str = "
     select exists (select from postroad.job where stage = 0)
         or exists (select from postroad.job where stage = 1)
         or exists (select from postroad.job where stage = 2)";
-
-const FINISHED: &str = "
-    select state::text, count(*) from postroad.archive group by state";
 
 const RESOLVE_RETRY: &str = "
     update postroad.job
@@ -151,13 +144,12 @@ impl Store {
     /// Counts the jobs that are on their way.
     pub async fn census(&self) -> Result<Census, Error> {
         let rows = self.query("counting jobs", CENSUS, &[]).await?;
-        let [dispatched, running, failed, held, due] = [0, 1, 2, 3, 4].map(|n| rows[0].get(n));
+        let [dispatched, running, failed, held] = [0, 1, 2, 3].map(|n| rows[0].get(n));
         Ok(Census {
             dispatched,
             running,
             failed,
             held,
-            due,
         })
     }
 
@@ -167,12 +159,6 @@ impl Store {
             .query("looking for unfinished jobs", UNFINISHED, &[])
             .await?[0]
             .get(0))
-    }
-
-    /// Counts the jobs in the archive by final state. Reads all of it.
-    pub async fn finished(&self) -> Result<Vec<(String, i64)>, Error> {
-        let rows = self.query("counting finished jobs", FINISHED, &[]).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Decides about held jobs. Answers with the ids that were held and are not any more.
