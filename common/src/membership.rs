@@ -1,6 +1,6 @@
 //! A process among others: it registers, beats, and knows when it may no longer act.
 //!
-//! The heartbeat is the lease of everything the process holds. A rescuer calls a process lost
+//! The heartbeat is the lease of everything the process holds. A watcher calls a process lost
 //! after it has watched it be silent for a whole lease; the process stops acting by itself after
 //! half of one without a heartbeat that was answered, counted from before the heartbeat was sent.
 //! So between the two lies half a lease for whatever was under way.

@@ -93,9 +93,9 @@ create table postroad.process (
 comment on table postroad.process is
     'Schedulers and workers, one row per start. The heartbeat is the lease of everything the process holds.';
 comment on column postroad.process.lease is
-    'How long the process may be silent before a rescuer, having watched it that long, calls it lost.';
+    'How long the process may be silent before a watcher, having watched it that long, calls it lost.';
 comment on column postroad.process.lost_at is
-    'Set by a rescuer. From then on the process may start nothing under this id.';
+    'Set by a watcher. From then on the process may start nothing under this id.';
 
 -- === Jobs ===
 

@@ -247,6 +247,6 @@ async fn sign_off(store: &Store, membership: Membership, unanswered: &[Fenced]) 
         membership.leave().await
     };
     if let Err(error) = result.await {
-        tracing::warn!("{error}: a rescuer will call this worker lost");
+        tracing::warn!("{error}: this worker will be called lost");
     }
 }

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::bail;
+use clap::builder::PossibleValuesParser;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use postroad_common::job::JobId;
+use postroad_common::job::{JobId, JobState};
 use postroad_common::store::{JobFilter, JobRow, Resolution, Store};
 
 use crate::setup::Setup;
@@ -29,8 +30,8 @@ Examples:
 enum Command {
     /// Lists jobs, oldest first, as a table or one JSON object a line.
     List {
-        #[arg(long)]
-        state: Option<State>,
+        #[arg(long, value_parser = PossibleValuesParser::new(JobState::ALL.map(JobState::as_str)))]
+        state: Option<String>,
         #[arg(long)]
         kind: Option<String>,
         #[arg(long)]
@@ -56,19 +57,6 @@ enum Command {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum State {
-    Scheduled,
-    Dispatched,
-    Running,
-    Failed,
-    Held,
-    Completed,
-    Dead,
-    Cancelled,
-    Expired,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
 enum Verdict {
     Completed,
     Retry,
@@ -87,8 +75,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             limit,
             json,
         } => {
-            let state =
-                state.and_then(|state| Some(state.to_possible_value()?.get_name().to_owned()));
             let after = after.map(|id| *id.as_uuid());
             let filter = JobFilter {
                 state,

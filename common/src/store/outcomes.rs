@@ -10,7 +10,7 @@ use super::{Error, Fenced, ProcessId, Store, millis};
 pub enum Gate {
     /// One verdict per delivery, in the order asked.
     Judged(Vec<GateVerdict>),
-    /// A rescuer has called this worker lost: it may start nothing under this id.
+    /// A watcher has called this worker lost: it may start nothing under this id.
     WorkerIsLost,
 }
 
