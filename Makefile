@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 ARGS ?=
-PACKAGES := postroad postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
+PACKAGES := postroad postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
 .PHONY: help demo test up lint fmt deny ci compose-test clean
 

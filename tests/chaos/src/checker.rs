@@ -1,0 +1,1 @@
+//! A history → figures and a verdict. Pure.
