@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`job`], [`message`] | what a job and its message are | tokio, SQL, AMQP, clocks |
 //! | [`config`] | reading the environment | what any variable means |
+//! | [`failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
@@ -11,6 +12,7 @@
 //! The features are walls: a program that asks for `store` alone cannot reach the broker.
 
 pub mod config;
+pub mod failpoint;
 pub mod job;
 pub mod message;
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::failpoint;
 use crate::health::Health;
 use crate::shutdown::Shutdown;
 use crate::store::{Error, NewProcess, ProcessId, Store};
@@ -51,6 +52,7 @@ impl Membership {
         health.expect(HEALTH);
         let proven_at = Instant::now();
         let id = store.register(&process).await?;
+        failpoint!("membership.registered");
         let state = Arc::new(Mutex::new(State { id, proven_at }));
         let membership = Self {
             store,
@@ -95,6 +97,7 @@ impl Membership {
     pub async fn leave(self) -> Result<(), Error> {
         self.left.cancel();
         let _nobody_rejoins = self.rejoining.lock().await;
+        failpoint!("membership.before_leaving");
         self.store.stop(self.last_id()).await
     }
 

@@ -4,6 +4,7 @@
 //! queue at a lock. A migration that has been released is never edited; a change is a new file,
 //! which must leave the programs of the version before it working (expand first, contract later).
 
+use postroad_common::failpoint;
 use postroad_common::store::SCHEMA_VERSION;
 use tokio_postgres::Client;
 
@@ -89,7 +90,9 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
     if newest > SCHEMA_VERSION {
         return Err(Error::Newer { found: newest });
     }
+    failpoint!("migrate.locked");
     let report = runner.run_async(client).await.map_err(Error::Migrate)?;
+    failpoint!("migrate.applied");
     Ok(report
         .applied_migrations()
         .iter()

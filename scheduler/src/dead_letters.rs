@@ -20,6 +20,7 @@ use postroad_common::broker::{
     self, Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, RawMessage,
     Settle, Subscription,
 };
+use postroad_common::failpoint;
 use postroad_common::job::JobId;
 use postroad_common::message::Unreadable;
 use postroad_common::service::{Progress, Service};
@@ -135,12 +136,15 @@ impl DeadLetters {
                 }
             }
         }
+        failpoint!("dead_letters.received");
         self.rule_on_rejected(&rejected).await?;
+        failpoint!("dead_letters.ruled");
         if !never_started.is_empty() {
             let released = self.store.release(&never_started).await?;
             metrics::released("dead_lettered", released.len());
         }
         self.park(parked).await?;
+        failpoint!("dead_letters.before_ack");
         let deliveries = std::mem::take(&mut self.in_hand);
         for delivery in &deliveries {
             metrics::dead_letter(delivery.message.death_reason().as_str());

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_common::broker::{Outgoing, Published, Publisher};
+use postroad_common::failpoint;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
@@ -203,6 +204,7 @@ async fn publish(
         .collect();
     let started = Instant::now();
     let outcomes = publisher.publish(messages).await;
+    failpoint!("dispatcher.answered");
     metrics::publish_seconds(started.elapsed().as_secs_f64());
 
     let mut unpublished = Vec::new();
@@ -225,6 +227,7 @@ async fn publish(
         "messages of {} were not taken by the broker: back to scheduled",
         queue.name
     );
+    failpoint!("dispatcher.before_release");
     if let Err(error) = store.release(&unpublished).await {
         tracing::warn!("{error}: the rescuer will release them");
     }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use postroad_common::failpoint;
 use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, Store};
 
@@ -41,6 +42,7 @@ impl Service for Rescuer {
         let released = self.store.release_unstarted(EXPIRY_SLACK, BATCH).await?;
         let ended = self.store.end_lost_runs(BATCH).await?;
         if released > 0 {
+            failpoint!("rescuer.released");
             metrics::rescued("claim", released);
             tracing::warn!(
                 jobs = released,
@@ -49,6 +51,7 @@ impl Service for Rescuer {
             self.dispatcher.wake();
         }
         if ended.failed + ended.held > 0 {
+            failpoint!("rescuer.ended");
             metrics::rescued("failed", ended.failed);
             metrics::rescued("held", ended.held);
             tracing::warn!(

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use postroad_common::failpoint;
 use postroad_common::job::retry::{self, Verdict};
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, FailedJob, Ruling, Store};
@@ -58,5 +59,8 @@ pub(crate) async fn rule(store: &Store, failed: &[FailedJob]) -> Result<(), stor
         }
     };
     let rulings: Vec<_> = failed.iter().map(decide).collect();
+    if !rulings.is_empty() {
+        failpoint!("retrier.decided");
+    }
     store.rule(&rulings).await.map(drop)
 }

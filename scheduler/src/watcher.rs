@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use postroad_common::failpoint;
 use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, ProcessId, Store, WatchedProcess};
 
@@ -49,6 +50,7 @@ impl Service for Watcher {
         let processes = self.store.watched_processes().await?;
         for process in self.view.observe(&processes, Instant::now()) {
             if self.store.call_lost(&process).await? {
+                failpoint!("watcher.called_lost");
                 metrics::process_lost();
                 let id = process.id;
                 tracing::warn!(

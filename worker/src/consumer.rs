@@ -12,6 +12,7 @@ use postroad_common::backoff::Backoff;
 use postroad_common::broker::{
     Broker, Connection, Delivery, Error, Settle, Subscription, topology,
 };
+use postroad_common::failpoint;
 use postroad_common::health::Health;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::Fenced;
@@ -170,6 +171,7 @@ impl Intake {
         if redelivered {
             metrics::redelivered();
         }
+        failpoint!("consumer.delivered");
         let envelope = match message.into_envelope() {
             Ok(envelope) => envelope,
             Err(unreadable) => {

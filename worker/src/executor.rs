@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use postroad_common::failpoint;
 use postroad_common::job::ARGS_BYTES_MAX;
 use postroad_common::job::retry::RETRY_AFTER_MAX;
 use postroad_common::shutdown::Shutdown;
@@ -68,6 +69,7 @@ impl Executor {
                 Ok(ending) => ending,
                 Err(panic) => unknown("panic", panic_text(&*panic)),
             };
+            failpoint!("executor.ended");
             drop(permit);
             let word = word(&ending);
             metrics::attempt(name.as_str(), word, started.elapsed().as_secs_f64());

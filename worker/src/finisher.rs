@@ -11,6 +11,7 @@
 
 use postroad_common::backoff::Backoff;
 use postroad_common::broker::Settle;
+use postroad_common::failpoint;
 use postroad_common::health::Health;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Moved, Outcome, Store};
@@ -59,6 +60,7 @@ impl Finisher {
                 );
                 return false;
             };
+            failpoint!("finisher.committed");
             let settle = |(ticket, moved): (Ticket, Moved)| {
                 metrics::moved(moved);
                 let settle = match moved {

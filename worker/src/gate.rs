@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use postroad_common::backoff::Backoff;
 use postroad_common::broker::Settle;
+use postroad_common::failpoint;
 use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
@@ -60,9 +61,11 @@ impl Gatekeeper {
                 taken = asking.recv_many(&mut batch, BATCH) => if taken == 0 { return Vec::new() },
             }
             let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
+            failpoint!("gate.before_asking");
             let Some(verdicts) = self.ask(&fences).await else {
                 return fences;
             };
+            failpoint!("gate.granted");
             let mut refused = Vec::new();
             for (one, verdict) in batch.drain(..).zip(verdicts) {
                 match verdict {

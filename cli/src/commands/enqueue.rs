@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use postroad_common::backoff::Backoff;
+use postroad_common::failpoint;
 use postroad_common::job::{ARGS_BYTES_MAX, JobInput, NewJob};
 use postroad_common::store::{self, Enqueued, Store};
 use serde_json::value::RawValue;
@@ -175,7 +176,9 @@ async fn enqueue_lines(
         }
         let is_full = batch.len() >= BATCH || bytes >= BATCH_BYTES;
         if !batch.is_empty() && (is_full || read.is_none()) {
-            for done in enqueue(store, &batch).await? {
+            let enqueued = enqueue(store, &batch).await?;
+            failpoint!("enqueue.committed");
+            for done in enqueued {
                 if done.is_new {
                     counts.enqueued += 1;
                 } else {

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec::RawMessage;
 use super::{Connection, Error, within};
+use crate::failpoint;
 
 /// What to do with a delivery that has been dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +172,7 @@ async fn settle_all(channel: Channel, mut requests: mpsc::Receiver<Request>) {
                 return;
             }
         }
+        failpoint!("settler.written");
         for written in flushes {
             // Whoever asked may have stopped waiting.
             written.send(()).ok();

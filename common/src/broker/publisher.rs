@@ -24,6 +24,7 @@ use super::codec::{self, RawMessage};
 use super::topology::{JOBS_EXCHANGE, PARKED_EXCHANGE};
 use super::{Broker, CALL_TIMEOUT, Connection, Error, topology, within};
 use crate::backoff::Backoff;
+use crate::failpoint;
 use crate::health::Health;
 use crate::message::Envelope;
 use crate::shutdown::Shutdown;
@@ -368,6 +369,7 @@ impl Session {
             })?;
             confirms.push(async move { (number, index, confirm.await) });
         }
+        failpoint!("publisher.written");
         let size = keys.len();
         self.unconfirmed += size;
         let deadline = Instant::now() + CALL_TIMEOUT;
@@ -403,6 +405,7 @@ impl Session {
         if let Some(batch) = self.pending.get_mut(&number) {
             batch.outcomes[index] = Some(outcome);
             batch.open -= 1;
+            failpoint!("publisher.one_confirmed");
         }
     }
 

@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use super::{Connection, Error, within};
+use crate::failpoint;
 
 /// Direct: the routing key is the queue's name in Postroad.
 pub const JOBS_EXCHANGE: &str = "postroad.jobs";
@@ -165,6 +166,7 @@ pub async fn declare(connection: &Connection, queues: &[String]) -> Result<Decla
         // A refusal closes its channel, so everything gets one of its own.
         let channel = connection.channel().await?;
         let result = declare_queue(&channel, &plan).await;
+        failpoint!("topology.queue_declared");
         declared.count(&plan.name, result)?;
     }
     Ok(declared)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
+use crate::failpoint;
 use crate::job::JobId;
 
 /// A queue that has a due job.
@@ -188,7 +189,9 @@ impl Store {
                 let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
                 let kinds = self.names.read(&tx, Of::Kinds, &ids(2)).await?;
                 let tenants = self.names.read(&tx, Of::Tenants, &ids(3)).await?;
+                failpoint!("claim.before_commit");
                 tx.commit().await?;
+                failpoint!("claim.committed");
                 Ok((rows, kinds, tenants))
             })
             .await?;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{Error, Fenced, ProcessId, Store, millis};
+use crate::failpoint;
 
 /// What the start gate says to a batch of deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,6 +251,7 @@ impl Store {
         // Two statements, each its own transaction: what the first wrote stays true if the second
         // has to be repeated.
         let completed = self.complete(outcomes).await?;
+        failpoint!("finisher.between_statements");
         let ended = self.end(outcomes).await?;
         let moved = |outcome: &Outcome| match &outcome.ending {
             Ending::Completed(_) if completed.contains(&outcome.job) => Moved::Completed,

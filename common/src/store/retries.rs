@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::{Error, Fenced, Store, from_millis, millis};
+use crate::failpoint;
 use crate::job::retry::{FailedAttempt, Verdict};
 
 /// A failed job, as far as its next attempt depends on it.
@@ -133,6 +134,7 @@ impl Store {
                 .await?
                 .len();
         }
+        failpoint!("retrier.between_statements");
         if !burials.0.is_empty() {
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
                 [&burials.0, &burials.1, &burials.2];

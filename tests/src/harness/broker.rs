@@ -110,6 +110,28 @@ impl Vhost {
         Ok(())
     }
 
+    /// Deletes all queues with what is in them.
+    pub async fn delete_all_queues(&self) -> anyhow::Result<()> {
+        let found = self
+            .call(Method::GET, &["queues", &self.name], &Value::Null)
+            .await?;
+        let queues = found.as_array().context("queues are a list")?;
+        for name in queues.iter().filter_map(|queue| queue["name"].as_str()) {
+            self.call(Method::DELETE, &["queues", &self.name, name], &Value::Null)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What a queue holds, as of some seconds ago: ready, and in somebody's hands.
+    pub async fn messages(&self, queue: &str) -> anyhow::Result<(u64, u64)> {
+        let found = self
+            .call(Method::GET, &["queues", &self.name, queue], &Value::Null)
+            .await?;
+        let count = |name: &str| found[name].as_u64().unwrap_or(0);
+        Ok((count("messages_ready"), count("messages_unacknowledged")))
+    }
+
     /// Lets queues of jobs hold so many messages, and refuse more.
     pub async fn limit_queues(&self, messages: u32) -> anyhow::Result<()> {
         let policy = json!({

@@ -59,10 +59,25 @@ struct Running {
     ended: Option<ExitStatus>,
 }
 
+/// Where a cluster has its database and its virtual host.
+#[derive(Clone, Debug)]
+enum Place {
+    /// New ones on the servers that all tests share.
+    Shared,
+    /// New ones on these servers.
+    Beside(Endpoints),
+    /// The ones that these servers have anyway.
+    Given(Endpoints),
+    /// A new database on these servers, and the virtual host that they have anyway: it is there
+    /// again when the broker has lost everything.
+    DatabaseBeside(Endpoints),
+}
+
 /// What a cluster is started with.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    endpoints: Option<Endpoints>,
+    place: Place,
+    programs_dir: Option<PathBuf>,
     env: BTreeMap<String, String>,
     schedulers: usize,
     workers: usize,
@@ -72,7 +87,28 @@ impl Builder {
     /// Uses these servers, and their own database and virtual host, instead of the shared ones.
     #[must_use]
     pub fn on(mut self, servers: &Servers) -> Self {
-        self.endpoints = Some(Endpoints::of(servers));
+        self.place = Place::Given(Endpoints::of(servers));
+        self
+    }
+
+    /// Makes a database and a virtual host of its own on these servers.
+    #[must_use]
+    pub fn beside(mut self, endpoints: Endpoints) -> Self {
+        self.place = Place::Beside(endpoints);
+        self
+    }
+
+    /// Makes a database of its own on these servers, and uses their virtual host.
+    #[must_use]
+    pub fn database_beside(mut self, endpoints: Endpoints) -> Self {
+        self.place = Place::DatabaseBeside(endpoints);
+        self
+    }
+
+    /// Starts the programs of this directory, and not those that were built with the test.
+    #[must_use]
+    pub fn programs_of(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.programs_dir = Some(dir.into());
         self
     }
 
@@ -118,9 +154,11 @@ impl Builder {
     /// Starts the cluster, and returns when every program is ready.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let room = ROOM.acquire().await.expect("nobody closes the semaphore");
-        let site = match &self.endpoints {
-            Some(endpoints) => Site::given(endpoints).await?,
-            None => Site::create(&Endpoints::shared()?).await?,
+        let site = match &self.place {
+            Place::Shared => Site::create(&Endpoints::shared()?, true).await?,
+            Place::Beside(endpoints) => Site::create(endpoints, true).await?,
+            Place::DatabaseBeside(endpoints) => Site::create(endpoints, false).await?,
+            Place::Given(endpoints) => Site::given(endpoints).await?,
         };
         let provider = Simulator::start(simulator::Config::default()).await?;
         let dir = tempfile::Builder::new()
@@ -142,6 +180,7 @@ impl Builder {
             duplicates_expected: 0,
             parked_expected: 0,
             is_finished: false,
+            programs_dir: self.programs_dir,
             dir,
             site,
             provider,
@@ -167,10 +206,11 @@ struct Site {
     admin_url: Option<String>,
     database_url: String,
     vhost: Vhost,
+    owns_vhost: bool,
 }
 
 impl Site {
-    async fn create(endpoints: &Endpoints) -> anyhow::Result<Self> {
+    async fn create(endpoints: &Endpoints, owns_vhost: bool) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("postroad_cluster_{}_{count}", std::process::id());
@@ -185,7 +225,13 @@ impl Site {
         Ok(Self {
             admin_url: Some(endpoints.database_url.clone()),
             database_url,
-            vhost: Vhost::create(&endpoints.amqp_url, &endpoints.management_url, &name).await?,
+            vhost: match owns_vhost {
+                true => {
+                    Vhost::create(&endpoints.amqp_url, &endpoints.management_url, &name).await?
+                }
+                false => Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
+            },
+            owns_vhost,
         })
     }
 
@@ -195,6 +241,7 @@ impl Site {
             admin_url: None,
             database_url: endpoints.database_url.clone(),
             vhost: Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
+            owns_vhost: false,
         })
     }
 
@@ -202,7 +249,10 @@ impl Site {
         let Some(admin_url) = &self.admin_url else {
             return Ok(());
         };
-        self.vhost.delete().await?;
+        match self.owns_vhost {
+            true => self.vhost.delete().await?,
+            false => self.vhost.delete_all_queues().await?,
+        }
         let url: Url = self.database_url.parse().context("parsing a URL")?;
         let name = url.path().trim_start_matches('/');
         let drop = format!("drop database {name} with (force)");
@@ -229,6 +279,7 @@ pub struct Cluster {
     duplicates_expected: u64,
     parked_expected: u32,
     is_finished: bool,
+    programs_dir: Option<PathBuf>,
     dir: tempfile::TempDir,
     _room: SemaphorePermit<'static>,
 }
@@ -243,7 +294,8 @@ impl Cluster {
             ("NO_COLOR", "1"),
         ];
         Builder {
-            endpoints: None,
+            place: Place::Shared,
+            programs_dir: None,
             env: env
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -339,7 +391,7 @@ impl Cluster {
             .join(format!("{number}-{}.log", name.replace('/', "-")));
         let child = self.processes.spawn(ChildSpec {
             name: format!("{name} {number}"),
-            program: binary(name)?,
+            program: binary(self.programs_dir.as_deref(), name)?,
             args: Vec::new(),
             env: all
                 .into_iter()
@@ -535,6 +587,39 @@ impl Cluster {
 
     // === The end ===
 
+    /// Stops every program, and says how each of them ended that had to be asked.
+    pub async fn stop_programs(&mut self) -> anyhow::Result<Vec<(String, ExitStatus)>> {
+        let running = self.programs.iter_mut().filter(|p| p.ended.is_none());
+        let stopping = running.map(async |program| {
+            let status = program.child.stop(STOP_MAX).await?;
+            program.ended = Some(status);
+            anyhow::Ok((program.child.name().to_owned(), status))
+        });
+        try_join_all(stopping).await
+    }
+
+    /// Takes everything down without a look at what is left.
+    pub async fn take_down(mut self) -> anyhow::Result<()> {
+        self.stop_programs().await?;
+        self.is_finished = true;
+        self.site.delete().await
+    }
+
+    /// Keeps the logs when this is dropped, and says where they are.
+    pub fn keep_logs(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_owned()
+    }
+
+    /// Whether a program has ended by itself.
+    pub fn has_ended(&mut self, id: Id) -> anyhow::Result<Option<ExitStatus>> {
+        let program = &mut self.programs[id.0];
+        if program.ended.is_none() {
+            program.ended = program.child.try_wait()?;
+        }
+        Ok(program.ended)
+    }
+
     /// Effects that the test has provoked a second time, and can explain.
     pub fn expect_duplicates(&mut self, count: u64) {
         self.duplicates_expected = count;
@@ -704,13 +789,16 @@ fn admin_port(log: &str) -> Option<u16> {
 }
 
 /// A program that was built beside this test.
-fn binary(name: &str) -> anyhow::Result<PathBuf> {
+fn binary(dir: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
     static DIR: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let test = std::env::current_exe().ok()?;
         // target/<profile>/deps/it-0123456789abcdef
         Some(test.parent()?.parent()?.to_owned())
     });
-    let dir = DIR.as_ref().context("a test has a path")?;
+    let dir = match dir {
+        Some(dir) => dir,
+        None => DIR.as_ref().context("a test has a path")?,
+    };
     let path = dir.join(name);
     ensure!(
         path.exists(),
