@@ -31,6 +31,11 @@ impl Program {
         Self::of("examples/greet")
     }
 
+    /// A program of this name, configured as its cluster says.
+    pub fn named(name: &'static str) -> Self {
+        Self::of(name)
+    }
+
     fn of(name: &'static str) -> Self {
         Self {
             name,
