@@ -10,5 +10,12 @@
 //! [`checker`], and its own rows in the tables of faults and crash points.
 
 pub mod checker;
+pub mod crash;
+pub mod faults;
 pub mod history;
+pub mod load;
+pub mod observer;
+pub mod run;
 pub mod sim;
+pub mod stage;
+pub mod table;

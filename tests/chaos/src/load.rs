@@ -40,8 +40,10 @@ pub struct Load {
     pub tenants: usize,
     /// All of them due at the same moment, this long after the start.
     pub herd_after: Option<Duration>,
-    /// Whether any may expire, come later, or be ticks.
+    /// Whether none may expire, come later, or be a tick.
     pub is_plain: bool,
+    /// Whether every job has a provider.
+    pub no_echo: bool,
 }
 
 impl Default for Load {
@@ -52,6 +54,7 @@ impl Default for Load {
             tenants: 4,
             herd_after: None,
             is_plain: false,
+            no_echo: false,
         }
     }
 }
@@ -166,6 +169,7 @@ impl Maker {
         let mut planned = match self.rng.random_range(0..100) {
             0..50 => self.webhook(&tenant),
             50..85 => text_message(&tenant),
+            _ if self.load.no_echo => text_message(&tenant),
             _ => echo(&tenant),
         };
         planned.0.priority = self.rng.random_range(0..4);
@@ -228,7 +232,14 @@ impl Maker {
         let body = format!("{tenant} {id}");
         let url = format!("{}/webhook/{tenant}", self.provider_url);
         let args = json!({"url": url, "body": body});
-        planned(id, tenant, "webhook", args, Lost::Retry, Some(sha256(&body)))
+        planned(
+            id,
+            tenant,
+            "webhook",
+            args,
+            Lost::Retry,
+            Some(sha256(&body)),
+        )
     }
 }
 

@@ -30,6 +30,8 @@ use crate::observer::{self, now};
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// What the queue's `pipe_ttl` is here: short, so that what a broker lost is soon missed.
 pub const PIPE_TTL: Duration = Duration::from_secs(5);
+/// How often programs may give messages back before that is a finding.
+const GIVE_BACKS_MAX: usize = 3;
 /// Ids per decision.
 const HELD_AT_ONCE: i64 = 10_000;
 
@@ -172,7 +174,9 @@ impl Stage {
         }
         let cluster = builder.start().await?;
         observer::install(&cluster).await?;
-        cluster.set_pipe_ttl(&format!("{} seconds", PIPE_TTL.as_secs())).await?;
+        cluster
+            .set_pipe_ttl(&format!("{} seconds", PIPE_TTL.as_secs()))
+            .await?;
         cluster.provider.set(setup.provider.clone())?;
         let mut stage = Self {
             scheduler_wires: Wires::before(&cluster)?,
@@ -193,10 +197,6 @@ impl Stage {
         }
         for _ in 0..stage.setup.workers {
             stage.start(Role::Worker).await?;
-        }
-        // Soon, and not after the backoff of five seconds that these kinds have by themselves.
-        for kind in ["webhook", "sms"] {
-            stage.cluster.set_backoff(kind, "500 milliseconds").await?;
         }
         Ok(stage)
     }
@@ -249,12 +249,18 @@ impl Stage {
     pub async fn start_as(&mut self, role: Role, program: Program) -> anyhow::Result<Id> {
         let id = self.cluster.start(program).await?;
         self.actors.push(Actor { id, role });
+        if role == Role::Worker {
+            // A worker writes its kinds' policies when it starts. Their backoff is five seconds.
+            for kind in ["webhook", "sms"] {
+                self.cluster.set_backoff(kind, "500 milliseconds").await?;
+            }
+        }
         Ok(id)
     }
 
-    /// Starts a program that is not expected to become ready at once.
-    pub fn spawn(&mut self, role: Role) -> anyhow::Result<Id> {
-        let id = self.cluster.spawn(self.program(role))?;
+    /// Starts this program, and does not wait for it.
+    pub fn spawn_as(&mut self, role: Role, program: Program) -> anyhow::Result<Id> {
+        let id = self.cluster.spawn(program)?;
         self.actors.push(Actor { id, role });
         Ok(id)
     }
@@ -368,7 +374,14 @@ impl Stage {
             limit: HELD_AT_ONCE,
             ..JobFilter::default()
         };
-        let held: Vec<JobId> = self.cluster.store.jobs(&filter).await?.iter().map(|job| job.id).collect();
+        let held: Vec<JobId> = self
+            .cluster
+            .store
+            .jobs(&filter)
+            .await?
+            .iter()
+            .map(|job| job.id)
+            .collect();
         if held.is_empty() {
             return Ok(0);
         }
@@ -393,22 +406,45 @@ impl Stage {
         Ok(held.len())
     }
 
+    /// Stops every program when nothing is left for it in the broker.
+    ///
+    /// What a program has in hand as it stops goes back to its queue, for somebody else: so it may
+    /// take another one to drop what the gate refuses.
+    async fn empty_queues(&mut self) -> anyhow::Result<()> {
+        for _ in 0..GIVE_BACKS_MAX {
+            eventually("the queues are empty", async || {
+                ensure!(left_in_queues(&self.cluster).await? == 0);
+                Ok(())
+            })
+            .await?;
+            for (name, status) in self.cluster.stop_programs().await? {
+                ensure!(
+                    status.success(),
+                    "{name} ended with {status} when asked to stop"
+                );
+            }
+            if left_in_queues(&self.cluster).await? == 0 {
+                return Ok(());
+            }
+            for role in Role::BOTH {
+                self.start(role).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops every program, takes the observers' history, and takes everything down.
     pub async fn close(mut self, submits: Vec<Submit>) -> anyhow::Result<History> {
-        // Messages of jobs that are done may still be waiting to be refused by the gate.
-        eventually("the queues are empty", async || {
-            let depths = observer::queues(&self.cluster).await?;
-            let left: u64 = depths.iter().filter(|q| !q.may_hold).map(|q| q.ready).sum();
-            ensure!(left == 0, "they hold {depths:?}");
-            Ok(())
-        })
-        .await?;
-        for (name, status) in self.cluster.stop_programs().await? {
-            ensure!(status.success(), "{name} ended with {status} when asked to stop");
-        }
+        self.empty_queues().await?;
         let history = History {
             submits,
-            calls: self.cluster.provider.records().iter().map(observer::call).collect(),
+            calls: self
+                .cluster
+                .provider
+                .records()
+                .iter()
+                .map(observer::call)
+                .collect(),
             faults: std::mem::take(&mut self.faults),
             decisions: std::mem::take(&mut self.decisions),
             moves: observer::moves(&self.cluster).await?,
@@ -420,4 +456,14 @@ impl Stage {
         self.cluster.take_down().await?;
         Ok(history)
     }
+}
+
+/// Messages in queues that must be empty at the end.
+async fn left_in_queues(cluster: &Cluster) -> anyhow::Result<u64> {
+    let depths = observer::queues(cluster).await?;
+    Ok(depths
+        .iter()
+        .filter(|queue| !queue.may_hold)
+        .map(|queue| queue.ready)
+        .sum())
 }

@@ -605,6 +605,11 @@ impl Cluster {
         self.site.delete().await
     }
 
+    /// A directory that goes with this.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Keeps the logs when this is dropped, and says where they are.
     pub fn keep_logs(&mut self) -> PathBuf {
         self.dir.disable_cleanup(true);

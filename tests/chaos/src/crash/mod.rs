@@ -1,0 +1,334 @@
+//! Dies at every point of the table, the first time it is passed, the seventh, and for the last
+//! job of all, and looks at what the others make of it.
+
+mod commands;
+pub mod points;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use postroad_tests::harness::cluster::{Id, eventually};
+use postroad_tests::simulator::{Behaviour, Latency};
+
+use self::points::{Needs, POINTS, Point, Program};
+use crate::checker::{self, Report};
+use crate::history::{History, Submit};
+use crate::load::Load;
+use crate::run::{Outcome, Ran, Verdict};
+use crate::stage::{Ground, Role, Setup, Stage};
+
+/// Which time the point is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hit {
+    /// This one.
+    Nth(u32),
+    /// The first one after every job but the last is done.
+    Last,
+}
+
+impl Hit {
+    fn name(self) -> String {
+        match self {
+            Self::Nth(n) => n.to_string(),
+            Self::Last => "last".to_owned(),
+        }
+    }
+}
+
+/// A death: where, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    /// Where.
+    pub point: &'static Point,
+    /// When.
+    pub hit: Hit,
+}
+
+impl Death {
+    /// As `--only` takes it.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.point.name, self.hit.name())
+    }
+}
+
+/// Every death, in the order of the table.
+pub fn deaths() -> Vec<Death> {
+    let of = |point: &'static Point| {
+        hits(point)
+            .iter()
+            .map(move |hit| Death { point, hit: *hit })
+    };
+    POINTS.iter().flat_map(of).collect()
+}
+
+/// A program registers once and leaves once; commands pass their points a few times.
+fn hits(point: &Point) -> &'static [Hit] {
+    const ONCE: &[Hit] = &[Hit::Nth(1)];
+    match (point.program, point.needs) {
+        (Program::Migrate, _) if point.name.starts_with("topology") => &[Hit::Nth(1), Hit::Nth(3)],
+        (Program::Migrate, _) | (_, Needs::LostPrograms | Needs::Sigterm) => ONCE,
+        (Program::Enqueue, _) => &[Hit::Nth(1), Hit::Nth(3)],
+        _ if point.name == "membership.registered" => ONCE,
+        _ => &[Hit::Nth(1), Hit::Nth(7), Hit::Last],
+    }
+}
+
+/// Longer than a point takes to be passed, wherever it is.
+const DEATH_MAX: Duration = Duration::from_secs(60);
+
+/// Has a program die so, and judges what follows.
+pub async fn make(death: Death, ground: &Ground) -> Ran {
+    let started = Instant::now();
+    let made = match death.point.program {
+        Program::Migrate => commands::migrate(death, ground).await.map(|()| None),
+        Program::Enqueue => commands::enqueue(death, ground).await.map(Some),
+        Program::Scheduler | Program::Worker => of_program(death, ground).await.map(Some),
+    };
+    let (history, report, verdict) = match made {
+        Ok(history) => {
+            let report = history.as_ref().map(checker::check).unwrap_or_default();
+            let verdict = judge(death, &report);
+            (history, report, verdict)
+        }
+        Err(error) => (
+            None,
+            Report::default(),
+            Verdict::Red(vec![format!("{error:#}")]),
+        ),
+    };
+    Ran {
+        history,
+        outcome: Outcome {
+            name: death.name(),
+            seed: ground.seed,
+            seconds: started.elapsed().as_secs_f64(),
+            kills: 1,
+            partitions: 0,
+            recovered_after: None,
+            report,
+            verdict,
+        },
+    }
+}
+
+fn judge(death: Death, report: &Report) -> Verdict {
+    let mut red = report.complaints();
+    if !death.point.may_repeat && report.explained_duplicates > 0 {
+        red.push(format!(
+            "{} effects were repeated, and nothing was lost here that excuses it",
+            report.explained_duplicates
+        ));
+    }
+    if red.is_empty() {
+        Verdict::Green
+    } else {
+        Verdict::Red(red)
+    }
+}
+
+fn setup(point: &Point) -> Setup {
+    let mut provider = Behaviour {
+        latency: Latency::Fixed(Duration::from_millis(20)),
+        retry_after: Duration::from_secs(1),
+        ..Behaviour::default()
+    };
+    let mut prefetch = 10;
+    match point.needs {
+        Needs::Failures | Needs::LostLetters => provider.rate_503 = 0.3,
+        Needs::FullQueues => {
+            provider.latency = Latency::Fixed(Duration::from_millis(100));
+            prefetch = 1;
+        }
+        Needs::LostPrograms => provider.latency = Latency::Fixed(Duration::from_millis(200)),
+        Needs::Nothing | Needs::Sigterm => {}
+    }
+    Setup {
+        schedulers: 0,
+        workers: 0,
+        prefetch,
+        lease: Duration::from_secs(2),
+        provider,
+        load: Load {
+            rate: 80,
+            jobs_max: 80,
+            tenants: 2,
+            is_plain: true,
+            ..Load::default()
+        },
+        ..Setup::default()
+    }
+}
+
+async fn of_program(death: Death, ground: &Ground) -> anyhow::Result<History> {
+    let mut stage = Stage::open(ground, setup(death.point)).await?;
+    match die(death, ground, &mut stage).await {
+        Ok(submits) => stage.close(submits).await,
+        Err(error) => {
+            let logs = stage.cluster.keep_logs();
+            Err(error.context(format!("logs are in {}", logs.display())))
+        }
+    }
+}
+
+async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result<Vec<Submit>> {
+    let point = death.point;
+    let role = match point.program {
+        Program::Worker => Role::Worker,
+        _ => Role::Scheduler,
+    };
+    if point.needs == Needs::FullQueues {
+        stage.cluster.vhost().limit_queues(3).await?;
+    }
+    let other = Role::BOTH
+        .into_iter()
+        .find(|one| *one != role)
+        .context("there are two roles")?;
+    let mut submits = Vec::new();
+    if point.needs == Needs::LostPrograms {
+        submits = lose_programs(stage, ground).await?;
+    } else {
+        stage.start(other).await?;
+    }
+    let armed = stage.cluster.dir().join("armed");
+    let victim = start_victim(stage, role, death, &armed).await?;
+    let more = match death.hit {
+        Hit::Nth(_) => {
+            stage.load(ground.seed);
+            if point.needs == Needs::Sigterm {
+                submits.extend(stage.await_clients().await?);
+                stage
+                    .cluster
+                    .signal(victim, postroad_provision::Signal::TERM)?;
+            }
+            await_death(stage, victim, point).await?;
+            stage.start(role).await?;
+            stage.await_clients().await?
+        }
+        Hit::Last => {
+            stage.load(ground.seed);
+            let mut submits = stage.await_clients().await?;
+            stage.drain().await?;
+            submits.extend(last_job(stage, ground, point, &armed, victim).await?);
+            stage.start(role).await?;
+            submits
+        }
+    };
+    submits.extend(more);
+    if point.needs == Needs::FullQueues {
+        stage.cluster.vhost().limit_queues(1_000_000).await?;
+    }
+    stage.drain().await?;
+    Ok(submits)
+}
+
+/// Starts the program that is to die. It may do so before it is ready.
+async fn start_victim(
+    stage: &mut Stage,
+    role: Role,
+    death: Death,
+    armed: &Path,
+) -> anyhow::Result<Id> {
+    let hit = match death.hit {
+        Hit::Nth(n) => n.to_string(),
+        Hit::Last => "armed".to_owned(),
+    };
+    let program = stage
+        .program(role)
+        .env(
+            "POSTROAD_FAILPOINT",
+            format_args!("{}:abort@{hit}", death.point.name),
+        )
+        .env("POSTROAD_FAILPOINT_ARMED", armed.display());
+    stage.spawn_as(role, program)
+}
+
+/// One more job when all the others are done, and a death on its way.
+async fn last_job(
+    stage: &mut Stage,
+    ground: &Ground,
+    point: &Point,
+    armed: &PathBuf,
+    victim: Id,
+) -> anyhow::Result<Vec<Submit>> {
+    std::fs::write(armed, "").context("arming the failpoint")?;
+    let fails = matches!(point.needs, Needs::Failures | Needs::LostLetters);
+    if fails {
+        stage.cluster.provider.set(Behaviour {
+            rate_503: 1.0,
+            ..stage.setup.provider.clone()
+        })?;
+    }
+    // A queue that is full already refuses the last job: so there are some more of it.
+    let jobs_max = if point.needs == Needs::FullQueues {
+        20
+    } else {
+        1
+    };
+    stage.setup.load = Load {
+        rate: 1000,
+        jobs_max,
+        no_echo: true,
+        ..stage.setup.load.clone()
+    };
+    stage.load(ground.seed + 1);
+    let submits = stage.await_clients().await?;
+    await_death(stage, victim, point).await?;
+    if fails {
+        stage.cluster.provider.set(Behaviour {
+            rate_503: 0.0,
+            ..stage.setup.provider.clone()
+        })?;
+    }
+    Ok(submits)
+}
+
+/// Waits until the program has aborted, and takes it off the list.
+async fn await_death(stage: &mut Stage, victim: Id, point: &Point) -> anyhow::Result<()> {
+    use std::os::unix::process::ExitStatusExt as _;
+    const SIGABRT: i32 = 6;
+    let deadline = tokio::time::Instant::now() + DEATH_MAX;
+    let status = loop {
+        if let Some(status) = stage.cluster.has_ended(victim)? {
+            break status;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!("{} was not passed within {DEATH_MAX:?}", point.name);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    ensure!(
+        status.signal() == Some(SIGABRT),
+        "the victim ended with {status}"
+    );
+    stage.note("abort", true);
+    stage.kills += 1;
+    stage.forget(victim);
+    Ok(())
+}
+
+/// Leaves jobs that were claimed by a scheduler which died before it published them, and jobs that
+/// run in a worker which died, to whoever is started next.
+async fn lose_programs(stage: &mut Stage, ground: &Ground) -> anyhow::Result<Vec<Submit>> {
+    let claims_and_dies = stage
+        .program(Role::Scheduler)
+        .env("POSTROAD_FAILPOINT", "claim.committed:abort@4");
+    let worker = stage.start(Role::Worker).await?;
+    let scheduler = stage.start_as(Role::Scheduler, claims_and_dies).await?;
+    stage.load(ground.seed);
+    let last = POINTS
+        .iter()
+        .find(|point| point.name == "claim.committed")
+        .context("there is such a point")?;
+    await_death(stage, scheduler, last).await?;
+    eventually("the worker has something in hand", async || {
+        ensure!(stage.cluster.store.census().await?.running > 0);
+        Ok(())
+    })
+    .await?;
+    stage.kill(worker).await?;
+    let submits = stage.await_clients().await?;
+    stage.start(Role::Worker).await?;
+    stage.setup.load.jobs_max = 20;
+    Ok(submits)
+}

@@ -1,0 +1,287 @@
+//! Programs die, sleep, and are replaced.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use postroad_provision::{Servers, Signal};
+use postroad_tests::simulator::{Behaviour, Latency};
+use rand::RngExt as _;
+
+use super::{Acted, Acting, FaultRow, Recovery, Tier, lasting};
+use crate::load::Load;
+use crate::stage::{Role, Setup, Stage};
+
+pub(super) fn rows() -> Vec<FaultRow> {
+    vec![
+        FaultRow::new("calm", "nothing", calm)
+            .tier(Tier::Gate)
+            .never_repeats(),
+        FaultRow::new(
+            "kill-workers",
+            "kill -9 a worker, start another, five times",
+            kill_workers,
+        )
+        .tier(Tier::Gate)
+        .recovery(Recovery::Lease),
+        FaultRow::new(
+            "kill-schedulers",
+            "kill -9 a scheduler, start another, five times",
+            kill_schedulers,
+        )
+        .tier(Tier::Gate)
+        .recovery(Recovery::Lease)
+        .never_repeats(),
+        FaultRow::new(
+            "kill-all-workers",
+            "kill -9 every worker at once, prefetch full",
+            kill_all_workers,
+        )
+        .recovery(Recovery::Lease)
+        .setup(full_hands),
+        FaultRow::new(
+            "kill-everything",
+            "kill -9 every program at once, twice",
+            kill_everything,
+        )
+        .tier(Tier::Gate)
+        .recovery(Recovery::Lease),
+        FaultRow::new(
+            "pause-worker",
+            "SIGSTOP a worker for less than its lease",
+            pause_worker,
+        )
+        .recovery(Recovery::Lease),
+        FaultRow::new(
+            "sleep-worker",
+            "SIGSTOP a worker for longer than its lease",
+            sleep_worker,
+        )
+        .tier(Tier::Gate)
+        .recovery(Recovery::Lease),
+        FaultRow::new(
+            "pause-scheduler",
+            "SIGSTOP a scheduler for less than its lease",
+            pause_scheduler,
+        )
+        .recovery(Recovery::Lease)
+        .never_repeats(),
+        FaultRow::new(
+            "sleep-scheduler",
+            "SIGSTOP a scheduler for longer than its lease",
+            sleep_scheduler,
+        )
+        .recovery(Recovery::Lease)
+        .never_repeats(),
+        FaultRow::new(
+            "rolling-restart",
+            "SIGTERM every program in turn, and replace it",
+            rolling_restart,
+        )
+        .tier(Tier::Gate)
+        .never_repeats(),
+        FaultRow::new(
+            "job-kills-worker",
+            "jobs that abort the process that runs them",
+            job_kills_worker,
+        )
+        .recovery(Recovery::Lease)
+        .setup(poisonous),
+        FaultRow::new("herd", "20,000 jobs due at the same moment", herd)
+            .recovery(Recovery::NotMeasured)
+            .never_repeats()
+            .setup(|| herd_of(20_000)),
+        FaultRow::new("herd-100k", "100,000 jobs due at the same moment", herd)
+            .tier(Tier::All)
+            .recovery(Recovery::NotMeasured)
+            .never_repeats()
+            .setup(|| herd_of(100_000)),
+    ]
+}
+
+fn calm<'a>(_: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        lasting(Duration::from_secs(3)).await;
+        Ok(Acted::Done)
+    })
+}
+
+/// A random one of a role.
+fn any(stage: &mut Stage, role: Role) -> postroad_tests::harness::cluster::Id {
+    let of_role = stage.of(role);
+    of_role[stage.rng.random_range(0..of_role.len())]
+}
+
+async fn kill_and_replace(stage: &mut Stage, role: Role, times: usize) -> anyhow::Result<Acted> {
+    for _ in 0..times {
+        let victim = any(stage, role);
+        stage.kill(victim).await?;
+        stage.start(role).await?;
+        let pause = stage.rng.random_range(100..900);
+        lasting(Duration::from_millis(pause)).await;
+    }
+    Ok(Acted::Done)
+}
+
+fn kill_workers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(kill_and_replace(stage, Role::Worker, 5))
+}
+
+fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(kill_and_replace(stage, Role::Scheduler, 5))
+}
+
+/// Slow answers, so that every place of every worker is taken.
+fn full_hands() -> Setup {
+    Setup {
+        provider: Behaviour {
+            latency: Latency::Fixed(Duration::from_millis(400)),
+            ..Behaviour::default()
+        },
+        ..Setup::default()
+    }
+}
+
+fn kill_all_workers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        kill_all(stage, &[Role::Worker]).await?;
+        Ok(Acted::Done)
+    })
+}
+
+fn kill_everything<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        for _ in 0..2 {
+            kill_all(stage, &Role::BOTH).await?;
+            lasting(Duration::from_secs(1)).await;
+        }
+        Ok(Acted::Done)
+    })
+}
+
+/// Kills all of these roles, one after the other without a pause, and replaces them.
+async fn kill_all(stage: &mut Stage, roles: &[Role]) -> anyhow::Result<()> {
+    let victims: Vec<_> = stage
+        .actors
+        .iter()
+        .filter(|actor| roles.contains(&actor.role))
+        .cloned()
+        .collect();
+    for victim in &victims {
+        stage.kill(victim.id).await?;
+    }
+    for victim in victims {
+        stage.start(victim.role).await?;
+    }
+    Ok(())
+}
+
+/// Suspends one of a role; what it was doing goes on later, or is refused.
+async fn pause(stage: &mut Stage, role: Role, share_of_lease: f64) -> anyhow::Result<Acted> {
+    let victim = any(stage, role);
+    let fault = stage.begin("SIGSTOP", role == Role::Worker);
+    stage.cluster.signal(victim, Signal::STOP)?;
+    lasting(stage.setup.lease.mul_f64(share_of_lease)).await;
+    stage.cluster.signal(victim, Signal::CONT)?;
+    stage.end(fault);
+    Ok(Acted::Done)
+}
+
+fn pause_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(pause(stage, Role::Worker, 0.5))
+}
+
+fn sleep_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(pause(stage, Role::Worker, 2.5))
+}
+
+fn pause_scheduler<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(pause(stage, Role::Scheduler, 0.5))
+}
+
+fn sleep_scheduler<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(pause(stage, Role::Scheduler, 2.5))
+}
+
+fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        for actor in stage.actors.clone() {
+            stage.note("SIGTERM", false);
+            stage.start(actor.role).await?;
+            let status = stage.cluster.terminate(actor.id).await?;
+            ensure!(
+                status.success(),
+                "a program that was asked to stop ended with {status}"
+            );
+            stage.forget(actor.id);
+        }
+        Ok(Acted::Done)
+    })
+}
+
+/// Workers with a kind that aborts its process.
+fn poisonous() -> Setup {
+    Setup {
+        worker_program: Some("postroad-chaos-worker"),
+        ..Setup::default()
+    }
+}
+
+/// Three jobs that kill whoever runs them, each as often as it may try. What else those workers
+/// had in hand is lost with them; the dead workers are replaced, as a supervisor would.
+fn job_kills_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        let fault = stage.begin("jobs that abort their worker", true);
+        let mut poison = Vec::new();
+        for _ in 0..3 {
+            let mut job = postroad_tests::harness::cluster::job("abort", &serde_json::json!({}));
+            job.max_attempts = Some(3);
+            poison.push(job);
+        }
+        stage.cluster.enqueue(&poison).await?;
+        while count_dead(stage).await? < poison.len() {
+            replace_the_dead(stage).await?;
+            lasting(Duration::from_millis(100)).await;
+        }
+        replace_the_dead(stage).await?;
+        stage.end(fault);
+        Ok(Acted::Done)
+    })
+}
+
+async fn count_dead(stage: &Stage) -> anyhow::Result<usize> {
+    let dead = stage.cluster.states().await?.get("dead").copied();
+    Ok(usize::try_from(dead.unwrap_or(0))?)
+}
+
+async fn replace_the_dead(stage: &mut Stage) -> anyhow::Result<()> {
+    for id in stage.of(Role::Worker) {
+        if stage.cluster.has_ended(id)?.is_some() {
+            stage.kills += 1;
+            stage.forget(id);
+            stage.start(Role::Worker).await?;
+        }
+    }
+    Ok(())
+}
+
+fn herd_of(jobs: usize) -> Setup {
+    Setup {
+        prefetch: 200,
+        provider: Behaviour::default(),
+        load: Load {
+            rate: 20_000,
+            jobs_max: jobs,
+            herd_after: Some(Duration::from_secs(2 + jobs as u64 / 10_000)),
+            ..Load::default()
+        },
+        ..Setup::default()
+    }
+}
+
+/// The load is the fault.
+fn herd<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        stage.note("herd", false);
+        Ok(Acted::Done)
+    })
+}

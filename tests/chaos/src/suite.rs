@@ -1,0 +1,256 @@
+//! The order of the runs, what they share, and what is said while they are made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use postroad_chaos::crash::{self, Death, Hit};
+use postroad_chaos::faults::{self, Tier};
+use postroad_chaos::run::{self, Outcome, Ran, Verdict};
+use postroad_chaos::stage::Ground;
+use postroad_chaos::table::{self, Findings, Simulated};
+use postroad_provision::{Options, Servers};
+use postroad_tests::harness::endpoints::Endpoints;
+use tokio::process::Command;
+
+use crate::args::Args;
+
+/// Deaths at once: each is mostly waiting.
+const DEATHS_AT_ONCE: usize = 3;
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    if args.list {
+        list(&args);
+        return Ok(());
+    }
+    if args.publish {
+        return publish(&args.dir);
+    }
+    let seed = args
+        .seed
+        .unwrap_or_else(|| rand::random_range(1..1_000_000));
+    let started = Instant::now();
+    let mut servers = start_servers(&args.dir).await?;
+    let made = make_all(&args, seed, &mut servers).await;
+    servers.stop().await?;
+    let (crashes, faults) = made?;
+    let findings = Findings {
+        date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+        commit: commit().await,
+        seed,
+        tier: format!("{:?}", args.tier()).to_lowercase(),
+        seconds: started.elapsed().as_secs_f64(),
+        crashes,
+        faults,
+        simulation: Simulated::default(),
+        mutants: Vec::new(),
+    };
+    table::write(&findings, &args.dir)?;
+    println!("{}", findings.markdown());
+    println!("in full: {}", args.dir.join("chaos.json").display());
+    conclude(&findings)
+}
+
+/// Zero red, or exit code 1 with every red run named.
+fn conclude(findings: &Findings) -> anyhow::Result<()> {
+    for outcome in findings.skipped() {
+        println!("skipped: {} {:?}", outcome.name, outcome.verdict);
+    }
+    if findings.is_green() {
+        return Ok(());
+    }
+    let names: Vec<_> = findings
+        .red()
+        .map(|outcome| outcome.name.as_str())
+        .collect();
+    bail!(
+        "red: {}; again with: make chaos ARGS=\"--seed {} --only NAME\" at commit {}",
+        names.join(", "),
+        findings.seed,
+        findings.commit
+    )
+}
+
+async fn start_servers(dir: &Path) -> anyhow::Result<Servers> {
+    let mut options = Options::new(dir.join("servers"));
+    options.fresh = true;
+    options.progress = std::sync::Arc::new(|step: &str| eprintln!("{step}"));
+    Ok(Servers::start(options).await?)
+}
+
+fn deaths(args: &Args) -> Vec<Death> {
+    let is_taken = |death: &Death| {
+        let is_in_tier =
+            args.tier() > Tier::Gate || death.hit == Hit::Nth(1) || !args.only.is_empty();
+        is_in_tier && args.takes(&death.name())
+    };
+    crash::deaths().into_iter().filter(is_taken).collect()
+}
+
+fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
+    let is_taken = |row: &faults::FaultRow| {
+        (row.tier <= args.tier() || !args.only.is_empty()) && args.takes(row.name)
+    };
+    faults::table().into_iter().filter(is_taken).collect()
+}
+
+fn list(args: &Args) {
+    for death in deaths(args) {
+        println!("{:<36} {}", death.name(), death.point.says);
+    }
+    for row in fault_rows(args) {
+        println!("{:<36} {}", row.name, row.says);
+    }
+}
+
+async fn make_all(
+    args: &Args,
+    seed: u64,
+    servers: &mut Servers,
+) -> anyhow::Result<(Vec<Outcome>, Vec<Outcome>)> {
+    let red = args.dir.join("red");
+    let programs = programs(args)?;
+    let ground = Ground {
+        endpoints: Endpoints::of(servers),
+        is_alone: false,
+        programs: programs.debug,
+        seed,
+    };
+    let crashes = die_everywhere(args, &ground, &red).await?;
+    let ground = Ground {
+        is_alone: true,
+        programs: programs.release,
+        ..ground
+    };
+    let mut outcomes = Vec::new();
+    for (row, n) in fault_rows(args).iter().zip(1000..) {
+        let ground = Ground {
+            seed: seed + n,
+            ..ground.clone()
+        };
+        outcomes.push(finished(run::make(row, &ground, servers).await, &red)?);
+    }
+    Ok((crashes, outcomes))
+}
+
+async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Result<Vec<Outcome>> {
+    let deaths = stream::iter(deaths(args).into_iter().zip(1..))
+        .map(|(death, n)| {
+            let ground = Ground {
+                seed: ground.seed + n,
+                ..ground.clone()
+            };
+            async move { crash::make(death, &ground).await }
+        })
+        .buffer_unordered(DEATHS_AT_ONCE);
+    let (mut deaths, mut crashes) = (std::pin::pin!(deaths), Vec::new());
+    while let Some(ran) = deaths.next().await {
+        crashes.push(finished(ran, red)?);
+    }
+    crashes.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(crashes)
+}
+
+/// Says how a run ended, and keeps the history of a red one.
+fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
+    let Ran { outcome, history } = ran;
+    let Outcome {
+        name,
+        seed,
+        seconds,
+        report,
+        ..
+    } = &outcome;
+    let recovered = outcome
+        .recovered_after
+        .map(|after| format!(", back after {after:.1} s"))
+        .unwrap_or_default();
+    let jobs = report.acknowledged;
+    match &outcome.verdict {
+        Verdict::Green => println!("green   {name} ({jobs} jobs, {seconds:.0} s{recovered})"),
+        Verdict::Skipped(why) => println!("skipped {name}: {why}"),
+        Verdict::Red(reasons) => {
+            println!("RED     {name} (seed {seed}, {jobs} jobs, {seconds:.0} s{recovered})");
+            for reason in reasons {
+                println!("        {reason}");
+            }
+            if let Some(history) = history {
+                fs::create_dir_all(red).with_context(|| format!("creating {}", red.display()))?;
+                let file = red.join(format!("{name}-{seed}.json"));
+                fs::write(&file, serde_json::to_vec(&history)?)
+                    .with_context(|| format!("writing {}", file.display()))?;
+                println!("        history: {}", file.display());
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+struct Programs {
+    /// With failpoints.
+    debug: PathBuf,
+    /// As users run them.
+    release: PathBuf,
+}
+
+fn programs(args: &Args) -> anyhow::Result<Programs> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let target = own
+        .parent()
+        .and_then(Path::parent)
+        .context("this program lies in target/<profile>")?;
+    let programs = Programs {
+        debug: target.join("debug"),
+        release: target.join(if args.debug_programs {
+            "debug"
+        } else {
+            "release"
+        }),
+    };
+    for dir in [&programs.debug, &programs.release] {
+        if !dir.join("postroad-worker").exists() {
+            bail!(
+                "{} has no programs: run `make chaos`, which builds them",
+                dir.display()
+            );
+        }
+    }
+    Ok(programs)
+}
+
+/// What git calls the source tree; with a mark if it has been changed since.
+async fn commit() -> String {
+    let git = async |args: &[&str]| {
+        let output = Command::new("git").args(args).output().await.ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]).await else {
+        return "unknown".to_owned();
+    };
+    match git(&["status", "--porcelain", "--untracked-files=no"]).await {
+        Some(changes) if changes.is_empty() => commit,
+        _ => format!("{commit}+"),
+    }
+}
+
+/// The newest table, into the documents.
+fn publish(dir: &Path) -> anyhow::Result<()> {
+    let findings = table::read(&dir.join("chaos.json"))?;
+    if !findings.is_green() {
+        bail!("the newest table is red: what it found comes first");
+    }
+    table::write(&findings, Path::new("docs/chaos"))?;
+    for name in ["README.md", "docs/GUARANTEES.md"] {
+        let document = fs::read_to_string(name).with_context(|| format!("reading {name}"))?;
+        let document =
+            table::with_table(&document, &findings.markdown()).with_context(|| name.to_owned())?;
+        fs::write(name, document).with_context(|| format!("writing {name}"))?;
+    }
+    Ok(())
+}
