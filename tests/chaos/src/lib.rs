@@ -14,6 +14,7 @@ pub mod crash;
 pub mod faults;
 pub mod history;
 pub mod load;
+pub mod mutants;
 pub mod observer;
 pub mod run;
 pub mod sim;

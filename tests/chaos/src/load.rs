@@ -44,6 +44,10 @@ pub struct Load {
     pub is_plain: bool,
     /// Whether every job has a provider.
     pub no_echo: bool,
+    /// Every job expires so long after it was handed in.
+    pub all_expire_in: Option<Duration>,
+    /// Whether the clients hand ticks in without their keys.
+    pub has_keyless_ticks: bool,
 }
 
 impl Default for Load {
@@ -55,6 +59,8 @@ impl Default for Load {
             herd_after: None,
             is_plain: false,
             no_echo: false,
+            all_expire_in: None,
+            has_keyless_ticks: false,
         }
     }
 }
@@ -182,11 +188,12 @@ impl Maker {
                 planned.1.due += wait.as_secs_f64();
             }
             if self.rng.random_range(0..30) == 0 {
-                let left = SignedDuration::from_millis(self.rng.random_range(2000..6000));
-                let expires = Timestamp::now() + left;
-                planned.0.expires_at = Some(expires);
-                planned.1.expires = Some(expires.as_duration().as_secs_f64());
+                let left = Duration::from_millis(self.rng.random_range(2000..6000));
+                expire_in(&mut planned, left);
             }
+        }
+        if let Some(left) = self.load.all_expire_in {
+            expire_in(&mut planned, left);
         }
         planned
     }
@@ -213,7 +220,7 @@ impl Maker {
     fn tick_of(&self, tenant: &str, number: u64) -> Planned {
         let (mut job, mut submit) = self.webhook(tenant);
         let key = format!("every-beat/{number}");
-        job.dedup_key = Some(key.clone());
+        job.dedup_key = (!self.load.has_keyless_ticks).then(|| key.clone());
         submit.dedup_key = Some(key);
         submit.tick = Some(Tick {
             schedule: format!("{tenant}/every-beat"),
@@ -241,6 +248,13 @@ impl Maker {
             Some(sha256(&body)),
         )
     }
+}
+
+fn expire_in(planned: &mut Planned, left: Duration) {
+    let left = SignedDuration::try_from(left).expect("a load lasts minutes");
+    let expires = Timestamp::now() + left;
+    planned.0.expires_at = Some(expires);
+    planned.1.expires = Some(expires.as_duration().as_secs_f64());
 }
 
 fn text_message(tenant: &str) -> Planned {

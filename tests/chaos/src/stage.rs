@@ -433,18 +433,27 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until nothing is on its way, or until this much time has passed.
+    pub async fn drain_within(&mut self, most: Duration) -> anyhow::Result<()> {
+        match tokio::time::timeout(most, self.drain()).await {
+            Ok(drained) => drained,
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Stops every program, takes the observers' history, and takes everything down.
     pub async fn close(mut self, submits: Vec<Submit>) -> anyhow::Result<History> {
         self.empty_queues().await?;
+        self.take(submits).await
+    }
+
+    /// Takes the observers' history as it is, and everything down.
+    pub async fn take(mut self, submits: Vec<Submit>) -> anyhow::Result<History> {
+        self.cluster.stop_programs().await?;
+        let records = self.cluster.provider.records();
         let history = History {
             submits,
-            calls: self
-                .cluster
-                .provider
-                .records()
-                .iter()
-                .map(observer::call)
-                .collect(),
+            calls: records.iter().map(observer::call).collect(),
             faults: std::mem::take(&mut self.faults),
             decisions: std::mem::take(&mut self.decisions),
             moves: observer::moves(&self.cluster).await?,

@@ -74,6 +74,8 @@ fn hits(point: &Point) -> &'static [Hit] {
     }
 }
 
+/// More than are handed in before any point is passed for the seventh time.
+const JOBS_MAX: usize = 5000;
 /// Longer than a point takes to be passed, wherever it is.
 const DEATH_MAX: Duration = Duration::from_secs(60);
 
@@ -194,16 +196,17 @@ async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result
     let victim = start_victim(stage, role, death, &armed).await?;
     let more = match death.hit {
         Hit::Nth(_) => {
+            // As long as it takes: how many jobs a batch has depends on the machine.
+            stage.setup.load.jobs_max = JOBS_MAX;
             stage.load(ground.seed);
             if point.needs == Needs::Sigterm {
-                submits.extend(stage.await_clients().await?);
                 stage
                     .cluster
                     .signal(victim, postroad_provision::Signal::TERM)?;
             }
             await_death(stage, victim, point).await?;
             stage.start(role).await?;
-            stage.await_clients().await?
+            stage.stop_clients().await?
         }
         Hit::Last => {
             stage.load(ground.seed);

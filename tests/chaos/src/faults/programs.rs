@@ -14,6 +14,7 @@ use crate::stage::{Role, Setup, Stage};
 pub(super) fn rows() -> Vec<FaultRow> {
     vec![
         FaultRow::new("calm", "nothing", calm)
+            .recovery(Recovery::NotMeasured)
             .tier(Tier::Gate)
             .never_repeats(),
         FaultRow::new(
