@@ -1,0 +1,145 @@
+//! Postgres's log of every row, replayed through the state machine, and compared with the rows.
+
+use postroad_common::job::{JobEvent, JobState};
+use uuid::Uuid;
+
+use super::ledger::{Job, Ledger};
+use super::{Figure, Report};
+use crate::history::{Move, Row};
+
+pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
+    for (id, job) in &ledger.jobs {
+        replay(job, report);
+        find_double_success(id, job, report);
+        find_contradictions(id, job, report);
+    }
+}
+
+fn replay(job: &Job<'_>, report: &mut Report) {
+    let mut last = None;
+    for step in &job.moves {
+        if let Some(flaw) = flaw(last, step) {
+            report.add(Figure::IllegalMoves, || describe(step, flaw));
+        }
+        last = Some(*step);
+    }
+}
+
+/// What is wrong with a move, given the one before.
+fn flaw(last: Option<&Move>, step: &Move) -> Option<&'static str> {
+    let Some(to) = step.to else {
+        return Some("the row vanished");
+    };
+    let Some(from) = step.from else {
+        return flaw_at_birth(last, step, to);
+    };
+    let Some(last) = last else {
+        return Some("the first move of a job is the birth of its row");
+    };
+    let left_at = (last.to, last.dispatch, last.attempt);
+    if left_at != (Some(from), step.dispatch_before, step.attempt_before) {
+        return Some("it does not begin where the move before ended");
+    }
+    if from != to && !is_legal(from, to) {
+        return Some("no event leads there");
+    }
+    let (dispatch, attempt) = charge(from, to);
+    if step.dispatch != step.dispatch_before + dispatch {
+        return Some("the fence is not what this move makes it");
+    }
+    if step.attempt != step.attempt_before + attempt || step.attempt < 0 {
+        return Some("the attempts are not what this move makes them");
+    }
+    None
+}
+
+fn flaw_at_birth(last: Option<&Move>, step: &Move, to: JobState) -> Option<&'static str> {
+    if last.is_some() {
+        return Some("the job had a row before");
+    }
+    if to != JobState::Scheduled || (step.dispatch, step.attempt) != (0, 0) {
+        return Some("a row is born scheduled, without a claim or an attempt");
+    }
+    None
+}
+
+fn is_legal(from: JobState, to: JobState) -> bool {
+    JobEvent::ALL
+        .into_iter()
+        .any(|event| from.next(event) == Ok(to))
+}
+
+/// What a move adds to the fence and to the attempts.
+///
+/// A redrive (dead → scheduled) will become legal by its event in [`JobState::next`], and belongs
+/// here if it is to move a counter.
+fn charge(from: JobState, to: JobState) -> (i64, i32) {
+    match (from, to) {
+        (JobState::Scheduled, JobState::Dispatched) => (1, 0),
+        (JobState::Dispatched, JobState::Running) => (0, 1),
+        // Snoozed, interrupted, or started for nobody: the attempt is given back.
+        (JobState::Running, JobState::Scheduled) => (0, -1),
+        _ => (0, 0),
+    }
+}
+
+/// Every write of a success counts, also one over another: the second was accepted too.
+fn find_double_success(id: &Uuid, job: &Job<'_>, report: &mut Report) {
+    let is_success = |step: &&&Move| step.to == Some(JobState::Completed);
+    let successes = job.moves.iter().filter(is_success).count();
+    if successes > 1 {
+        report.add(Figure::DoubleSuccess, || {
+            format!("{id}: {successes} successes were recorded")
+        });
+    }
+}
+
+/// The log and the row are written by different hands; they must tell the same story.
+fn find_contradictions(id: &Uuid, job: &Job<'_>, report: &mut Report) {
+    if let [_, _, ..] = job.rows[..] {
+        report.add(Figure::Contradictions, || {
+            format!("{id}: has {} rows", job.rows.len())
+        });
+    }
+    match (job.moves.last(), job.row()) {
+        (None, Some(row)) => report.add(Figure::Contradictions, || {
+            format!("{id}: has a row, {}, and no log", row.state)
+        }),
+        (Some(last), Some(row)) if !agree(last, row) => report.add(Figure::Contradictions, || {
+            format!(
+                "{id}: its row is {}, its log ends with {}",
+                row.state,
+                moved(last)
+            )
+        }),
+        // Without a row, a job that somebody was told of is lost, and counted there.
+        (Some(last), None) if last.to.is_some() && !job.is_acknowledged => {
+            report.add(Figure::Contradictions, || {
+                format!("{id}: has no row, its log ends with {}", moved(last))
+            });
+        }
+        _ => {}
+    }
+}
+
+fn agree(last: &Move, row: &Row) -> bool {
+    (last.to, last.dispatch, last.attempt) == (Some(row.state), row.dispatch, row.attempt)
+}
+
+fn describe(step: &Move, flaw: &str) -> String {
+    format!(
+        "{} at {:.3}: {}, fence {} → {}, attempts {} → {}: {flaw}",
+        step.id,
+        step.t,
+        moved(step),
+        step.dispatch_before,
+        step.dispatch,
+        step.attempt_before,
+        step.attempt,
+    )
+}
+
+fn moved(step: &Move) -> String {
+    let name = |state: Option<JobState>| state.map_or("nothing", JobState::as_str);
+    format!("{} → {}", name(step.from), name(step.to))
+}
