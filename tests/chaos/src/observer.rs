@@ -26,7 +26,7 @@ const ERRORS: &str = "
 /// Jobs in the pipe long enough for the management API, which is seconds behind, to have seen
 /// their messages.
 const BACKED: &str = "
-    select count(*) from postroad.job where stage = 1 and claimed_at < now() - interval '8 seconds'";
+    select count(*) from postroad.job where stage = 1 and claimed_at < now() - interval '4 seconds'";
 
 /// Begins to log every move in this cluster's database.
 pub async fn install(cluster: &Cluster) -> anyhow::Result<()> {

@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use postroad_provision::Servers;
 use serde::{Deserialize, Serialize};
 
-use crate::checker::{self, Report};
+use crate::checker::{Limits, Report, check_with};
 use crate::faults::{Acted, FaultRow};
 use crate::history::History;
-use crate::stage::{Ground, Stage};
+use crate::stage::{Ground, PIPE_TTL, Stage};
 
 /// Load before the fault: what throughput was like.
 const BEFORE: Duration = Duration::from_secs(4);
@@ -70,7 +70,7 @@ pub async fn make(row: &FaultRow, ground: &Ground, servers: &mut Servers) -> Ran
     let (history, verdict, report) = match made {
         Ok(Made::Skipped(why)) => (None, Verdict::Skipped(why), Report::default()),
         Ok(Made::History(history)) => {
-            let report = checker::check(&history);
+            let report = check(&history);
             let verdict = judge(row, &report, counts.recovered_after);
             (Some(history), verdict, report)
         }
@@ -167,13 +167,32 @@ async fn with_stage(
     Ok(Some(submits))
 }
 
+/// The figures of a run here, where messages wait in the pipe for less long than usual.
+pub fn check(history: &History) -> Report {
+    let missed_after = PIPE_TTL + Duration::from_secs(25);
+    let limits = Limits {
+        shadow_seconds: missed_after.as_secs_f64(),
+        ..Limits::default()
+    };
+    check_with(history, &limits)
+}
+
+/// What a report finds fault with, one thing each.
+pub fn complaints(report: &Report) -> Vec<String> {
+    let told = report.findings.iter().flat_map(|(figure, finding)| {
+        let count = format!("{figure}: {}", finding.count);
+        std::iter::once(count).chain(finding.samples.iter().map(|sample| format!("  {sample}")))
+    });
+    told.collect()
+}
+
 /// What must hold beyond the figures of every run.
 fn judge(row: &FaultRow, report: &Report, recovered_after: Option<f64>) -> Verdict {
-    let mut red = report.complaints();
-    if !row.may_repeat && report.explained_duplicates > 0 {
+    let mut red = complaints(report);
+    if !row.may_repeat && report.context.explained_duplicates > 0 {
         red.push(format!(
             "{} effects were repeated, which this fault does not excuse",
-            report.explained_duplicates
+            report.context.explained_duplicates
         ));
     }
     if let Some(limit) = row.recovery.limit((row.setup)().lease) {

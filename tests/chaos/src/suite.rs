@@ -9,17 +9,19 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use postroad_chaos::crash::{self, Death, Hit};
 use postroad_chaos::faults::{self, Tier};
+use postroad_chaos::history::History;
+use postroad_chaos::mutants::{self, Bug};
 use postroad_chaos::run::{self, Outcome, Ran, Verdict};
 use postroad_chaos::stage::Ground;
-use postroad_chaos::table::{self, Findings, Simulated};
+use postroad_chaos::table::{self, Findings, Mutant, Simulated};
 use postroad_provision::{Options, Servers};
 use postroad_tests::harness::endpoints::Endpoints;
 use tokio::process::Command;
 
 use crate::args::Args;
 
-/// Deaths at once: each is mostly waiting.
-const DEATHS_AT_ONCE: usize = 3;
+/// Runs at once that share servers: each is mostly waiting.
+const RUNS_AT_ONCE: usize = 3;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.list {
@@ -36,17 +38,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut servers = start_servers(&args.dir).await?;
     let made = make_all(&args, seed, &mut servers).await;
     servers.stop().await?;
-    let (crashes, faults) = made?;
+    let made = made?;
     let findings = Findings {
         date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         commit: commit().await,
         seed,
         tier: format!("{:?}", args.tier()).to_lowercase(),
         seconds: started.elapsed().as_secs_f64(),
-        crashes,
-        faults,
+        crashes: made.crashes,
+        faults: made.faults,
         simulation: Simulated::default(),
-        mutants: Vec::new(),
+        mutants: made.mutants,
     };
     table::write(&findings, &args.dir)?;
     println!("{}", findings.markdown());
@@ -98,6 +100,9 @@ fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
 }
 
 fn list(args: &Args) {
+    for bug in bugs(args) {
+        println!("{}", bug_name(bug));
+    }
     for death in deaths(args) {
         println!("{:<36} {}", death.name(), death.point.says);
     }
@@ -106,11 +111,7 @@ fn list(args: &Args) {
     }
 }
 
-async fn make_all(
-    args: &Args,
-    seed: u64,
-    servers: &mut Servers,
-) -> anyhow::Result<(Vec<Outcome>, Vec<Outcome>)> {
+async fn make_all(args: &Args, seed: u64, servers: &mut Servers) -> anyhow::Result<Made> {
     let red = args.dir.join("red");
     let programs = programs(args)?;
     let ground = Ground {
@@ -119,6 +120,7 @@ async fn make_all(
         programs: programs.debug,
         seed,
     };
+    let mutants = put_bugs_in(args, &ground, &red).await?;
     let crashes = die_everywhere(args, &ground, &red).await?;
     let ground = Ground {
         is_alone: true,
@@ -133,7 +135,67 @@ async fn make_all(
         };
         outcomes.push(finished(run::make(row, &ground, servers).await, &red)?);
     }
-    Ok((crashes, outcomes))
+    Ok(Made {
+        mutants,
+        crashes,
+        faults: outcomes,
+    })
+}
+
+struct Made {
+    mutants: Vec<Mutant>,
+    crashes: Vec<Outcome>,
+    faults: Vec<Outcome>,
+}
+
+fn bugs(args: &Args) -> Vec<Bug> {
+    let mut bugs = Bug::ALL.to_vec();
+    bugs.retain(|bug| args.takes(&bug_name(*bug)));
+    bugs
+}
+
+fn bug_name(bug: Bug) -> String {
+    format!("bug:{}", bug.name())
+}
+
+/// The checker first: what it says is worth nothing if it would say it of anything.
+async fn put_bugs_in(args: &Args, ground: &Ground, red: &Path) -> anyhow::Result<Vec<Mutant>> {
+    let bugs = bugs(args);
+    if bugs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (honest, _) = mutants::make(Bug::None, ground).await?;
+    if !honest.red.is_empty() {
+        bail!("an honest program turns the verdict red: {:?}", honest.red);
+    }
+    let made = stream::iter(bugs)
+        .map(|bug| mutants::make(bug, ground))
+        .buffered(RUNS_AT_ONCE);
+    let (mut made, mut mutants) = (std::pin::pin!(made), Vec::new());
+    while let Some(made) = made.next().await {
+        let (mutant, history) = made?;
+        let (name, figures) = (&mutant.name, mutant.red.join(", "));
+        if mutant.is_caught {
+            println!("caught  bug:{name} by {figures}");
+        } else {
+            let file = keep(&history, red, name)?;
+            println!(
+                "RED     bug:{name} was not caught, only {figures}; history: {}",
+                file.display()
+            );
+        }
+        mutants.push(mutant);
+    }
+    Ok(mutants)
+}
+
+/// Writes a history where people look for it.
+fn keep(history: &History, red: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(red).with_context(|| format!("creating {}", red.display()))?;
+    let file = red.join(format!("{name}.json"));
+    fs::write(&file, serde_json::to_vec(history)?)
+        .with_context(|| format!("writing {}", file.display()))?;
+    Ok(file)
 }
 
 async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Result<Vec<Outcome>> {
@@ -145,7 +207,7 @@ async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Res
             };
             async move { crash::make(death, &ground).await }
         })
-        .buffer_unordered(DEATHS_AT_ONCE);
+        .buffer_unordered(RUNS_AT_ONCE);
     let (mut deaths, mut crashes) = (std::pin::pin!(deaths), Vec::new());
     while let Some(ran) = deaths.next().await {
         crashes.push(finished(ran, red)?);
@@ -168,7 +230,7 @@ fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
         .recovered_after
         .map(|after| format!(", back after {after:.1} s"))
         .unwrap_or_default();
-    let jobs = report.acknowledged;
+    let jobs = report.context.acknowledged;
     match &outcome.verdict {
         Verdict::Green => println!("green   {name} ({jobs} jobs, {seconds:.0} s{recovered})"),
         Verdict::Skipped(why) => println!("skipped {name}: {why}"),
@@ -178,10 +240,7 @@ fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
                 println!("        {reason}");
             }
             if let Some(history) = history {
-                fs::create_dir_all(red).with_context(|| format!("creating {}", red.display()))?;
-                let file = red.join(format!("{name}-{seed}.json"));
-                fs::write(&file, serde_json::to_vec(&history)?)
-                    .with_context(|| format!("writing {}", file.display()))?;
+                let file = keep(&history, red, &format!("{name}-{seed}"))?;
                 println!("        history: {}", file.display());
             }
         }

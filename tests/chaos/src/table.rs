@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::checker::{Report, bound_95};
+use crate::checker::{Figure, Report, bound_95};
 use crate::run::{Outcome, Verdict};
 
 /// Everything that one `make chaos` found.
@@ -51,8 +51,10 @@ pub struct Simulated {
 pub struct Mutant {
     /// The bug.
     pub name: String,
-    /// What the checker said; empty: it was not caught.
-    pub caught_by: Vec<String>,
+    /// Whether the figure that it concerns was red.
+    pub is_caught: bool,
+    /// All figures that were.
+    pub red: Vec<String>,
 }
 
 impl Findings {
@@ -60,10 +62,7 @@ impl Findings {
     pub fn is_green(&self) -> bool {
         self.red().next().is_none()
             && self.simulation.red.is_empty()
-            && self
-                .mutants
-                .iter()
-                .all(|mutant| !mutant.caught_by.is_empty())
+            && self.mutants.iter().all(|mutant| mutant.is_caught)
     }
 
     /// The runs that were not as they must be.
@@ -95,13 +94,13 @@ impl Findings {
         let total = self.total();
         let kills: u64 = self.outcomes().map(|outcome| outcome.kills).sum();
         let partitions: u64 = self.outcomes().map(|outcome| outcome.partitions).sum();
-        let jobs = total.acknowledged;
+        let jobs = total.context.acknowledged;
         let runs = self.outcomes().count();
         let skipped = self.skipped().count();
         let caught = self
             .mutants
             .iter()
-            .filter(|mutant| !mutant.caught_by.is_empty())
+            .filter(|mutant| mutant.is_caught)
             .count();
         let mut recoveries: Vec<f64> = self
             .faults
@@ -132,10 +131,10 @@ impl Findings {
             ("jobs accepted", jobs.to_string()),
             (
                 "without an answer to the client, and run all the same",
-                total.recovered.to_string(),
+                total.context.recovered.to_string(),
             ),
         ];
-        rows.extend(total.zeros().map(|(name, count)| (name, count.to_string())));
+        rows.extend(Figure::ALL.map(|figure| (figure.as_str(), total.count(figure).to_string())));
         let bound = |n: u64| {
             if n == 0 {
                 "unknown".to_owned()
@@ -152,15 +151,17 @@ impl Findings {
                 "effects repeated with a reason",
                 format!(
                     "{} ({:.1} per 10,000 jobs)",
-                    total.explained_duplicates,
-                    1e4 * total.explained_duplicates as f64 / (jobs.max(1)) as f64
+                    total.context.explained_duplicates,
+                    total.context.explained_per_10_000()
                 ),
             ),
             (
                 "ticks",
                 format!(
                     "{} planned, {} missed, {} extra",
-                    total.ticks, total.ticks_missed, total.ticks_extra
+                    total.context.ticks,
+                    total.count(Figure::MissedTicks),
+                    total.count(Figure::ExtraTicks)
                 ),
             ),
             (

@@ -12,10 +12,10 @@ use postroad_tests::harness::cluster::{Id, eventually};
 use postroad_tests::simulator::{Behaviour, Latency};
 
 use self::points::{Needs, POINTS, Point, Program};
-use crate::checker::{self, Report};
+use crate::checker::Report;
 use crate::history::{History, Submit};
 use crate::load::Load;
-use crate::run::{Outcome, Ran, Verdict};
+use crate::run::{self, Outcome, Ran, Verdict};
 use crate::stage::{Ground, Role, Setup, Stage};
 
 /// Which time the point is passed.
@@ -89,7 +89,7 @@ pub async fn make(death: Death, ground: &Ground) -> Ran {
     };
     let (history, report, verdict) = match made {
         Ok(history) => {
-            let report = history.as_ref().map(checker::check).unwrap_or_default();
+            let report = history.as_ref().map(run::check).unwrap_or_default();
             let verdict = judge(death, &report);
             (history, report, verdict)
         }
@@ -115,11 +115,11 @@ pub async fn make(death: Death, ground: &Ground) -> Ran {
 }
 
 fn judge(death: Death, report: &Report) -> Verdict {
-    let mut red = report.complaints();
-    if !death.point.may_repeat && report.explained_duplicates > 0 {
+    let mut red = run::complaints(report);
+    if !death.point.may_repeat && report.context.explained_duplicates > 0 {
         red.push(format!(
             "{} effects were repeated, and nothing was lost here that excuses it",
-            report.explained_duplicates
+            report.context.explained_duplicates
         ));
     }
     if red.is_empty() {

@@ -19,20 +19,40 @@ pub(super) fn rows() -> Vec<FaultRow> {
     };
     vec![
         row("broker-restart", "RabbitMQ restarts cleanly", restart),
-        row("broker-kill", "kill -9 of RabbitMQ, which keeps its data", kill),
+        row(
+            "broker-kill",
+            "kill -9 of RabbitMQ, which keeps its data",
+            kill,
+        ),
         row("broker-wipe", "RabbitMQ comes back with nothing", wipe).tier(Tier::Gate),
         row("broker-pause", "RabbitMQ stands still (SIGSTOP)", pause),
-        row("memory-alarm", "RabbitMQ blocks who publishes: memory", |stage, servers| {
-            Box::pin(alarm(stage, servers, Alarm::Memory))
-        }),
-        row("disk-alarm", "RabbitMQ blocks who publishes: disk", |stage, servers| {
-            Box::pin(alarm(stage, servers, Alarm::Disk))
-        })
+        row(
+            "memory-alarm",
+            "RabbitMQ blocks who publishes: memory",
+            |stage, servers| Box::pin(alarm(stage, servers, Alarm::Memory)),
+        ),
+        row(
+            "disk-alarm",
+            "RabbitMQ blocks who publishes: disk",
+            |stage, servers| Box::pin(alarm(stage, servers, Alarm::Disk)),
+        )
         .tier(Tier::All),
-        row("consumer-cancelled", "the work queue is deleted under its consumers, three times", cancel),
-        row("consumer-timeout", "the broker's consumer timeout is shorter than jobs take", consumer_timeout)
-            .setup(longer_than_the_timeout),
-        row("churn", "strangers connect and leave, and programs' connections are closed", churn),
+        row(
+            "consumer-cancelled",
+            "the work queue is deleted under its consumers, three times",
+            cancel,
+        ),
+        row(
+            "consumer-timeout",
+            "the broker's consumer timeout is shorter than jobs take",
+            consumer_timeout,
+        )
+        .setup(longer_than_the_timeout),
+        row(
+            "churn",
+            "strangers connect and leave, and programs' connections are closed",
+            churn,
+        ),
     ]
 }
 

@@ -15,14 +15,18 @@ const JUMPS: [i64; 5] = [10 * MINUTES, -10 * MINUTES, -HOURS, 24 * HOURS, 0];
 
 pub(super) fn rows() -> Vec<FaultRow> {
     vec![
-        FaultRow::new("worker-clock", "a worker's clock jumps by minutes, an hour, a day", |stage, _| {
-            Box::pin(jump(stage, Role::Worker))
-        })
+        FaultRow::new(
+            "worker-clock",
+            "a worker's clock jumps by minutes, an hour, a day",
+            |stage, _| Box::pin(jump(stage, Role::Worker)),
+        )
         .recovery(Recovery::Lease)
         .never_repeats(),
-        FaultRow::new("scheduler-clock", "a scheduler's clock jumps by minutes, an hour, a day", |stage, _| {
-            Box::pin(jump(stage, Role::Scheduler))
-        })
+        FaultRow::new(
+            "scheduler-clock",
+            "a scheduler's clock jumps by minutes, an hour, a day",
+            |stage, _| Box::pin(jump(stage, Role::Scheduler)),
+        )
         .recovery(Recovery::Lease)
         .never_repeats(),
     ]
@@ -32,7 +36,9 @@ pub(super) fn rows() -> Vec<FaultRow> {
 async fn jump(stage: &mut Stage, role: Role) -> anyhow::Result<Acted> {
     let clock = FakeClock::new().await?;
     let before = stage.of(role);
-    let skewed = stage.start_as(role, stage.program(role).clock(&clock)).await?;
+    let skewed = stage
+        .start_as(role, stage.program(role).clock(&clock))
+        .await?;
     for id in before {
         stage.cluster.terminate(id).await?;
         stage.forget(id);

@@ -14,18 +14,42 @@ pub(super) fn rows() -> Vec<FaultRow> {
     // records stay together, unless the worker was called lost meanwhile.
     let row = |name, says, act| FaultRow::new(name, says, act).recovery(Recovery::Lease);
     vec![
-        row("postgres-restart", "Postgres restarts cleanly, twice", |stage, servers| {
-            Box::pin(restart(stage, servers, Shutdown::Fast))
-        }),
-        row("postgres-crash", "Postgres shuts down immediately and recovers, twice", |stage, servers| {
-            Box::pin(restart(stage, servers, Shutdown::Immediate))
-        })
+        row(
+            "postgres-restart",
+            "Postgres restarts cleanly, twice",
+            |stage, servers| Box::pin(restart(stage, servers, Shutdown::Fast)),
+        ),
+        row(
+            "postgres-crash",
+            "Postgres shuts down immediately and recovers, twice",
+            |stage, servers| Box::pin(restart(stage, servers, Shutdown::Immediate)),
+        )
         .tier(Tier::Gate),
-        row("postgres-pause", "Postgres stands still (SIGSTOP) for longer than a lease", pause),
-        row("backend-crash", "kill -9 of one backend, which takes all others with it", backend_crash),
-        row("backend-storm", "every backend of the programs is terminated, ten times", storm),
-        row("locked-table", "somebody holds an exclusive lock on the jobs for 6 s", locked),
-        row("no-connections", "somebody else has all connections, and the programs' are closed", exhausted),
+        row(
+            "postgres-pause",
+            "Postgres stands still (SIGSTOP) for longer than a lease",
+            pause,
+        ),
+        row(
+            "backend-crash",
+            "kill -9 of one backend, which takes all others with it",
+            backend_crash,
+        ),
+        row(
+            "backend-storm",
+            "every backend of the programs is terminated, ten times",
+            storm,
+        ),
+        row(
+            "locked-table",
+            "somebody holds an exclusive lock on the jobs for 6 s",
+            locked,
+        ),
+        row(
+            "no-connections",
+            "somebody else has all connections, and the programs' are closed",
+            exhausted,
+        ),
     ]
 }
 

@@ -16,8 +16,10 @@ use postroad_common::shutdown::Shutdown;
 use postroad_tests::simulator::{Behaviour, Latency};
 use tokio::task::JoinHandle;
 
-use crate::checker;
+use crate::checker::Figure;
+use crate::history::History;
 use crate::load::Load;
+use crate::run;
 use crate::stage::{Ground, Role, Setup, Stage};
 use crate::table::Mutant;
 
@@ -90,7 +92,26 @@ impl Bug {
         matches!(self, Self::NoConfirmWait | Self::EarlyByASecond)
     }
 
-    /// What its job needs to show itself.
+    /// The figure that must not stay zero.
+    pub fn figure(self) -> Option<Figure> {
+        Some(match self {
+            Self::None => return None,
+            Self::AckBeforeCommit | Self::StaleAck | Self::NoConfirmWait => Figure::Unbacked,
+            Self::GateOff | Self::CallTwice => Figure::UnexplainedDuplicates,
+            Self::CompleteWithoutCall => Figure::Silent,
+            Self::HoldRetried => Figure::HoldRepeats,
+            Self::FailureDropped => Figure::Lost,
+            Self::RunExpired => Figure::LateStarts,
+            Self::TenantsMixed => Figure::CrossTenant,
+            Self::FenceIgnored | Self::AttemptNotCharged => Figure::IllegalMoves,
+            Self::UnknownId => Figure::Unexpected,
+            Self::NeverAck => Figure::MessagesLeft,
+            Self::EarlyByASecond => Figure::Early,
+            Self::DoubleTick => Figure::ExtraTicks,
+        })
+    }
+
+    /// What it needs to show itself.
     fn setup(self) -> Setup {
         let mut provider = Behaviour {
             latency: Latency::Fixed(Duration::from_millis(20)),
@@ -98,7 +119,7 @@ impl Bug {
         };
         let mut load = Load {
             rate: 60,
-            jobs_max: 60,
+            jobs_max: 24,
             tenants: 3,
             no_echo: true,
             ..Load::default()
@@ -111,14 +132,23 @@ impl Bug {
             }
             Self::HoldRetried => provider.rate_reset = 0.5,
             Self::FailureDropped => provider.rate_500 = 0.5,
-            Self::RunExpired => load.all_expire_in = Some(Duration::from_millis(300)),
-            Self::StaleAck | Self::NoConfirmWait | Self::FenceIgnored => load.is_plain = true,
+            Self::RunExpired => {
+                load.all_expire_in = Some(Duration::from_millis(500));
+                load.jobs_max = 4;
+            }
+            Self::EarlyByASecond => load.jobs_max = 60,
+            Self::NoConfirmWait => {
+                provider.latency = Latency::Fixed(Duration::from_millis(500));
+                load.is_plain = true;
+            }
+            Self::StaleAck | Self::FenceIgnored => load.is_plain = true,
             _ => {}
         }
         load.has_keyless_ticks = self == Self::DoubleTick;
         Setup {
             schedulers: usize::from(!self.is_the_schedulers()),
             workers: 0,
+            prefetch: if self == Self::NoConfirmWait { 1 } else { 50 },
             provider,
             load,
             ..Setup::default()
@@ -130,7 +160,7 @@ impl Bug {
 const DRAIN: Duration = Duration::from_secs(9);
 
 /// Lets a program with this bug run, and says what the checker finds.
-pub async fn make(bug: Bug, ground: &Ground) -> anyhow::Result<Mutant> {
+pub async fn make(bug: Bug, ground: &Ground) -> anyhow::Result<(Mutant, History)> {
     let mut stage = Stage::open(ground, bug.setup()).await?;
     let rogue = start(bug, &mut stage).await?;
     stage.load(ground.seed);
@@ -138,11 +168,14 @@ pub async fn make(bug: Bug, ground: &Ground) -> anyhow::Result<Mutant> {
     stage.drain_within(DRAIN).await?;
     rogue.stop().await;
     let history = stage.take(submits).await?;
-    let report = checker::check(&history);
-    Ok(Mutant {
+    let report = run::check(&history);
+    let red: Vec<_> = report.findings.keys().copied().collect();
+    let mutant = Mutant {
         name: bug.name(),
-        caught_by: report.red().into_iter().map(|(figure, _)| figure.to_owned()).collect(),
-    })
+        is_caught: bug.figure().is_some_and(|figure| red.contains(&figure)),
+        red: red.iter().map(ToString::to_string).collect(),
+    };
+    Ok((mutant, history))
 }
 
 async fn start(bug: Bug, stage: &mut Stage) -> anyhow::Result<Rogue> {
@@ -152,7 +185,7 @@ async fn start(bug: Bug, stage: &mut Stage) -> anyhow::Result<Rogue> {
     let mut tasks = Vec::new();
     if bug.is_the_schedulers() {
         if bug == Bug::NoConfirmWait {
-            stage.cluster.vhost().limit_queues(5).await?;
+            stage.cluster.vhost().limit_queues(2).await?;
         }
         let scheduler = scheduler::Scheduler::join(bug, store, broker, &shutdown).await?;
         tasks.push(tokio::spawn(scheduler.run()));
@@ -166,7 +199,8 @@ async fn start(bug: Bug, stage: &mut Stage) -> anyhow::Result<Rogue> {
 }
 
 fn broker(stage: &Stage, bug: Bug) -> anyhow::Result<Broker> {
-    let settings = Settings::of_url(stage.cluster.vhost().amqp_url()).map_err(anyhow::Error::msg)?;
+    let settings =
+        Settings::of_url(stage.cluster.vhost().amqp_url()).map_err(anyhow::Error::msg)?;
     Ok(Broker::new(settings, format!("rogue {}", bug.name())))
 }
 

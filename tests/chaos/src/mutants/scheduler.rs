@@ -59,10 +59,17 @@ impl Scheduler {
                 let early = "update postroad.job set run_at = run_at - interval '1 second'
                              where stage = 0 and run_at > now()
                                and run_at <= now() + interval '1 second'";
-                self.store.own_connection().await?.execute(early, &[]).await?;
+                self.store
+                    .own_connection()
+                    .await?
+                    .execute(early, &[])
+                    .await?;
             }
             for queue in self.store.due_queues().await? {
-                let claims = self.store.claim(&queue, BATCH, 1, self.membership.last_id()).await?;
+                let claims = self
+                    .store
+                    .claim(&queue, BATCH, 1, self.membership.last_id())
+                    .await?;
                 self.publish(&queue, claims).await;
             }
             tokio::time::sleep(REST).await;

@@ -9,9 +9,7 @@ use postroad_common::job::JobId;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{
-    Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role, Store,
-};
+use postroad_common::store::{Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role, Store};
 use serde_json::Value;
 
 use super::Bug;
@@ -203,19 +201,32 @@ impl Worker {
         }
         let args: Value = serde_json::from_str(&text)?;
         let field = |name: &str| args[name].as_str().map(str::to_owned);
-        let (url, body) = field("url").zip(field("body")).context("a webhook has both")?;
+        let (url, body) = field("url")
+            .zip(field("body"))
+            .context("a webhook has both")?;
         Ok((url, body))
     }
 
-    async fn post(&self, url: &str, key: JobId, body: String) -> reqwest::Result<reqwest::StatusCode> {
-        let request = self.http.post(url).header("idempotency-key", key.to_string()).body(body);
+    async fn post(
+        &self,
+        url: &str,
+        key: JobId,
+        body: String,
+    ) -> reqwest::Result<reqwest::StatusCode> {
+        let request = self
+            .http
+            .post(url)
+            .header("idempotency-key", key.to_string())
+            .body(body);
         Ok(request.send().await?.status())
     }
 
     async fn record(&self, job: Fenced, ending: Ending) -> anyhow::Result<()> {
         match (self.bug, &ending) {
             (Bug::FailureDropped, Ending::Failed { .. }) => {
-                return self.sql("delete from postroad.job where id = $1", job.id).await;
+                return self
+                    .sql("delete from postroad.job where id = $1", job.id)
+                    .await;
             }
             (Bug::AttemptNotCharged, _) => {
                 let sql = "update postroad.job set attempt = attempt - 1 where id = $1";
