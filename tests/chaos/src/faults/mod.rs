@@ -122,6 +122,12 @@ impl FaultRow {
         self
     }
 
+    /// It is not one of several in a run.
+    pub(crate) const fn alone(mut self) -> Self {
+        self.can_be_combined = false;
+        self
+    }
+
     /// It needs a setup of its own.
     pub(crate) const fn setup(mut self, setup: fn() -> Setup) -> Self {
         self.setup = setup;
