@@ -41,6 +41,15 @@ pub enum Error {
         tail: String,
     },
 
+    /// A server was told to do something, and did not say that it had.
+    #[error("{server} was told to do something and answered: {said}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// What came back instead.
+        said: String,
+    },
+
     /// A supervised program ended although nobody stopped it.
     #[error("{name} ended with {status}; the last lines of {} were:\n{tail}", log.display())]
     Exited {

@@ -19,7 +19,8 @@ const POSTGRES_MAJOR_MIN: u32 = 15;
 const POSTGRES: &str = "postgresql";
 const RABBITMQ: &str = "rabbitmq-server";
 /// Units that the packages start on a machine with systemd.
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
+    "pgbouncer.service",
     "postgresql.service",
     "rabbitmq-server.service",
     "epmd.service",
@@ -48,8 +49,42 @@ pub(crate) struct RabbitMqBinaries {
     pub(crate) epmd: PathBuf,
 }
 
-/// Finds the programs, after installing those that are missing.
-pub(crate) async fn find_or_install(
+/// Something that not everybody needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Package {
+    /// What Debian calls it.
+    pub name: &'static str,
+    /// The files, in the order of preference, one of which is what is wanted of it.
+    pub files: &'static [&'static str],
+}
+
+impl Package {
+    fn find(self) -> Option<PathBuf> {
+        let mut files = self.files.iter().map(PathBuf::from);
+        files.find(|file| file.is_file())
+    }
+}
+
+/// The file that is wanted of a package, which is installed if need be.
+pub async fn install(package: Package, log_dir: &Path) -> Result<PathBuf, Error> {
+    if let Some(file) = package.find() {
+        return Ok(file);
+    }
+    let apt = Apt {
+        packages: vec![package.name],
+        log: log_dir.join("install.log"),
+    };
+    apt.install(&|_| {}).await?;
+    package.find().ok_or_else(|| {
+        let Package { name, files } = package;
+        Error::Machine(format!(
+            "{name} is installed, and there is none of {files:?}"
+        ))
+    })
+}
+
+/// Finds the servers' programs, after installing those that are missing.
+pub(crate) async fn servers(
     log_dir: &Path,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Binaries, Error> {
@@ -137,7 +172,7 @@ fn find_rabbitmq(packaged: &Path, path: &OsStr) -> Option<RabbitMqBinaries> {
     Some(RabbitMqBinaries { server, epmd })
 }
 
-fn on_path(path: &OsStr, program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(path: &OsStr, program: &str) -> Option<PathBuf> {
     std::env::split_paths(path)
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())

@@ -20,6 +20,7 @@
 mod error;
 mod files;
 mod install;
+mod pgbouncer;
 mod port;
 mod postgres;
 mod process;
@@ -34,9 +35,11 @@ pub use rustix::process::Signal;
 
 use self::error::Doing;
 pub use self::error::Error;
+pub use self::install::{Package, install};
+pub use self::pgbouncer::{PgBouncer, PoolMode};
 pub use self::postgres::{Postgres, Shutdown};
 pub use self::process::{Child, ChildSpec, Processes};
-pub use self::rabbitmq::RabbitMq;
+pub use self::rabbitmq::{Control, RabbitMq};
 
 /// Where the servers live, and how they start.
 #[derive(Clone)]
@@ -45,6 +48,10 @@ pub struct Options {
     pub dir: PathBuf,
     /// Whether to start with empty servers instead of the data of the last run.
     pub fresh: bool,
+    /// Settings of Postgres beyond our own, as `postgresql.conf` spells them.
+    pub postgres: Vec<(String, String)>,
+    /// Variables of the application `rabbit` beyond our own, as Erlang terms.
+    pub rabbitmq: Vec<(String, String)>,
     /// Called with one line for each step that takes time.
     pub progress: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -55,6 +62,8 @@ impl Options {
         Self {
             dir: dir.into(),
             fresh: false,
+            postgres: Vec::new(),
+            rabbitmq: Vec::new(),
             progress: Arc::new(|_| {}),
         }
     }
@@ -75,19 +84,13 @@ impl Servers {
     ///
     /// May be dropped halfway: what was started by then is stopped.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let Options {
-            dir,
-            fresh,
-            progress,
-        } = options;
-        let progress = progress.as_ref();
-        let processes = Processes::open(&dir).await?;
+        let processes = Processes::open(&options.dir).await?;
         let log_dir = processes.dir().join("log");
         files::remove_dir(&log_dir)?;
-        let binaries = install::find_or_install(&log_dir, progress).await?;
+        let binaries = install::servers(&log_dir, options.progress.as_ref()).await?;
         let (postgres, rabbitmq) = tokio::join!(
-            Postgres::start(&processes, &binaries.postgres, fresh, progress),
-            RabbitMq::start(&processes, &binaries.rabbitmq, fresh, progress),
+            Postgres::start(&processes, &binaries.postgres, &options),
+            RabbitMq::start(&processes, &binaries.rabbitmq, &options),
         );
         match (postgres, rabbitmq) {
             (Ok(postgres), Ok(rabbitmq)) => Ok(Self {

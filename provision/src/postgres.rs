@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::Options;
 use crate::error::{Doing, Error};
 use crate::files::{new_password, private_dir, remove_dir, write_private};
 use crate::install::PostgresBinaries;
@@ -60,10 +61,10 @@ impl Postgres {
     pub(crate) async fn start(
         processes: &Processes,
         binaries: &PostgresBinaries,
-        fresh: bool,
-        progress: &(dyn Fn(&str) + Send + Sync),
+        options: &Options,
     ) -> Result<Self, Error> {
-        let cluster = Cluster::open(processes.dir(), binaries, fresh, progress).await?;
+        let progress = options.progress.as_ref();
+        let cluster = Cluster::open(processes.dir(), binaries, options).await?;
         let (port, child) = with_free_ports(async |[port]| {
             progress(&format!(
                 "starting Postgres {} on 127.0.0.1:{port}",
@@ -113,6 +114,23 @@ impl Postgres {
         Ok(())
     }
 
+    /// Stops the server with all its backends in the middle of whatever they do: connections stay
+    /// open, and nobody answers.
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.child.pause().await
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.child.resume().await
+    }
+
+    /// Kills one backend, as the kernel does when memory runs out. The postmaster then ends all
+    /// others and recovers, as after a crash; when this returns, no session of before is left.
+    pub async fn kill_backend(&self, pid: u32) -> Result<(), Error> {
+        self.child.kill_member(pid).await
+    }
+
     /// Waits until it ends by itself, and says how.
     pub async fn exited(&mut self) -> Error {
         self.child.ended().await
@@ -132,14 +150,15 @@ struct Cluster {
     log: PathBuf,
     user: Option<User>,
     password: String,
+    /// See [`Options::postgres`].
+    settings: Vec<(String, String)>,
 }
 
 impl Cluster {
     async fn open(
         dir: &Path,
         binaries: &PostgresBinaries,
-        fresh: bool,
-        progress: &(dyn Fn(&str) + Send + Sync),
+        options: &Options,
     ) -> Result<Self, Error> {
         let user = User::for_postgres()?;
         let home = home(dir, user).await?;
@@ -150,15 +169,16 @@ impl Cluster {
             log,
             user,
             password: String::new(),
+            settings: options.postgres.clone(),
         };
         cluster.stop_stray().await?;
         match fs::read_to_string(cluster.password_file()) {
-            Ok(password) if !fresh && cluster.data().is_dir() => {
+            Ok(password) if !options.fresh && cluster.data().is_dir() => {
                 cluster.check_version(binaries.major)?;
                 cluster.password = password;
             }
             _ => {
-                progress(&format!("creating a Postgres {} cluster", binaries.major));
+                (options.progress)(&format!("creating a Postgres {} cluster", binaries.major));
                 cluster.password = new_password();
                 cluster.create().await?;
             }
@@ -278,10 +298,13 @@ impl Cluster {
             "autovacuum_naptime=10s".to_owned(),
             "cluster_name=postroad".to_owned(),
         ];
+        let own = self.settings.iter();
+        let own = own.map(|(name, value)| format!("{name}={value}"));
         let mut args = vec![OsString::from("-D"), self.data().into()];
         args.extend(
             settings
                 .into_iter()
+                .chain(own)
                 .flat_map(|setting| ["-c".into(), setting.into()]),
         );
         ChildSpec {

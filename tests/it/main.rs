@@ -14,6 +14,7 @@ mod cluster_retry;
 mod cluster_scheduler;
 mod cluster_shutdown;
 mod cluster_startup;
+mod faults;
 mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;

@@ -1,8 +1,9 @@
 //! What can go wrong with the database, by what it means for the caller.
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::error::SqlState;
 
+use super::session;
 use crate::config::ConfigError;
 use crate::job::InvalidJob;
 
@@ -41,6 +42,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Why the pool gave no connection.
+    pub(super) fn of_pool(error: PoolError) -> Self {
+        match error {
+            PoolError::PostCreateHook(HookError::Message(why)) if why == session::NOT_TOLD => {
+                Self::Configuration(why.into_owned())
+            }
+            PoolError::Backend(refusal) if names_startup_parameter(&refusal) => {
+                Self::Configuration(format!("{} ({})", session::NOT_TOLD, root(&refusal)))
+            }
+            other => Self::Connect(other),
+        }
+    }
+
     /// What is wrong with the configuration, if trying again cannot help: a refused password, an
     /// unknown user or database, TLS where there is none.
     pub fn as_config_error(&self) -> Option<ConfigError> {
@@ -93,11 +107,20 @@ impl Error {
 
     fn driver_error(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Self::Connect(PoolError::Backend(error)) => Some(error),
+            Self::Connect(
+                PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)),
+            ) => Some(error),
             Self::Query { cause, .. } => Some(cause),
             _ => None,
         }
     }
+}
+
+/// A pooler that knows no `options` says so with the class of a broken connection, which it uses
+/// for everything; only the text tells.
+fn names_startup_parameter(error: &tokio_postgres::Error) -> bool {
+    let refusal = error.as_db_error();
+    refusal.is_some_and(|refusal| refusal.message().contains("startup parameter"))
 }
 
 /// The innermost cause: the drivers' outer texts say little ("db error").

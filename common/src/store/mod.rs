@@ -41,6 +41,7 @@ mod processes;
 mod rescues;
 mod retries;
 mod schema;
+mod session;
 mod view;
 
 use std::time::Duration;
@@ -78,17 +79,6 @@ pub struct Fenced {
 /// Longer than any statement here takes on a healthy database; shorter than any lease.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every connection is told when it opens.
-///
-/// The hot statements know their rows by index. A table that was empty when a plan was cached, or
-/// whose statistics are a minute old, must not turn them into scans of a million rows, so plans
-/// are made anew with the values at hand and a scan is the last choice. A commit that guards an
-/// effect must be on disk, and a claim must see what was committed before it got its lock, whatever
-/// the defaults of the role or the database are.
-const SESSION_OPTIONS: &str = "-c synchronous_commit=on \
-    -c default_transaction_isolation=read\\ committed -c plan_cache_mode=force_custom_plan -c enable_seqscan=off \
-    -c jit=off -c statement_timeout=9s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s";
-
 /// Where the database is and how many connections to keep.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -120,8 +110,8 @@ impl Settings {
     ) -> Result<Self, tokio_postgres::Error> {
         let mut config: tokio_postgres::Config = url.parse()?;
         let options = match config.get_options() {
-            Some(own) => format!("{SESSION_OPTIONS} {own}"),
-            None => SESSION_OPTIONS.to_owned(),
+            Some(own) => format!("{} {own}", session::OPTIONS),
+            None => session::OPTIONS.to_owned(),
         };
         config
             .options(&options)
@@ -163,6 +153,7 @@ impl Store {
             .create_timeout(Some(CALL_TIMEOUT))
             .recycle_timeout(Some(CALL_TIMEOUT))
             .runtime(Runtime::Tokio1)
+            .post_create(session::check())
             .build()
             .map_err(|error| Error::Configuration(error.to_string()))?;
         Ok(Self {
@@ -182,7 +173,7 @@ impl Store {
     }
 
     async fn connection(&self) -> Result<Object, Error> {
-        self.pool.get().await.map_err(Error::Connect)
+        self.pool.get().await.map_err(Error::of_pool)
     }
 
     /// Runs one statement of its own transaction.

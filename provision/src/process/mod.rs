@@ -227,6 +227,25 @@ impl Child {
         self.wait().await
     }
 
+    /// Stops it and all its descendants where they are, and returns when none of them moves.
+    pub async fn pause(&self) -> Result<(), Error> {
+        let paused = self.id.pause_family().await;
+        paused.doing(|| format!("pause {}", self.name))
+    }
+
+    /// Lets them go on after [`pause`](Self::pause).
+    pub async fn resume(&self) -> Result<(), Error> {
+        let resumed = self.id.resume_family().await;
+        resumed.doing(|| format!("resume {}", self.name))
+    }
+
+    /// Kills one of its descendants, and returns when no process below it is one of before: for a
+    /// parent that then ends the others by itself.
+    pub(crate) async fn kill_member(&self, pid: u32) -> Result<(), Error> {
+        let killed = self.id.kill_member(pid).await;
+        killed.doing(|| format!("kill process {pid} of {}", self.name))
+    }
+
     /// Asks it to stop, and kills it when it still runs after the grace.
     pub async fn stop(&mut self, grace: Duration) -> Result<ExitStatus, Error> {
         self.stop_with(self.signal, grace).await

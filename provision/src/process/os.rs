@@ -8,6 +8,13 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 const POLL: Duration = Duration::from_millis(20);
 
+/// How long the kernel may take to do what a signal says; a process that waits for its disk hears
+/// of nothing.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a postmaster may take to end its backends.
+const FAMILY_END_LIMIT: Duration = Duration::from_secs(30);
+
 /// A process for good: pids come back, but never with the same start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessId {
@@ -48,8 +55,73 @@ impl ProcessId {
             gone_is_fine(kill_process(member.pid, Signal::KILL))?;
         }
         self.signal_group(Signal::KILL)?;
-        wait_for_end(&family, Duration::from_secs(10)).await;
+        wait_for_end(&family, SIGNAL_LIMIT).await;
         Ok(())
+    }
+
+    /// Stops it and all its descendants, in whatever groups they are.
+    ///
+    /// A child that was forked while its parent was being stopped is found by the next look.
+    pub(crate) async fn pause_family(self) -> io::Result<()> {
+        signal_until(Signal::STOP, || {
+            let mut moving = family_of(self);
+            moving.retain(|member| member.moves());
+            moving
+        })
+        .await
+    }
+
+    /// Lets it and all its descendants go on, children first: a parent that wakes finds them so.
+    pub(crate) async fn resume_family(self) -> io::Result<()> {
+        signal_until(Signal::CONT, || {
+            let mut stopped = family_of(self);
+            stopped.retain(|member| member.is_stopped());
+            stopped.reverse();
+            stopped
+        })
+        .await
+    }
+
+    /// Kills one descendant, and waits until all that there were have ended.
+    pub(crate) async fn kill_member(self, pid: u32) -> io::Result<()> {
+        let mut members = family_of(self);
+        members.retain(|member| *member != self);
+        let is_it = |member: &&Self| member.pid.as_raw_pid().unsigned_abs() == pid;
+        let member = members.iter().find(is_it);
+        let member = member.ok_or_else(|| io::Error::other("it is none of its processes"))?;
+        gone_is_fine(kill_process(member.pid, Signal::KILL))?;
+        if wait_for_end(&members, FAMILY_END_LIMIT).await {
+            return Ok(());
+        }
+        let what = format!("others still run after {FAMILY_END_LIMIT:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, what))
+    }
+
+    fn moves(self) -> bool {
+        self.is_alive() && !self.is_stopped()
+    }
+
+    fn is_stopped(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.is_stopped())
+    }
+}
+
+/// Signals whomever a look finds, until it finds nobody.
+async fn signal_until(signal: Signal, look: impl Fn() -> Vec<ProcessId>) -> io::Result<()> {
+    let deadline = Instant::now() + SIGNAL_LIMIT;
+    loop {
+        let found = look();
+        if found.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let what = format!("{found:?} did not hear {signal:?} within {SIGNAL_LIMIT:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        for process in found {
+            gone_is_fine(kill_process(process.pid, signal))?;
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -118,6 +190,10 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
     }
 
     fn is_dead(&self) -> bool {

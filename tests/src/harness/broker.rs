@@ -69,6 +69,11 @@ impl Vhost {
         Ok(())
     }
 
+    /// What the broker calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How a program connects to it.
     pub fn amqp_url(&self) -> &str {
         &self.amqp_url
@@ -284,6 +289,14 @@ impl Stranger {
     async fn channel(&self) -> anyhow::Result<Channel> {
         let channel = self.connection.create_channel().await;
         channel.context("opening a channel")
+    }
+
+    /// Opens a channel and goes.
+    pub async fn leave(self) -> anyhow::Result<()> {
+        // Kept until the end: a channel that is dropped closes itself at the same time.
+        let _channel = self.channel().await?;
+        let close = self.connection.close(200, "bye".into()).await;
+        close.context("closing a connection")
     }
 
     /// Puts messages into a queue of jobs; they are in it when this returns.

@@ -33,6 +33,7 @@ use super::broker::{Stranger, Vhost};
 use super::endpoints::{Endpoints, addr, at, connect, with_path};
 pub use super::eventually::eventually;
 pub use super::program::Program;
+use crate::faults::footprint::Footprint;
 use crate::simulator::{self, Simulator};
 
 /// Clusters that run at once: more would only make each other slow.
@@ -319,6 +320,11 @@ impl Cluster {
         &self.site.database_url
     }
 
+    /// For more programs with the same end.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
     /// The virtual host.
     pub fn vhost(&self) -> &Vhost {
         &self.site.vhost
@@ -468,6 +474,35 @@ impl Cluster {
         let program = &mut self.programs[id.0];
         program.ended = Some(program.child.kill().await?);
         Ok(())
+    }
+
+    /// Kills all programs of one name at once, and says which they were.
+    pub async fn kill_all(&mut self, name: &str) -> anyhow::Result<Vec<Id>> {
+        let is_meant = |p: &Running| p.name == name && p.ended.is_none();
+        let ids = (0..self.programs.len()).filter(|n| is_meant(&self.programs[*n]));
+        let ids: Vec<Id> = ids.map(Id).collect();
+        let meant = self.programs.iter_mut().filter(|p| is_meant(p));
+        let killing = meant.map(async |program| {
+            program.ended = Some(program.child.kill().await?);
+            anyhow::Ok(())
+        });
+        try_join_all(killing).await?;
+        Ok(ids)
+    }
+
+    /// Stops a program in the middle of whatever it does; it is still there, and does nothing.
+    pub async fn pause(&self, id: Id) -> anyhow::Result<()> {
+        Ok(self.programs[id.0].child.pause().await?)
+    }
+
+    /// Lets a program go on after [`pause`](Self::pause).
+    pub async fn resume(&self, id: Id) -> anyhow::Result<()> {
+        Ok(self.programs[id.0].child.resume().await?)
+    }
+
+    /// What a program takes of the machine.
+    pub fn footprint(&self, id: Id) -> anyhow::Result<Footprint> {
+        Footprint::of(self.pid(id))
     }
 
     /// Asks a program to stop, and waits until it has.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 
+use crate::faults::clock::FakeClock;
 use crate::proxy::Proxy;
 
 /// A scheduler or a worker to be started.
@@ -49,6 +50,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Display) -> Self {
         self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Reads the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: &FakeClock) -> Self {
+        self.env.extend(clock.env());
         self
     }
 

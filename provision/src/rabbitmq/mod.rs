@@ -8,6 +8,8 @@
 //! Nothing of `/etc/rabbitmq` is read, and none of the owner's `RABBITMQ_*` variables is passed
 //! on, so that the node is the same on every machine.
 
+mod control;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+pub use self::control::Control;
+use crate::Options;
 use crate::error::{Doing, Error};
 use crate::files::{new_password, private_dir, remove_dir, write_private};
 use crate::install::{RabbitMqBinaries, server_path};
@@ -51,10 +55,10 @@ impl RabbitMq {
     pub(crate) async fn start(
         processes: &Processes,
         binaries: &RabbitMqBinaries,
-        fresh: bool,
-        progress: &(dyn Fn(&str) + Send + Sync),
+        options: &Options,
     ) -> Result<Self, Error> {
-        let files = Files::open(processes.dir(), fresh)?;
+        let files = Files::open(processes.dir(), options.fresh)?;
+        let progress = options.progress.as_ref();
         let (node, epmd, child) = with_free_ports(async |[amqp, management, dist, epmd]| {
             progress(&format!("starting RabbitMQ on 127.0.0.1:{amqp}"));
             let ports = Ports {
@@ -67,6 +71,7 @@ impl RabbitMq {
                 server: binaries.server.clone(),
                 files: files.clone(),
                 ports,
+                settings: options.rabbitmq.clone(),
             };
             let mut epmd = node.serve_epmd(processes, &binaries.epmd).await?;
             match node.serve(processes).await {
@@ -107,6 +112,14 @@ impl RabbitMq {
         self.child.pid()
     }
 
+    /// For what only the node itself can do or knows.
+    pub fn control(&self) -> Control {
+        Control {
+            home: self.node.files.home.clone(),
+            dist: self.node.ports.dist,
+        }
+    }
+
     /// Stops it cleanly and starts it again, on the same ports and data.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.child.stop(RESTART_GRACE).await?;
@@ -123,6 +136,16 @@ impl RabbitMq {
     pub async fn start_again(&mut self) -> Result<(), Error> {
         self.child = self.node.serve(&self.processes).await?;
         Ok(())
+    }
+
+    /// Stops the node in the middle of whatever it does: connections stay open, and nobody answers.
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.child.pause().await
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.child.resume().await
     }
 
     /// Kills the node, deletes its data, and starts an empty one with the same URLs.
@@ -239,6 +262,8 @@ struct Node {
     server: PathBuf,
     files: Files,
     ports: Ports,
+    /// See [`Options::rabbitmq`].
+    settings: Vec<(String, String)>,
 }
 
 impl Node {
@@ -295,6 +320,11 @@ impl Node {
             ..
         } = &self.files;
         let Ports { dist, epmd, .. } = self.ports;
+        let settings: String = self
+            .settings
+            .iter()
+            .map(|(name, term)| format!(" -rabbit {name} {term}"))
+            .collect();
         let texts = [
             ("LANG", "C.UTF-8".to_owned()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
@@ -305,9 +335,10 @@ impl Node {
             // Idle schedulers spin by default, at the cost of everybody else on a small machine.
             (
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "+sbwt none +sbwtdcpu none +sbwtdio none \
-                 -kernel inet_dist_use_interface {127,0,0,1}"
-                    .to_owned(),
+                format!(
+                    "+sbwt none +sbwtdcpu none +sbwtdio none \
+                     -kernel inet_dist_use_interface {{127,0,0,1}}{settings}"
+                ),
             ),
             // The start script then becomes the node instead of waiting for it as its parent.
             ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),
