@@ -60,7 +60,11 @@ async fn one(stage: &mut Stage) {
     let fault = stage.begin("small fault", is_postgres && role == Role::Worker);
     stage.partitions += 1;
     let wires = stage.wires(role);
-    let proxy = if is_postgres { &wires.postgres } else { &wires.rabbitmq };
+    let proxy = if is_postgres {
+        &wires.postgres
+    } else {
+        &wires.rabbitmq
+    };
     if is_reset {
         proxy.reset_all();
     } else {
@@ -91,7 +95,11 @@ impl Size {
             connections: 0.0,
         };
         for actor in &stage.actors {
-            let Footprint { rss_bytes, fds, threads } = stage.cluster.footprint(actor.id)?;
+            let Footprint {
+                rss_bytes,
+                fds,
+                threads,
+            } = stage.cluster.footprint(actor.id)?;
             size.rss_bytes += rss_bytes as f64;
             size.fds += fds as f64;
             size.threads += threads as f64;
@@ -100,13 +108,18 @@ impl Size {
         let node = servers.rabbitmq().control();
         let vhost = stage.cluster.vhost().name();
         size.backends = backends.len() as f64;
-        size.connections = rabbitmq::connections(&node, vhost, "postroad-").await?.len() as f64;
+        size.connections = rabbitmq::connections(&node, vhost, "postroad-")
+            .await?
+            .len() as f64;
         Ok(size)
     }
 
     fn check(&self, before: &Self) -> anyhow::Result<()> {
         let memory_max = before.rss_bytes * (1.0 + GROWTH_MAX) + ALLOCATOR_SLACK_BYTES;
-        ensure!(self.rss_bytes <= memory_max, "memory grew: {self:?}, before {before:?}");
+        ensure!(
+            self.rss_bytes <= memory_max,
+            "memory grew: {self:?}, before {before:?}"
+        );
         // Pools open what they need: at most one more each is no leak.
         for (what, after, before) in [
             ("descriptors", self.fds, before.fds),
@@ -115,7 +128,10 @@ impl Size {
             ("connections", self.connections, before.connections),
         ] {
             let most = (before * (1.0 + GROWTH_MAX)).max(before + 4.0);
-            ensure!(after <= most, "{what}: {after} after {CYCLES} faults, {before} before");
+            ensure!(
+                after <= most,
+                "{what}: {after} after {CYCLES} faults, {before} before"
+            );
         }
         Ok(())
     }

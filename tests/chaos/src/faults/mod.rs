@@ -2,10 +2,11 @@
 //!
 //! A new fault is a function in the file of what it breaks, and a row in that file's table.
 
-//mod broker;
-//mod clock;
+mod broker;
+mod clock;
 mod combined;
-//mod database;
+mod database;
+mod leaks;
 mod programs;
 mod provider;
 mod wires;
@@ -140,10 +141,11 @@ impl FaultRow {
 pub fn table() -> Vec<FaultRow> {
     let mut all = programs::rows();
     all.extend(wires::rows());
-    //all.extend(broker::rows());
-    //all.extend(database::rows());
+    all.extend(broker::rows());
+    all.extend(database::rows());
     all.extend(provider::rows());
-    //all.extend(clock::rows());
+    all.extend(clock::rows());
+    all.extend(leaks::rows());
     all.extend(combined::rows());
     all
 }
