@@ -24,21 +24,14 @@ pub(super) fn check(history: &History, ledger: &Ledger<'_>, report: &mut Report)
         let Some(key) = key(submit) else { continue };
         let has_row = ledger.jobs[&submit.id].row().is_some();
         let own = has_row.then_some(submit.id);
-        jobs.entry(key)
-            .or_default()
-            .extend(accepted.into_iter().chain(own));
+        let known = jobs.entry(key).or_default();
+        known.extend(accepted.into_iter().chain(own));
     }
     for ((tenant, kind, key), jobs) in jobs {
-        report.add_many(
-            Figure::DedupBreaks,
-            jobs.len().saturating_sub(1) as u64,
-            || {
-                format!(
-                    "{} jobs for key {key:?} of {kind}, {tenant}: {jobs:?}",
-                    jobs.len()
-                )
-            },
-        );
+        let extra = jobs.len().saturating_sub(1) as u64;
+        report.add_many(Figure::DedupBreaks, extra, || {
+            format!("key {key:?} of {tenant}'s {kind} has {extra} too many: {jobs:?}")
+        });
     }
 }
 

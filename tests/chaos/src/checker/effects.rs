@@ -6,9 +6,10 @@ use super::Limits;
 use super::faults::Faults;
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Call, Lost};
+use crate::history::{Call, Lost, Submit};
 
 pub(super) fn check(ledger: &Ledger<'_>, faults: &Faults, limits: &Limits, report: &mut Report) {
+    let is_hold = |submit: &Submit| submit.on_lost == Lost::Hold;
     for (id, job) in &ledger.jobs {
         for (call, next) in repeats(job) {
             if is_explained(job, call, next, faults, limits) {
@@ -20,10 +21,7 @@ pub(super) fn check(ledger: &Ledger<'_>, faults: &Faults, limits: &Limits, repor
                 });
             }
         }
-        if job
-            .submit
-            .is_some_and(|submit| submit.on_lost == Lost::Hold)
-        {
+        if job.submit.is_some_and(is_hold) {
             find_hold_repeats(id, job, report);
         }
     }
@@ -59,9 +57,7 @@ fn find_hold_repeats(id: &Uuid, job: &Job<'_>, report: &mut Report) {
         {
             report.add(Figure::HoldRepeats, || {
                 let (t, again) = (earlier.t, call.t);
-                format!(
-                    "{id}: may have taken effect at {t:.3}, called again at {again:.3} undecided"
-                )
+                format!("{id}: in doubt since {t:.3}, called again at {again:.3} undecided")
             });
         }
         if call.effect || !call.answered {

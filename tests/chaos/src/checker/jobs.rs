@@ -19,11 +19,9 @@ pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
         }
     }
     for call in &ledger.nameless {
+        let t = call.t;
         report.add(Figure::Unexpected, || {
-            format!(
-                "a call at {:.3} whose idempotency key is no job's id",
-                call.t
-            )
+            format!("a call at {t:.3} whose idempotency key is no job's id")
         });
     }
 }
@@ -38,11 +36,8 @@ fn find_lost(id: &Uuid, job: &Job<'_>, report: &mut Report) {
     if effect.is_some() {
         report.context.lost_records += 1;
     }
-    report.add(Figure::Lost, || match effect {
-        Some(call) => format!(
-            "{id}: accepted, took effect at {:.3}, and has no row",
-            call.t
-        ),
+    report.add(Figure::Lost, || match effect.map(|call| call.t) {
+        Some(t) => format!("{id}: accepted, took effect at {t:.3}, and has no row"),
         None => format!("{id}: accepted, and has neither an effect nor a row"),
     });
 }
@@ -58,8 +53,8 @@ fn find_silent(id: &Uuid, job: &Job<'_>, report: &mut Report) {
     }
 }
 
-/// What nobody asked for, one by one: all that is seen of a job that may not run, and bodies that
-/// nobody handed in.
+/// What nobody asked for, one by one: all that is seen of a job that may not run, and calls with a
+/// body that is not their job's. A body of another tenant's is worse, and counted in `tenants`.
 fn find_unexpected(id: &Uuid, job: &Job<'_>, ledger: &Ledger<'_>, report: &mut Report) {
     let Some(submit) = job.expected() else {
         let why = match job.submit {
@@ -80,11 +75,9 @@ fn find_unexpected(id: &Uuid, job: &Job<'_>, ledger: &Ledger<'_>, report: &mut R
     };
     for call in &job.calls {
         if ledger.body(submit, call) == Body::Unknown {
+            let t = call.t;
             report.add(Figure::Unexpected, || {
-                format!(
-                    "{id}: called at {:.3} with a body that is not its own",
-                    call.t
-                )
+                format!("{id}: called at {t:.3} with a body that is not its own")
             });
         }
     }

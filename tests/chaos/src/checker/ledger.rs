@@ -31,7 +31,7 @@ pub(super) struct Job<'h> {
     pub(super) decisions: Vec<&'h Decision>,
     /// Its moves, in the order of their commits.
     pub(super) moves: Vec<&'h Move>,
-    /// What Postgres held of it: one row, if all is well.
+    /// What Postgres held of it: one row, or none.
     pub(super) rows: Vec<&'h Row>,
 }
 
@@ -83,6 +83,7 @@ impl<'h> Ledger<'h> {
         }
         for job in ledger.jobs.values_mut() {
             job.calls.sort_by(|a, b| in_time(a, b));
+            job.rows.sort_by_key(|row| (row.state, row.dispatch));
         }
         ledger
     }
@@ -93,9 +94,9 @@ impl<'h> Ledger<'h> {
             return Body::Own;
         }
         match self.owners.get(call.body_sha256.as_str()) {
-            Some(Owner::One(tenant)) if *tenant == submit.tenant => Body::Unknown,
-            Some(_) => Body::Foreign,
             None => Body::Unknown,
+            Some(Owner::One(tenant)) if *tenant == submit.tenant => Body::Unknown,
+            Some(Owner::One(_) | Owner::Several) => Body::Foreign,
         }
     }
 
@@ -112,14 +113,13 @@ impl<'h> Ledger<'h> {
             job.submit = Some(submit);
         }
         if let Some(body) = &submit.body_sha256 {
-            self.owners
+            let owner = self
+                .owners
                 .entry(body)
-                .and_modify(|owner| {
-                    if !matches!(owner, Owner::One(tenant) if *tenant == submit.tenant) {
-                        *owner = Owner::Several;
-                    }
-                })
                 .or_insert(Owner::One(&submit.tenant));
+            if !matches!(owner, Owner::One(tenant) if *tenant == submit.tenant) {
+                *owner = Owner::Several;
+            }
         }
     }
 }
@@ -143,8 +143,8 @@ impl<'h> Job<'h> {
 
     /// Whether a provider is to be called for it.
     pub(super) fn has_provider(&self) -> bool {
-        self.submit
-            .is_some_and(|submit| submit.body_sha256.is_some())
+        let has_body = |submit: &Submit| submit.body_sha256.is_some();
+        self.submit.is_some_and(has_body)
     }
 
     /// The first call that did what it asked for.

@@ -30,15 +30,20 @@
 //!   call until the next one of the job, or
 //! * somebody decided between the two that the job should run again,
 //!
-//! and *unexplained* otherwise. Only outside observers can excuse: an error that Postroad wrote
+//! and *unexplained* otherwise. The next call ends that time whether it took effect or not: it is
+//! the one that needs the excuse. Only outside observers can excuse: an error that Postroad wrote
 //! down about itself never does, or a bug could forgive itself.
 //!
 //! For a `hold` kind no fault is an excuse, only a decision.
 //!
 //! # Assumptions
 //!
-//! The history is taken after a drain: faults are healed, and jobs that were due had the time to
-//! end. All times are of one machine.
+//! * The history is taken after a drain: faults are healed, and jobs that were due had the time to
+//!   end.
+//! * All times are of one machine. Who injects a fault notes its beginning before it acts and its
+//!   end after; who decides notes the time before the decision is carried out.
+//! * Every row is logged from its birth on: the log begins before the first submit.
+//! * The provider means what it says: it does not answer a call that took effect with an error.
 
 mod dedup;
 mod effects;

@@ -101,25 +101,22 @@ fn find_contradictions(id: &Uuid, job: &Job<'_>, report: &mut Report) {
             format!("{id}: has {} rows", job.rows.len())
         });
     }
-    match (job.moves.last(), job.row()) {
-        (None, Some(row)) => report.add(Figure::Contradictions, || {
-            format!("{id}: has a row, {}, and no log", row.state)
-        }),
-        (Some(last), Some(row)) if !agree(last, row) => report.add(Figure::Contradictions, || {
+    let found = match (job.moves.last(), job.row()) {
+        (None, Some(row)) => format!("has a row, {}, and no log", row.state),
+        (Some(last), Some(row)) if !agree(last, row) => {
             format!(
-                "{id}: its row is {}, its log ends with {}",
+                "its row is {}, its log ends with {}",
                 row.state,
                 moved(last)
             )
-        }),
+        }
         // Without a row, a job that somebody was told of is lost, and counted there.
         (Some(last), None) if last.to.is_some() && !job.is_acknowledged => {
-            report.add(Figure::Contradictions, || {
-                format!("{id}: has no row, its log ends with {}", moved(last))
-            });
+            format!("has no row, its log ends with {}", moved(last))
         }
-        _ => {}
-    }
+        _ => return,
+    };
+    report.add(Figure::Contradictions, || format!("{id}: {found}"));
 }
 
 fn agree(last: &Move, row: &Row) -> bool {

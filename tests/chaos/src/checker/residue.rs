@@ -7,7 +7,7 @@ use super::Limits;
 use super::faults::Faults;
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::History;
+use crate::history::{Backing, History};
 
 pub(super) fn check(
     history: &History,
@@ -60,11 +60,8 @@ fn find_unfinished(id: &Uuid, job: &Job<'_>, end: f64, report: &mut Report) {
 /// A job in the pipe whose message is gone waits for a timer. Any fault may cost messages, and
 /// their jobs are found again within its shadow; without one, none may be missing.
 fn find_unbacked(history: &History, faults: &Faults, limits: &Limits, report: &mut Report) {
-    for look in history
-        .backing
-        .iter()
-        .filter(|look| look.rows > look.messages)
-    {
+    let lacking = |look: &&Backing| look.rows > look.messages;
+    for look in history.backing.iter().filter(lacking) {
         if !faults.overlap(look.t - limits.shadow_seconds, look.t) {
             report.add(Figure::Unbacked, || {
                 let (t, rows, messages) = (look.t, look.rows, look.messages);

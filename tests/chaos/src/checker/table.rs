@@ -11,74 +11,64 @@ pub fn bound_95(n: u64) -> f64 {
     if n < 3 { 1.0 } else { 3.0 / n as f64 }
 }
 
+/// What the column of residue adds up.
+const LEFT_OVER: [Figure; 3] = [Figure::MessagesLeft, Figure::Unfinished, Figure::Pending];
+
 impl Report {
     /// The columns of [`Report::table_row`], as two lines of Markdown.
     pub fn table_head() -> String {
-        let names = [
-            "run",
-            "accepted",
-            "unknown",
-            "faults",
-            "lost",
-            "silent",
-            "unexpected",
-            "repeats, explained",
-            "per 10,000",
-            "unexplained",
-            "of `hold`",
-            "early",
-            "late starts",
-            "ticks",
-            "missed / extra",
-            "illegal moves",
-            "cross-tenant",
-            "left over",
-            "p99 late",
-            "verdict",
-        ];
-        let rule = "|---".repeat(names.len());
-        format!("{}\n{rule}|", row(names))
+        let columns = Self::default().columns("").map(|(name, _)| name.to_owned());
+        let rule = "|---".repeat(columns.len());
+        format!("{}\n{rule}|", line(&columns))
     }
 
     /// One line of Markdown. What has no column of its own shows in the verdict.
     pub fn table_row(&self, name: &str) -> String {
+        line(&self.columns(name).map(|(_, value)| value))
+    }
+
+    fn columns(&self, name: &str) -> [(&'static str, String); 20] {
+        use Figure as F;
         let context = &self.context;
-        let sum = |figures: &[Figure]| figures.iter().map(|f| self.count(*f)).sum::<u64>();
+        let late = self.lateness.quantile(0.99);
+        let repeats = context.explained_duplicates;
+        let repeats_per_10_000 = context.explained_per_10_000();
         let one = |figure| self.count(figure).to_string();
-        row([
-            name.to_owned(),
-            context.acknowledged.to_string(),
-            context.indeterminate.to_string(),
-            context.faults.to_string(),
-            one(Figure::Lost),
-            one(Figure::Silent),
-            one(Figure::Unexpected),
-            context.explained_duplicates.to_string(),
-            format!("{:.1}", context.explained_per_10_000()),
-            one(Figure::UnexplainedDuplicates),
-            one(Figure::HoldRepeats),
-            one(Figure::Early),
-            one(Figure::LateStarts),
-            context.ticks.to_string(),
-            format!("{} / {}", one(Figure::MissedTicks), one(Figure::ExtraTicks)),
-            one(Figure::IllegalMoves),
-            one(Figure::CrossTenant),
-            sum(&[Figure::MessagesLeft, Figure::Unfinished, Figure::Pending]).to_string(),
-            self.lateness.quantile(0.99).map_or("–".to_owned(), seconds),
-            self.verdict(),
-        ])
+        let sum = |figures: &[F]| {
+            let counts = figures.iter().map(|figure| self.count(*figure));
+            counts.sum::<u64>().to_string()
+        };
+        [
+            ("run", name.to_owned()),
+            ("accepted", context.acknowledged.to_string()),
+            ("unknown", context.indeterminate.to_string()),
+            ("faults", context.faults.to_string()),
+            ("lost", one(F::Lost)),
+            ("silent", one(F::Silent)),
+            ("unexpected", one(F::Unexpected)),
+            ("explained repeats", repeats.to_string()),
+            ("per 10,000", format!("{repeats_per_10_000:.1}")),
+            ("unexplained", one(F::UnexplainedDuplicates)),
+            ("of `hold`", one(F::HoldRepeats)),
+            ("early", one(F::Early)),
+            ("late starts", one(F::LateStarts)),
+            ("ticks", context.ticks.to_string()),
+            ("missed, extra", sum(&[F::MissedTicks, F::ExtraTicks])),
+            ("illegal moves", one(F::IllegalMoves)),
+            ("cross-tenant", one(F::CrossTenant)),
+            ("left over", sum(&LEFT_OVER)),
+            ("p99 late", late.map_or("–".to_owned(), seconds)),
+            ("verdict", self.verdict()),
+        ]
     }
 
     fn verdict(&self) -> String {
         if self.is_green() {
             return "green".to_owned();
         }
-        let red = self.red();
-        let told: Vec<_> = red
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        format!("**red**: {}", told.join(", "))
+        let tell = |(name, count)| format!("{name} {count}");
+        let red: Vec<_> = self.red().into_iter().map(tell).collect();
+        format!("**red**: {}", red.join(", "))
     }
 }
 
@@ -154,8 +144,7 @@ impl Report {
     }
 }
 
-fn row<const N: usize>(cells: [impl AsRef<str>; N]) -> String {
-    let cells = cells.each_ref().map(|cell| cell.as_ref());
+fn line(cells: &[String]) -> String {
     format!("| {} |", cells.join(" | "))
 }
 

@@ -23,19 +23,14 @@ fn find_cross_tenant(
 ) {
     let own = &submit.tenant;
     for call in &job.calls {
+        let t = call.t;
         if let Some(other) = call.tenant.as_ref().filter(|tenant| *tenant != own) {
             report.add(Figure::CrossTenant, || {
-                format!(
-                    "{id}: {own}'s, but {other}'s address was called at {:.3}",
-                    call.t
-                )
+                format!("{id}: {own}'s, but {other}'s address was called at {t:.3}")
             });
         } else if ledger.body(submit, call) == Body::Foreign {
             report.add(Figure::CrossTenant, || {
-                format!(
-                    "{id}: {own}'s, but called at {:.3} with another tenant's body",
-                    call.t
-                )
+                format!("{id}: {own}'s, but called at {t:.3} with another tenant's body")
             });
         }
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Answer, History, Tick};
+use crate::history::{Answer, History, Submit, Tick};
 
 /// What was seen of a tick.
 #[derive(Default)]
@@ -20,30 +20,19 @@ struct Seen {
 
 pub(super) fn check(history: &History, ledger: &Ledger<'_>, report: &mut Report) {
     for (tick, seen) in by_tick(history, ledger) {
-        report.add_many(
-            Figure::ExtraTicks,
-            seen.jobs.len().saturating_sub(1) as u64,
-            || {
-                format!(
-                    "{} jobs for {}: {:?}",
-                    seen.jobs.len(),
-                    name(tick),
-                    seen.jobs
-                )
-            },
-        );
-        if seen.accepted.is_empty() {
+        let Seen { accepted, jobs } = &seen;
+        let extra = jobs.len().saturating_sub(1) as u64;
+        report.add_many(Figure::ExtraTicks, extra, || {
+            format!("{} has {extra} too many: {jobs:?}", name(tick))
+        });
+        if accepted.is_empty() {
             continue;
         }
         report.context.ticks += 1;
         let is_missed = |id: &Uuid| came_to_nothing(&ledger.jobs[id], tick, ledger.end);
-        if seen.accepted.iter().all(is_missed) {
+        if accepted.iter().all(is_missed) {
             report.add(Figure::MissedTicks, || {
-                format!(
-                    "nothing came of {}, accepted as {:?}",
-                    name(tick),
-                    seen.accepted
-                )
+                format!("nothing came of {}, accepted as {accepted:?}", name(tick))
             });
         }
     }
@@ -69,10 +58,8 @@ fn by_tick<'h>(history: &'h History, ledger: &Ledger<'h>) -> BTreeMap<&'h Tick, 
 /// Whether a due tick has neither an effect nor an end that says why not. A job of another tick
 /// is no job of this one.
 fn came_to_nothing(job: &Job<'_>, tick: &Tick, end: f64) -> bool {
-    let Some(submit) = job
-        .submit
-        .filter(|submit| submit.tick.as_ref() == Some(tick))
-    else {
+    let is_for_it = |submit: &&Submit| submit.tick.as_ref() == Some(tick);
+    let Some(submit) = job.submit.filter(is_for_it) else {
         return true;
     };
     if submit.due > end || job.first_effect().is_some() || job.was_told_to_end() {
