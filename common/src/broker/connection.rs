@@ -1,5 +1,7 @@
 //! Connections: named, with a heartbeat, opened within a bound.
 
+use std::fmt;
+
 use lapin::uri::AMQPUri;
 use lapin::{Channel, ConnectionProperties};
 use tokio::sync::watch;
@@ -12,9 +14,23 @@ use crate::config::{AMQP_URL_DEFAULT, Env};
 const HEARTBEAT_SECONDS: u16 = 15;
 
 /// Where the broker is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     uri: AMQPUri,
+}
+
+impl fmt::Debug for Settings {
+    // The URL holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AMQPUri {
+            authority, vhost, ..
+        } = &self.uri;
+        f.debug_struct("Settings")
+            .field("host", &authority.host)
+            .field("port", &authority.port)
+            .field("vhost", vhost)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -34,11 +50,20 @@ impl Settings {
 
     /// The broker at `url`.
     pub fn of_url(url: &str) -> Result<Self, String> {
-        let mut uri: AMQPUri = url.parse()?;
+        let mut uri: AMQPUri = url.parse().map_err(|error| without_url(error, url))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let timeout_ms = u64::try_from(CALL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         uri.query.connection_timeout.get_or_insert(timeout_ms);
         Ok(Self { uri })
+    }
+}
+
+/// What is wrong with a URL. Some of the parser's texts repeat it whole, with its password.
+fn without_url(error: String, url: &str) -> String {
+    if error.contains(url) {
+        "it names no host".to_owned()
+    } else {
+        error
     }
 }
 
@@ -112,5 +137,22 @@ impl Connection {
             self.inner.close(200, "done".into()),
         )
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_appears_in_no_error_and_no_debug_output() {
+        let error = Settings::of_url("amqp:postroad:hunter2@host:5672/vhost").unwrap_err();
+        assert_eq!(error, "it names no host");
+        let settings = Settings::of_url("amqp://postroad:hunter2@host:5672/vhost").unwrap();
+        let debug = format!("{settings:?}");
+        assert!(
+            debug.contains("\"host\"") && !debug.contains("hunter2"),
+            "{debug}"
+        );
     }
 }
