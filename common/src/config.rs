@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::text::one_line;
+
 /// The exit code of a program that refuses its configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
 
@@ -194,12 +196,14 @@ impl Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the configuration cannot be used:")?;
         for Problem { name, what } in &self.0 {
-            write!(f, "\n  {name} {what}")?;
+            write!(f, "\n  {name} {}", one_line(what))?;
         }
         Ok(())
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +226,15 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn a_value_cannot_pass_for_another_problem() {
+        let mut env = Env::of_map([("A", "x`\n  B is fine\u{1b}[1A")]);
+        env.number("A", 5, 1, 9);
+        let text = env.finish().unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod config;
 pub mod failpoint;
 pub mod job;
 pub mod message;
+mod text;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;

@@ -204,6 +204,8 @@ fn text(value: &AMQPValue) -> Option<String> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::job::JobId;

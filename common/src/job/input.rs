@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::new_job::DELAY_MAX;
 use super::{JobId, NewJob, RunAt};
 use crate::config::parse_duration;
+use crate::text::one_line;
 
 /// The fields of a job, by their public names. What is not known is refused, so that a misspelt
-/// `dedup_key` is an error and not a second message.
+/// `dedup_key` is an error and not a second message. A field that is null is one that is left out.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobInput {
@@ -43,12 +45,20 @@ pub struct JobInput {
     pub traceparent: Option<String>,
 }
 
-/// Why an input is no job. Names the field.
+/// Why an input is no job. Names the field, on one line.
 pub type InputError = Box<dyn std::error::Error + Send + Sync>;
 
 impl JobInput {
     /// Reads one JSON object. An error names the field.
     pub fn parse(json: &[u8]) -> Result<Self, InputError> {
+        Self::read(json).map_err(printable)
+    }
+
+    fn read(json: &[u8]) -> Result<Self, InputError> {
+        // serde would take a list of all fields in their order as well.
+        if json.trim_ascii_start().first() == Some(&b'[') {
+            return Err("a list is not a job: expected an object".into());
+        }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let input =
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -63,6 +73,10 @@ impl JobInput {
 
     /// Checks everything that can be checked without the database.
     pub fn into_job(self) -> Result<NewJob, InputError> {
+        self.check().map_err(printable)
+    }
+
+    fn check(self) -> Result<NewJob, InputError> {
         let args = match self.args {
             Some(args) => args,
             None => RawValue::from_string("{}".to_owned())?,
@@ -89,6 +103,11 @@ impl JobInput {
     }
 }
 
+/// Whoever sends the input chooses what an error about it repeats.
+fn printable(error: InputError) -> InputError {
+    one_line(&error.to_string()).into()
+}
+
 fn run_at(at: Option<Timestamp>, delay: Option<&str>) -> Result<RunAt, InputError> {
     match (at, delay) {
         (Some(_), Some(_)) => Err("run_at and delay exclude each other".into()),
@@ -96,12 +115,17 @@ fn run_at(at: Option<Timestamp>, delay: Option<&str>) -> Result<RunAt, InputErro
         (None, Some(delay)) => {
             let wait: Option<Duration> = parse_duration(delay);
             let wait = wait.ok_or("delay must be a duration with its unit, such as `5m`")?;
+            if wait > DELAY_MAX {
+                return Err("delay must be at most 100 years".into());
+            }
             Ok(RunAt::After(wait))
         }
         (None, None) => Ok(RunAt::Now),
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +154,7 @@ mod tests {
             (r#"{"kind":"sms","priority":"high"}"#, "priority"),
             (r#"{"kind":"sms","priority":9}"#, "priority"),
             (r#"{"kind":"sms","delay":"5"}"#, "delay"),
+            (r#"{"kind":"sms","delay":"99999d"}"#, "delay"),
             (
                 r#"{"kind":"sms","delay":"5m","run_at":"2030-01-01T00:00:00Z"}"#,
                 "delay",
@@ -138,10 +163,29 @@ mod tests {
             (r#"{"kind":"sms"} {}"#, "trailing"),
             (r#"{"kind":"sms","on_lost":"shrug"}"#, "on_lost"),
             ("nope", "expected"),
+            (
+                r#"[null,null,null,"sms",null,null,null,null,null,null,null,null,null]"#,
+                "a list is not a job",
+            ),
         ];
         for (line, field) in cases {
             let error = read(line).unwrap_err().to_string();
             assert!(error.contains(field), "{line}: {error}");
+        }
+    }
+    #[test]
+    fn an_error_stays_on_its_line_and_is_no_longer_than_one_can_read() {
+        let long = "x".repeat(200_000);
+        for line in [
+            r#"{"kind":"sms","on_lost":"\n\u001b[2Jline 7: fine"}"#.to_owned(),
+            r#"{"kind":"\u202e\r\n"}"#.to_owned(),
+            r#"{"kind":"sms","\n\u001b[2J":1}"#.to_owned(),
+            format!(r#"{{"kind":"sms","on_lost":"{long}"}}"#),
+            format!(r#"{{"kind":"sms","{long}":1}}"#),
+        ] {
+            let error = read(&line).unwrap_err().to_string();
+            assert!(!error.contains(char::is_control), "{error:?}");
+            assert!(error.chars().count() <= 401, "{error}");
         }
     }
 }

@@ -83,6 +83,8 @@ name!(
 );
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -10,6 +10,13 @@ use super::{JobId, KindName, OnLost, QueueName, TenantName};
 /// The largest `args`, in bytes.
 pub const ARGS_BYTES_MAX: usize = 256 * 1024;
 
+/// How deep `args` may be nested. Postgres reads JSON recursively: from some ten thousand levels on,
+/// by its own `max_stack_depth`, it would refuse the job and every other one of its batch.
+pub const ARGS_NESTING_MAX: usize = 1000;
+
+/// The longest wait of a job that is due after a while: in range for all of this century.
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// How long a dedup key outlives the time its job is due, unless the producer says otherwise.
 pub const DEDUP_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -79,6 +86,12 @@ impl NewJob {
         if self.args.get().len() > ARGS_BYTES_MAX {
             return Err(InvalidJob::new("args", "must be at most 256 KiB"));
         }
+        if nesting(self.args.get()) > ARGS_NESTING_MAX {
+            return Err(InvalidJob::new(
+                "args",
+                "must be nested at most 1000 levels deep",
+            ));
+        }
         if !(0..=3).contains(&self.priority) {
             return Err(InvalidJob::new(
                 "priority",
@@ -126,14 +139,14 @@ impl NewJob {
                     "must lie between the years 2000 and 2200",
                 ));
             }
-            RunAt::After(wait) if wait > Duration::from_secs(100 * 366 * 24 * 60 * 60) => {
+            RunAt::After(wait) if wait > DELAY_MAX => {
                 return Err(InvalidJob::new("run_at", "must be at most 100 years ahead"));
             }
             RunAt::At(at) => Some(at),
             RunAt::Now | RunAt::After(_) => None,
         };
         match self.expires_at {
-            Some(expiry) if !in_range(expiry) || due.is_some_and(|due| expiry <= due) => {
+            Some(expiry) if !in_range(expiry) || due.is_some_and(|due| !is_later(expiry, due)) => {
                 Err(InvalidJob::new(
                     "expires_at",
                     "must be later than run_at and before the year 2200",
@@ -149,6 +162,31 @@ fn in_range(at: Timestamp) -> bool {
     const FIRST_SECOND: i64 = 946_684_800;
     const LAST_SECOND: i64 = 7_258_118_400;
     (FIRST_SECOND..LAST_SECOND).contains(&at.as_second())
+}
+
+/// Whether it is later by the database's clock, which counts microseconds.
+fn is_later(at: Timestamp, than: Timestamp) -> bool {
+    at.as_microsecond() > than.as_microsecond()
+}
+
+/// How deep the lists and objects of a JSON text lie in each other.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// Why a job cannot be accepted.
@@ -181,6 +219,42 @@ mod tests {
     #[test]
     fn a_plain_job_passes() {
         assert_eq!(job().check(), Ok(()));
+    }
+
+    #[test]
+    fn nesting_counts_what_is_open_at_once_and_no_text() {
+        for (json, depth) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            ("[[],[],[]]", 2),
+            (r#"["[[[[", "\"[[[", "\\", [1]]"#, 2),
+        ] {
+            assert_eq!(nesting(json), depth, "{json}");
+        }
+        let nested = |depth| {
+            let text = "[".repeat(depth) + &"]".repeat(depth);
+            let args = RawValue::from_string(text).unwrap();
+            NewJob { args, ..job() }
+                .check()
+                .map_err(|error| error.field)
+        };
+        assert_eq!(nested(ARGS_NESTING_MAX), Ok(()));
+        assert_eq!(nested(ARGS_NESTING_MAX + 1), Err("args"));
+    }
+
+    #[test]
+    fn an_expiry_is_later_by_the_clock_of_the_database() {
+        let due: Timestamp = "2030-01-01T00:00:00.000000100Z".parse().unwrap();
+        let expiring = |at: &str| NewJob {
+            run_at: RunAt::At(due),
+            expires_at: Some(at.parse().unwrap()),
+            ..job()
+        };
+        let same = expiring("2030-01-01T00:00:00.000000900Z").check();
+        assert_eq!(same.unwrap_err().field, "expires_at");
+        let later = expiring("2030-01-01T00:00:00.000001Z").check();
+        assert_eq!(later, Ok(()));
     }
 
     #[test]
