@@ -9,6 +9,7 @@
 //!
 //! See `examples/greet.rs` for a worker with a kind of its own.
 
+mod args;
 pub mod config;
 mod consumer;
 mod executor;

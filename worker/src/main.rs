@@ -7,7 +7,7 @@ use postroad_common::config::{ConfigError, Env};
 use postroad_common::program;
 use postroad_worker::kinds::echo::Echo;
 use postroad_worker::kinds::parse_allow;
-use postroad_worker::kinds::sms::{Sms, SmsConfig};
+use postroad_worker::kinds::sms::{InvalidToken, Sms, SmsConfig};
 use postroad_worker::kinds::webhook::{Webhook, WebhookConfig};
 use postroad_worker::{Config, Worker};
 
@@ -84,10 +84,11 @@ fn read(mut env: Env) -> Result<(Config, Builtin), ConfigError> {
         .parse_optional("POSTROAD_SMS_GATEWAY_URL")
         .map(|gateway| SmsConfig { gateway, token });
     if let Some(Err(error)) = sms.clone().map(Sms::new) {
-        env.problem(
-            "POSTROAD_SMS_GATEWAY_URL",
-            format_args!("cannot be used: {error:#}"),
-        );
+        let name = match error.is::<InvalidToken>() {
+            true => "POSTROAD_SMS_GATEWAY_TOKEN",
+            false => "POSTROAD_SMS_GATEWAY_URL",
+        };
+        env.problem(name, format_args!("cannot be used: {error:#}"));
     }
     env.finish()?;
     Ok((config, Builtin { webhook, sms }))
@@ -117,6 +118,87 @@ mod tests {
             .to_string();
         for (name, _) in wrong {
             assert!(text.contains(&format!("\n  {name} ")), "{name} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_sent_is_not_blamed_on_the_url() {
+        let env = [
+            ("POSTROAD_SMS_GATEWAY_URL", "https://sms.example/"),
+            ("POSTROAD_SMS_GATEWAY_TOKEN", "se\ncret"),
+        ];
+        let error = read(Env::of_map(env)).err().expect("it is wrong");
+        let text = error.to_string();
+        assert!(
+            text.contains("\n  POSTROAD_SMS_GATEWAY_TOKEN cannot be used: "),
+            "{text}"
+        );
+        assert!(
+            !text.contains("cret") && !text.contains("GATEWAY_URL"),
+            "{text}"
+        );
+    }
+
+    mod fuzz {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        const SECRET: &str = "S3CRET";
+
+        const OPEN: [&str; 7] = [
+            "POSTROAD_QUEUES",
+            "POSTROAD_PREFETCH",
+            "POSTROAD_ADMIN_LISTEN",
+            "POSTROAD_LEASE",
+            "POSTROAD_GRACE",
+            "POSTROAD_WEBHOOK_ALLOW",
+            "POSTROAD_LOG_FORMAT",
+        ];
+
+        const SECRET_ONES: [&str; 5] = [
+            "DATABASE_URL",
+            "AMQP_URL",
+            "POSTROAD_WEBHOOK_SECRET",
+            "POSTROAD_SMS_GATEWAY_URL",
+            "POSTROAD_SMS_GATEWAY_TOKEN",
+        ];
+
+        fn open_text() -> impl Strategy<Value = String> {
+            prop_oneof![
+                "(?s).{0,30}",
+                "[0-9]{1,20}(ms|s|m|h|d)?",
+                "[0-9a-f.:/, ]{1,30}",
+                "[a-z0-9,. _-]{0,30}",
+            ]
+        }
+
+        fn secret_text() -> impl Strategy<Value = String> {
+            let before = "(postgres|amqp|https?)://[a-z]{0,5}:?[!-~]{0,4}|(https?:)?/{0,2}|whsec_|(?s).{0,6}";
+            let after =
+                "[!-~]{0,4}@?[a-z0-9.\\[\\]]{0,8}(:[0-9a-z]{0,6})?(/[a-z%]{0,5})?|(?s).{0,6}";
+            (before, after).prop_map(|(before, after)| format!("{before}{SECRET}{after}"))
+        }
+
+        proptest! {
+            // A client for each gateway that is read, and each reads the root certificates.
+            #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(2000), ..ProptestConfig::default() })]
+
+            #[test]
+            fn any_environment_is_a_configuration_or_a_list_of_its_problems(
+                open in proptest::collection::btree_map(prop::sample::select(&OPEN[..]), open_text(), 0..4),
+                secret in proptest::collection::btree_map(prop::sample::select(&SECRET_ONES[..]), secret_text(), 0..4),
+            ) {
+                let all = || open.iter().chain(&secret).map(|(name, value)| (*name, value.as_str()));
+                if let Err(error) = read(Env::of_map(all())) {
+                    let text = error.to_string();
+                    prop_assert!(!text.contains(SECRET), "{text}");
+                    for line in text.lines().skip(1) {
+                        let is_named = all().any(|(name, _)| line.starts_with(&format!("  {name} ")));
+                        prop_assert!(is_named, "{line:?}");
+                    }
+                }
+            }
         }
     }
 }

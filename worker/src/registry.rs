@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postroad_common::job::{InvalidName, KindName, KindPolicy};
 
+use crate::args;
 use crate::handler::{Done, Handler, JobContext, JobError};
 
 /// The longest wait between two attempts that the database takes.
@@ -111,7 +112,7 @@ impl<H: Handler> ErasedHandler for Erased<H> {
     fn run(&self, job: JobContext, args: Vec<u8>) -> Attempt {
         let handler = self.0.clone();
         Box::pin(async move {
-            let args = serde_json::from_slice(&args).map_err(|error| {
+            let args = args::parse(&args).map_err(|error| {
                 JobError::fatal(anyhow::anyhow!(
                     "args do not fit the kind `{}`: {error}",
                     H::KIND

@@ -9,8 +9,23 @@ mod http;
 pub mod sms;
 pub mod webhook;
 
+use serde::de::{Deserialize, Error};
+use serde_json::value::RawValue;
+
 pub use http::egress::{EgressPolicy, InvalidNetwork, RefusedUrl, parse_allow};
 pub use http::signature::{InvalidSigningSecret, SigningSecret};
+
+/// Reads args that are an object. serde alone would take a list of its values as well, and so
+/// would hand on args that no receiver expects.
+fn read_object<'a, T: Deserialize<'a>>(
+    json: &'a RawValue,
+    expected: &'static str,
+) -> serde_json::Result<T> {
+    if !json.get().starts_with('{') {
+        return Err(Error::custom(format_args!("expected {expected}")));
+    }
+    serde_json::from_str(json.get())
+}
 
 #[cfg(test)]
 mod tests;

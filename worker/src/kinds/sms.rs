@@ -4,7 +4,7 @@
 //! honours an idempotency key. So what may have been sent is held for a decision and never
 //! repeated by itself; what was definitely not sent is tried again.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use url::Url;
 
 use super::http::compact::compact;
 use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, header_value, job_headers};
+use super::read_object;
 use crate::{Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
@@ -35,7 +36,7 @@ pub struct SmsArgs {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `to` and `text`")]
+#[serde(deny_unknown_fields)]
 struct Fields {
     to: String,
     text: String,
@@ -60,7 +61,7 @@ impl TryFrom<Box<RawValue>> for SmsArgs {
     type Error = InvalidSms;
 
     fn try_from(json: Box<RawValue>) -> Result<Self, InvalidSms> {
-        let fields: Fields = serde_json::from_str(json.get())?;
+        let fields: Fields = read_object(&json, "an object with `to` and `text`")?;
         if !is_phone_number(&fields.to) {
             return Err(InvalidSms::To);
         }
@@ -72,6 +73,17 @@ impl TryFrom<Box<RawValue>> for SmsArgs {
             json: compact(&json),
         })
     }
+}
+
+/// A token that cannot be sent. Does not repeat it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidToken {
+    /// There is nothing to send.
+    #[error("the SMS gateway's token is empty")]
+    Empty,
+    /// It cannot stand in a header.
+    #[error("the SMS gateway's token is not visible ASCII text")]
+    Text,
 }
 
 /// The shape of E.164. Whether the number exists is for the gateway to know.
@@ -119,9 +131,8 @@ impl Sms {
 
 fn authorization(token: &SecretString) -> anyhow::Result<HeaderValue> {
     let token = token.expose_secret();
-    ensure!(!token.is_empty(), "the SMS gateway's token is empty");
-    let mut value = header_value(&format!("Bearer {token}"))
-        .context("the SMS gateway's token is not visible ASCII text")?;
+    ensure!(!token.is_empty(), InvalidToken::Empty);
+    let mut value = header_value(&format!("Bearer {token}")).ok_or(InvalidToken::Text)?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -16,6 +16,7 @@ use super::http::compact::compact;
 use super::http::egress::EgressPolicy;
 use super::http::signature::SigningSecret;
 use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, header_value, job_headers};
+use super::read_object;
 use crate::{Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -52,7 +53,7 @@ pub struct WebhookConfig {
 
 /// What a `webhook` job is given.
 #[derive(Debug, Deserialize)]
-#[serde(try_from = "Fields")]
+#[serde(try_from = "Box<RawValue>")]
 pub struct WebhookArgs {
     url: String,
     body: String,
@@ -60,10 +61,7 @@ pub struct WebhookArgs {
 }
 
 #[derive(Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "an object with `url`, `body` and perhaps `headers`"
-)]
+#[serde(deny_unknown_fields)]
 struct Fields {
     url: String,
     body: Box<RawValue>,
@@ -74,6 +72,9 @@ struct Fields {
 /// Args that are no webhook.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidWebhook {
+    /// Not the fields that a webhook has.
+    #[error(transparent)]
+    Shape(#[from] serde_json::Error),
     /// The string has half of a surrogate pair.
     #[error("body: the string is not Unicode text")]
     Body(#[source] serde_json::Error),
@@ -94,10 +95,12 @@ pub enum InvalidWebhook {
     RepeatedHeader(HeaderName),
 }
 
-impl TryFrom<Fields> for WebhookArgs {
+impl TryFrom<Box<RawValue>> for WebhookArgs {
     type Error = InvalidWebhook;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidWebhook> {
+    fn try_from(json: Box<RawValue>) -> Result<Self, InvalidWebhook> {
+        let fields: Fields =
+            read_object(&json, "an object with `url`, `body` and perhaps `headers`")?;
         let mut headers = parse_headers(fields.headers.unwrap_or_default())?;
         headers
             .entry(CONTENT_TYPE)

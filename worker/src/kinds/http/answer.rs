@@ -137,12 +137,13 @@ fn excerpt(body: &[u8], secret: Option<&str>) -> Option<String> {
         }
         Err(_) => return None,
     };
-    let mut text = match secret {
+    let text = match secret {
         Some(secret) if !secret.is_empty() => text.replace(secret, "[redacted]"),
         _ => text.to_owned(),
     };
+    let mut text = text.replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(EXCERPT_BYTES_MAX));
-    (!text.is_empty()).then(|| text.replace('\0', "\u{fffd}"))
+    (!text.is_empty()).then_some(text)
 }
 
 /// A body on one line, without control characters: it ends in logs and on terminals.
@@ -155,6 +156,8 @@ fn quote(body: &str) -> String {
     format!(": {escaped}")
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +226,8 @@ mod tests {
         assert_eq!(excerpt(b"a\xffb", None), None);
         assert_eq!(excerpt(b"", None), None);
         assert_eq!(excerpt(b"a\0b", None).as_deref(), Some("a\u{fffd}b"));
+        let zeros = excerpt(&[0; 2000], None).expect("text");
+        assert_eq!(zeros, "\u{fffd}".repeat(EXCERPT_BYTES_MAX / 3));
         assert_eq!(
             excerpt(b"key=s3cret.", Some("s3cret")).as_deref(),
             Some("key=[redacted].")

@@ -62,6 +62,9 @@ const BLOCKED_V6: [Ipv6Net; 13] = [
 /// The longest name that DNS can carry.
 const HOST_BYTES_MAX: usize = 253;
 
+/// And the longest part of it, between two dots.
+const LABEL_BYTES_MAX: usize = 63;
+
 /// Longer than any sane one, and shorter than what the HTTP client takes.
 const URL_BYTES_MAX: usize = 8 * 1024;
 
@@ -130,12 +133,18 @@ fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
         .map_err(|_| InvalidNetwork(text.to_owned()))
 }
 
-/// `Url` takes more, but what it takes beyond this the HTTP client cannot send.
+/// `Url` takes more, but what it takes beyond this neither DNS nor the HTTP client knows.
 fn is_host_name(name: &str) -> bool {
-    name.len() <= HOST_BYTES_MAX
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    let rooted = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= HOST_BYTES_MAX && rooted.split('.').all(is_label)
+}
+
+fn is_label(label: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=LABEL_BYTES_MAX).contains(&label.len())
+        && label.bytes().all(plain)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
 }
 
 impl EgressPolicy {
@@ -218,6 +227,8 @@ impl Resolve for EgressPolicy {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +374,14 @@ mod tests {
             "https://a{b}.example/",
             "https://a`b.example/",
             "https://a\"b/",
+            "https://./",
+            "https://。/",
+            "https://a..example/",
+            "https://.example/",
+            "https://example../",
+            "https://-a.example/",
+            "https://a-.example/",
+            &format!("https://{}.example/", "a".repeat(64)),
         ] {
             assert_eq!(refusal(url), Some(RefusedUrl::Host), "{url}");
         }

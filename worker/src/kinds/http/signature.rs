@@ -69,6 +69,8 @@ impl SigningSecret {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! The kinds against a real HTTP server, which misbehaves as told.
 
 mod echo;
+mod fuzz;
 mod hostile;
 mod provider;
 mod sms;

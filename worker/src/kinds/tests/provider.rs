@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// What to do with a request: write `head`, then `chunk` so many `times`, then end.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) head: Vec<u8>,
     pub(super) chunk: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Reply {
     pub(super) end: End,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     KeepAlive,
     Close,

@@ -121,8 +121,8 @@ fn args_that_are_no_message_are_refused_without_repeating_them() {
             "invalid type: null, expected a string",
         ),
         (
-            "[]",
-            "invalid length 0, expected an object with `to` and `text`",
+            r#"["+33639980606","x"]"#,
+            "expected an object with `to` and `text`",
         ),
         ("null", "expected an object with `to` and `text`"),
     ];

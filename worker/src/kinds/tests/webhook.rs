@@ -223,6 +223,7 @@ fn args_that_are_no_webhook_are_refused_by_name() {
         ),
         ("\"https://a.example\"", object),
         ("null", object),
+        (r#"["https://a.example",{}]"#, object),
     ];
     for (json, expected) in cases {
         let refusal = refusal::<WebhookArgs>(json);
