@@ -166,6 +166,25 @@ async fn a_dead_letter_too_large_to_be_received_stops_nobody() -> anyhow::Result
     cluster.finish().await
 }
 
+/// It can be received, and would not fit into a frame any more with the reason beside the rest.
+#[tokio::test]
+async fn a_dead_letter_without_room_for_the_reason_is_parked_all_the_same() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().start().await?;
+    let stranger = cluster.vhost().stranger().await?;
+    let huge = AMQPValue::LongString("x".repeat(130_900).into());
+    let message = Forged::of(unknown(), "sms").header("x-huge", huge);
+    let message = message.header("x-version", AMQPValue::LongInt(99));
+    stranger.publish_letters(&[message]).await?;
+    cluster.enqueue(&many_sms(5)).await?;
+
+    wait_until_parked(&stranger, 1).await?;
+    let parked = stranger.take_parked().await?;
+    assert!(parked[0].contains_key("x-postroad-reason"), "{parked:?}");
+    cluster.wait_for("completed", 5).await?;
+    cluster.check_runs(cluster.scheduler(0))?;
+    cluster.finish().await
+}
+
 #[tokio::test]
 async fn a_job_of_a_kind_that_no_worker_knows_goes_back_to_scheduled() -> anyhow::Result<()> {
     let cluster = Cluster::builder().workers(2).start().await?;

@@ -58,6 +58,10 @@ fn short(text: &str) -> ShortString {
     ShortString::try_new(text).unwrap_or_else(|_| ShortString::default())
 }
 
+/// What is kept of the headers of a parked message. All properties have to fit into one frame, for
+/// which RabbitMQ's default is 128 KiB, and the others have at most 3 KiB.
+const PARKED_HEADERS_BYTES_MAX: usize = 100 * 1024;
+
 /// A message as it came, before anybody tried to read it.
 #[derive(Clone, Debug)]
 pub struct RawMessage {
@@ -128,9 +132,13 @@ impl RawMessage {
         }
     }
 
-    /// The same message with the reason for which it is parked.
+    /// The same message with the reason for which it is parked. Headers that leave no room for the
+    /// reason are left out: a message that cannot be parked would be tried again for ever.
     pub(super) fn parked(self, reason: &str) -> (BasicProperties, Vec<u8>) {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        let headers = self.properties.headers().clone();
+        let mut headers = headers
+            .filter(|headers| table_bytes(headers) <= PARKED_HEADERS_BYTES_MAX)
+            .unwrap_or_default();
         headers.insert(X_PARKED_REASON.into(), AMQPValue::LongString(reason.into()));
         let properties = self
             .properties
@@ -200,6 +208,29 @@ fn text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
         AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
         _ => None,
+    }
+}
+
+/// At least the bytes that a table takes in a frame.
+fn table_bytes(table: &FieldTable) -> usize {
+    let fields = table.inner().iter();
+    fields
+        .map(|(name, value)| 2 + name.as_str().len() + value_bytes(value))
+        .sum()
+}
+
+fn value_bytes(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
+        AMQPValue::FieldTable(table) => 4 + table_bytes(table),
+        AMQPValue::FieldArray(values) => {
+            let values = values.as_slice().iter();
+            4 + values.map(|value| 1 + value_bytes(value)).sum::<usize>()
+        }
+        // Numbers.
+        _ => 8,
     }
 }
 
@@ -323,6 +354,24 @@ mod tests {
             stranger.into_envelope().unwrap_err(),
             Unreadable::Version(None)
         );
+    }
+
+    #[test]
+    fn headers_that_leave_no_room_for_the_reason_are_not_parked() {
+        let parked = |bytes: usize| {
+            let mut message = raw(&envelope());
+            let mut headers = message.properties.headers().clone().unwrap();
+            let huge = vec![AMQPValue::LongString("x".repeat(bytes).into())];
+            headers.insert("x-huge".into(), AMQPValue::FieldArray(huge.into()));
+            message.properties = message.properties.with_headers(headers);
+            let (properties, _) = message.parked("why");
+            properties.headers().clone().unwrap()
+        };
+        let small = parked(PARKED_HEADERS_BYTES_MAX - 500);
+        assert!(small.contains_key("x-huge") && small.contains_key(X_PARKED_REASON));
+        let large = parked(PARKED_HEADERS_BYTES_MAX);
+        assert_eq!(large.inner().len(), 1, "{:?}", large.inner().keys());
+        assert!(large.contains_key(X_PARKED_REASON));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use anyhow::{Context as _, ensure};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use postroad_common::broker::topology::{DEAD_QUEUE, JOBS_EXCHANGE, PARKED_QUEUE, work_queue};
+use postroad_common::broker::topology::{
+    DEAD_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, PARKED_QUEUE, work_queue,
+};
 use postroad_common::store::Fenced;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
@@ -301,6 +303,20 @@ impl Stranger {
 
     /// Puts messages into a queue of jobs; they are in it when this returns.
     pub async fn publish(&self, queue: &str, messages: &[Forged]) -> anyhow::Result<()> {
+        self.publish_to(JOBS_EXCHANGE, queue, messages).await
+    }
+
+    /// Puts messages among the dead letters, as if the broker had.
+    pub async fn publish_letters(&self, messages: &[Forged]) -> anyhow::Result<()> {
+        self.publish_to(DEAD_EXCHANGE, "", messages).await
+    }
+
+    async fn publish_to(
+        &self,
+        exchange: &str,
+        key: &str,
+        messages: &[Forged],
+    ) -> anyhow::Result<()> {
         let channel = self.channel().await?;
         let options = ConfirmSelectOptions::default();
         channel
@@ -310,7 +326,7 @@ impl Stranger {
         for message in messages {
             let options = BasicPublishOptions::default();
             let properties = message.properties();
-            let (exchange, key) = (JOBS_EXCHANGE.into(), queue.into());
+            let (exchange, key) = (exchange.into(), key.into());
             let publish = channel.basic_publish(exchange, key, options, &message.body, properties);
             let confirmed = publish
                 .await
