@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 PACKAGES := postroad postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test up lint fmt deny ci compose-test clean
+.PHONY: help demo test fuzz up lint fmt deny ci compose-test clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -16,6 +16,14 @@ demo: ## send a sample campaign through everything and count what arrives
 test: ## every test, against private servers
 	cargo build --quiet --workspace --bins --examples
 	target/debug/postroad dev --dir .postroad/test --fresh --servers-only -- cargo test --workspace $(ARGS)
+
+# In debug: overflows and broken assertions of the standard library and ours then panic.
+fuzz: ## ten minutes of random input at everything that reads bytes from outside
+	cargo build --quiet -p postroad --bins
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} \
+		target/debug/postroad dev --dir .postroad/test --fresh --servers-only -- \
+		cargo test -p postroad-common -p postroad-scheduler -p postroad-tests -p postroad-worker \
+			--lib --bins --test it $(ARGS) -- fuzz
 
 up: ## everything running on this machine until Ctrl-C
 	cargo build --quiet --release --workspace --bins

@@ -19,6 +19,7 @@ mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;
 mod store_fixture;
+mod store_fuzz;
 mod store_gate;
 mod store_housekeeping;
 mod store_migrations;

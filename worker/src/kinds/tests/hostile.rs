@@ -330,6 +330,22 @@ async fn a_body_without_end_is_read_to_the_limit_and_the_connection_dropped() {
     );
 }
 
+/// A few kilobytes that unpack to gigabytes are a few kilobytes.
+#[tokio::test]
+async fn a_compressed_body_is_not_unpacked() {
+    const HELLO: [u8; 25] = [
+        0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0, 0x02, 0x03, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0, 0x86,
+        0xa6, 0x10, 0x36, 0x05, 0, 0, 0,
+    ];
+    let mut head =
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 25\r\n\r\n".to_vec();
+    head.extend(HELLO);
+    let provider = Provider::start(Reply::new(head, End::KeepAlive)).await;
+    let done = post(&provider.url(), allowing_loopback(), PATIENT).await;
+    // Packed bytes are no text, of which an excerpt could be kept.
+    assert_eq!(done.expect("done").result(), Some(r#"{"status":200}"#));
+}
+
 #[tokio::test]
 async fn a_dripping_answer_takes_no_longer_than_its_limit() {
     let drip = |head: &str| {
