@@ -1,1 +1,0 @@
-//! The core on models. Pure.
