@@ -52,6 +52,9 @@ pub struct Setup {
     pub load: Load,
     /// Variables of every program.
     pub env: Vec<(&'static str, String)>,
+    /// Whether to look at what is behind the jobs in the pipe. The management API, which is a second
+    /// or more behind, cannot say it of a queue that is busy.
+    pub looks_at_backing: bool,
     /// Instead of `postroad-worker`.
     pub worker_program: Option<&'static str>,
 }
@@ -69,6 +72,7 @@ impl Default for Setup {
             },
             load: Load::default(),
             env: Vec::new(),
+            looks_at_backing: false,
             worker_program: None,
         }
     }
@@ -355,7 +359,9 @@ impl Stage {
                 Err(error) => return Err(error).context("draining"),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
-            if let Some(sample) = observer::backing(&self.cluster, "default").await {
+            if self.setup.looks_at_backing
+                && let Some(sample) = observer::backing(&self.cluster, "default").await
+            {
                 self.backing.push(sample);
             }
         }

@@ -12,6 +12,7 @@ use postroad_chaos::faults::{self, Tier};
 use postroad_chaos::history::History;
 use postroad_chaos::mutants::{self, Bug};
 use postroad_chaos::run::{self, Outcome, Ran, Verdict};
+use postroad_chaos::sim;
 use postroad_chaos::stage::Ground;
 use postroad_chaos::table::{self, Findings, Mutant, Simulated};
 use postroad_provision::{Options, Servers};
@@ -20,6 +21,8 @@ use tokio::process::Command;
 
 use crate::args::Args;
 
+/// The name of the simulation among the runs.
+const SIMULATION: &str = "simulation";
 /// Runs at once that share servers: each is mostly waiting.
 const RUNS_AT_ONCE: usize = 3;
 
@@ -35,6 +38,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .seed
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
     let started = Instant::now();
+    let simulation = simulate(&args, seed).await?;
     let mut servers = start_servers(&args.dir).await?;
     let made = make_all(&args, seed, &mut servers).await;
     servers.stop().await?;
@@ -47,13 +51,42 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         seconds: started.elapsed().as_secs_f64(),
         crashes: made.crashes,
         faults: made.faults,
-        simulation: Simulated::default(),
+        simulation,
         mutants: made.mutants,
     };
     table::write(&findings, &args.dir)?;
     println!("{}", findings.markdown());
     println!("in full: {}", args.dir.join("chaos.json").display());
     conclude(&findings)
+}
+
+/// Seeds on the machine's cores: nothing else runs meanwhile.
+const THREADS: usize = 2;
+
+async fn simulate(args: &Args, seed: u64) -> anyhow::Result<Simulated> {
+    if !args.takes(SIMULATION) {
+        return Ok(Simulated::default());
+    }
+    let seeds = match args.tier() {
+        Tier::Gate | Tier::Standard => 10_000,
+        Tier::All => 100_000,
+    };
+    let run = move || sim::run_seeds(seed..seed + seeds, THREADS);
+    let summary = tokio::task::spawn_blocking(run)
+        .await
+        .context("the simulation panicked")?;
+    let red: Vec<u64> = summary.red.iter().map(|(seed, _)| *seed).collect();
+    let word = if red.is_empty() { "green " } else { "RED   " };
+    println!(
+        "{word}  {SIMULATION} ({seeds} seeds, {} jobs)",
+        summary.figures.jobs
+    );
+    Ok(Simulated {
+        seeds: summary.seeds,
+        jobs: summary.figures.jobs,
+        crashes: summary.figures.crashes,
+        red,
+    })
 }
 
 /// Zero red, or exit code 1 with every red run named.
@@ -64,9 +97,17 @@ fn conclude(findings: &Findings) -> anyhow::Result<()> {
     if findings.is_green() {
         return Ok(());
     }
+    let seeds = findings
+        .simulation
+        .red
+        .iter()
+        .map(|seed| format!("{SIMULATION} of seed {seed}"));
+    let bugs = findings.mutants.iter().filter(|mutant| !mutant.is_caught);
     let names: Vec<_> = findings
         .red()
-        .map(|outcome| outcome.name.as_str())
+        .map(|outcome| outcome.name.clone())
+        .chain(bugs.map(|bug| format!("bug:{}", bug.name)))
+        .chain(seeds)
         .collect();
     bail!(
         "red: {}; again with: make chaos ARGS=\"--seed {} --only NAME\" at commit {}",
@@ -103,6 +144,9 @@ fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
 }
 
 fn list(args: &Args) {
+    if args.takes(SIMULATION) {
+        println!("{SIMULATION}");
+    }
     for bug in bugs(args) {
         println!("{}", bug_name(bug));
     }

@@ -151,6 +151,7 @@ impl Bug {
             prefetch: if self == Self::NoConfirmWait { 1 } else { 50 },
             provider,
             load,
+            looks_at_backing: true,
             ..Setup::default()
         }
     }

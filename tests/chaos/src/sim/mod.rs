@@ -8,7 +8,6 @@
 //! | `scheduler`, `worker`, `membership` | the steps of the programs, with the awaits where theirs are |
 //! | `client`, `provider`, `faults` | who submits, who is called, who breaks things |
 //! | `bug` | mistakes to be found |
-//! | `judge` | the verdict |
 //!
 //! What is real: the states and their moves, the decisions about retries, the checks of a new job.
 //! What is modelled: everything that waits for a server. So a red seed is a mistake of the design
@@ -23,7 +22,6 @@ mod chance;
 mod client;
 mod executor;
 mod faults;
-mod judge;
 mod membership;
 pub mod model_broker;
 pub mod model_store;
@@ -40,9 +38,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use bug::Bug;
 pub use chance::Chance;
 
+use crate::checker::{Limits, check_with};
 use crate::history::History;
+use crate::run::complaints;
 use executor::Sim;
 use world::{OUTSIDE, World};
+
+/// Clocks here are exact, and what a lost message leaves is repaired after a minute.
+const LIMITS: Limits = Limits {
+    shadow_seconds: 80.0,
+    lead_seconds: 1.0,
+    start_slack_seconds: 0.5,
+};
 
 /// One seed's life.
 #[derive(Debug)]
@@ -59,7 +66,7 @@ pub struct Run {
 impl Run {
     /// What is wrong, one sentence each. Empty: all is well.
     pub fn red(&self) -> Vec<String> {
-        let mut red = judge::red(&self.history);
+        let mut red = complaints(&check_with(&self.history, &LIMITS));
         red.extend_from_slice(&self.violations);
         red
     }
