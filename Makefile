@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 PACKAGES := postroad postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test fuzz up lint fmt deny ci compose-test clean
+.PHONY: help demo test fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,20 @@ fuzz: ## ten minutes of random input at everything that reads bytes from outside
 		target/debug/postroad dev --dir .postroad/test --fresh --servers-only -- \
 		cargo test -p postroad-common -p postroad-scheduler -p postroad-tests -p postroad-worker \
 			--lib --bins --test it $(ARGS) -- fuzz
+
+chaos: chaos-programs ## break everything while jobs are on their way; ARGS=--list names the runs
+	@target/release/postroad-chaos $(ARGS)
+
+soak: chaos-programs ## faults in random order for an hour, and what leaks by then
+	@target/release/postroad-chaos --soak 60 $(ARGS)
+
+chaos-publish: chaos-programs ## the newest table of make chaos into the documents
+	@target/release/postroad-chaos --publish $(ARGS)
+
+# Faults break the programs that users run; crash points exist in debug builds only.
+chaos-programs:
+	cargo build --quiet --release --workspace --bins
+	cargo build --quiet -p postroad -p postroad-scheduler -p postroad-worker --bins
 
 up: ## everything running on this machine until Ctrl-C
 	cargo build --quiet --release --workspace --bins
@@ -51,6 +65,7 @@ ci: lint test ## what CI runs
 	target/release/postroad demo
 	target/release/postroad demo --webhooks
 	target/release/postroad demo --recipients 20000 --workers 4 --kill --resolve
+	target/release/postroad-chaos --gate
 
 compose-test: ## docker-compose.yml with stand-in images; needs root, not part of ci
 	tests/compose/run.sh $(ARGS)

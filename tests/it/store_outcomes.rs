@@ -144,6 +144,22 @@ async fn a_success_that_comes_after_another_claim_is_refused() {
     assert_eq!(room.state(late.id).await, "running");
 }
 
+/// Whoever says so has not asked the gate.
+#[tokio::test]
+async fn a_success_of_a_job_that_never_started_is_refused() {
+    let room = Room::open().await;
+    let new = room.enqueue(job()).await;
+    let unclaimed = Fenced {
+        id: new,
+        dispatch: 0,
+    };
+    assert_eq!(
+        room.finish(unclaimed, Ending::Completed(None)).await,
+        Moved::Superseded
+    );
+    assert_eq!(room.state(new).await, "scheduled");
+}
+
 #[tokio::test]
 async fn a_late_failure_ends_the_hold_and_a_late_doubt_does_not() {
     let room = Room::open().await;

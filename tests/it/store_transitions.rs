@@ -172,7 +172,10 @@ async fn arrive_at(room: &Room, state: JobState, new: NewJob) -> Fenced {
     }
     match state {
         // Back in the schedule, so that there is a fence under which something may be said.
-        JobState::Scheduled => drop(room.finish(job, Ending::Snoozed(Duration::ZERO)).await),
+        JobState::Scheduled => {
+            room.finish(job, failed()).await;
+            rule(room, job, Verdict::RetryAfter(Duration::ZERO)).await;
+        }
         JobState::Dispatched | JobState::Running => {}
         JobState::Failed => drop(room.finish(job, failed()).await),
         JobState::Held => drop(room.finish(job, unknown()).await),

@@ -138,7 +138,8 @@ const GATE: &str = concat!(
 ///
 /// The fence decides, and hardly the stage: as long as nobody has claimed the job again, a success
 /// that comes after a rescuer gave the worker up is evidence, and saves a second run. But a job
-/// that nobody has started under this fence cannot have succeeded under it.
+/// that nobody has started under this fence cannot have succeeded under it: one that is in the pipe
+/// and not started, or back in the schedule without an attempt.
 const COMPLETE: &str = concat!(
     "
     with done as (
@@ -147,7 +148,9 @@ const COMPLETE: &str = concat!(
         delete from postroad.job j
         using done
         where j.id = done.id and j.dispatch = done.dispatch
-          and (j.stage <> 1 or j.started_at is not null)
+          and case j.stage when 1 then j.started_at is not null
+                           when 0 then j.attempt > 0
+                           else true end
         returning j.*, done.result)
     ",
     archive_from!("gone", "'completed'", "null", "result", "null")

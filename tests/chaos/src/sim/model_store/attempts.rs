@@ -99,7 +99,11 @@ impl ModelStore {
         let mut moved = Vec::new();
         for Outcome { job, ending } in outcomes {
             let is_any = self.has_bug(Bug::OutcomeUnfenced);
-            let can_have_run = |job: &&Job| is_any || job.state != JobState::Dispatched;
+            let can_have_run = |job: &&Job| match job.state {
+                JobState::Dispatched => is_any,
+                JobState::Scheduled => is_any || job.attempt > 0,
+                _ => true,
+            };
             let is_done = matches!(ending, Ending::Completed(_))
                 && self.named(*job).filter(can_have_run).is_some();
             if is_done {
