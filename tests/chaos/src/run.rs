@@ -95,6 +95,23 @@ pub async fn make(row: &FaultRow, ground: &Ground, servers: &mut Servers) -> Ran
     }
 }
 
+/// A run that this machine does not allow.
+pub fn skipped(row: &FaultRow, ground: &Ground, why: String) -> Ran {
+    Ran {
+        history: None,
+        outcome: Outcome {
+            name: row.name.to_owned(),
+            seed: ground.seed,
+            seconds: 0.0,
+            kills: 0,
+            partitions: 0,
+            recovered_after: None,
+            report: Report::default(),
+            verdict: Verdict::Skipped(why),
+        },
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     kills: u64,

@@ -6,11 +6,13 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use postroad_common::job::JobId;
 use postroad_common::store::{JobFilter, Resolution};
+use postroad_tests::faults::disk::SmallDisk;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually};
 use postroad_tests::harness::endpoints::Endpoints;
 use postroad_tests::proxy::Proxy;
@@ -88,6 +90,8 @@ pub struct Ground {
     pub is_alone: bool,
     /// The programs to run.
     pub programs: PathBuf,
+    /// The disk that the servers live on, where it is one of their own.
+    pub disk: Option<Arc<SmallDisk>>,
     /// Decides everything that is left to chance.
     pub seed: u64,
 }
@@ -140,6 +144,8 @@ pub struct Stage {
     pub rng: StdRng,
     /// The programs that run.
     pub actors: Vec<Actor>,
+    /// The disk that the servers live on, where it is one of their own.
+    pub disk: Option<Arc<SmallDisk>>,
     /// How many programs were killed.
     pub kills: u64,
     /// How many wires were cut or degraded.
@@ -188,6 +194,7 @@ impl Stage {
             cluster,
             rng: StdRng::seed_from_u64(ground.seed),
             actors: Vec::new(),
+            disk: ground.disk.clone(),
             kills: 0,
             partitions: 0,
             faults: Vec::new(),

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
@@ -16,7 +17,10 @@ use postroad_chaos::sim;
 use postroad_chaos::stage::Ground;
 use postroad_chaos::table::{self, Findings, Mutant, Simulated};
 use postroad_provision::{Options, Servers};
+use postroad_tests::faults::disk::{Possible, SmallDisk};
 use postroad_tests::harness::endpoints::Endpoints;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::process::Command;
 
 use crate::args::Args;
@@ -64,7 +68,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 const THREADS: usize = 2;
 
 async fn simulate(args: &Args, seed: u64) -> anyhow::Result<Simulated> {
-    if !args.takes(SIMULATION) {
+    if !args.takes(SIMULATION) || args.soak.is_some() {
         return Ok(Simulated::default());
     }
     let seeds = match args.tier() {
@@ -123,7 +127,7 @@ async fn start_servers(dir: &Path) -> anyhow::Result<Servers> {
     // What the management API says of a queue is five seconds old otherwise.
     let interval = ("collect_statistics_interval".to_owned(), "1000".to_owned());
     options.rabbitmq = vec![interval];
-    options.progress = std::sync::Arc::new(|step: &str| eprintln!("{step}"));
+    options.progress = Arc::new(|step: &str| eprintln!("{step}"));
     Ok(Servers::start(options).await?)
 }
 
@@ -165,30 +169,96 @@ async fn make_all(args: &Args, seed: u64, servers: &mut Servers) -> anyhow::Resu
         endpoints: Endpoints::of(servers),
         is_alone: false,
         programs: programs.debug,
+        disk: None,
         seed,
     };
-    let mutants = put_bugs_in(args, &ground, &red).await?;
-    let crashes = die_everywhere(args, &ground, &red).await?;
-    let ground = Ground {
+    let of_servers = Ground {
         is_alone: true,
         programs: programs.release,
-        ..ground
+        ..ground.clone()
     };
-    let mut outcomes = Vec::new();
-    for (row, n) in fault_rows(args).iter().zip(1000..) {
-        let ground = Ground {
-            seed: seed + n,
-            ..ground.clone()
-        };
-        outcomes.push(finished(run::make(row, &ground, servers).await, &red)?);
+    if let Some(minutes) = args.soak {
+        let faults = soak(minutes, &of_servers, servers, &red).await?;
+        return Ok(Made {
+            faults,
+            ..Made::default()
+        });
     }
     Ok(Made {
-        mutants,
-        crashes,
-        faults: outcomes,
+        mutants: put_bugs_in(args, &ground, &red).await?,
+        crashes: die_everywhere(args, &ground, &red).await?,
+        faults: break_everything(args, &of_servers, servers, &red).await?,
     })
 }
 
+async fn break_everything(
+    args: &Args,
+    ground: &Ground,
+    servers: &mut Servers,
+    red: &Path,
+) -> anyhow::Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for (row, n) in fault_rows(args).iter().zip(1000..) {
+        let ground = Ground {
+            seed: ground.seed + n,
+            ..ground.clone()
+        };
+        let ran = match row.on_small_disk {
+            true => on_small_disk(row, ground).await?,
+            false => run::make(row, &ground, servers).await,
+        };
+        outcomes.push(finished(ran, red)?);
+    }
+    Ok(outcomes)
+}
+
+/// Runs in random order on the same servers, until the time is up.
+async fn soak(
+    minutes: u64,
+    ground: &Ground,
+    servers: &mut Servers,
+    red: &Path,
+) -> anyhow::Result<Vec<Outcome>> {
+    let deadline = Instant::now() + Duration::from_secs(60 * minutes);
+    let mut rng = StdRng::seed_from_u64(ground.seed);
+    let mut rows = faults::table();
+    rows.retain(|row| !row.on_small_disk);
+    let mut outcomes = Vec::new();
+    for n in 1.. {
+        if Instant::now() >= deadline {
+            break;
+        }
+        let row = &rows[rng.random_range(0..rows.len())];
+        let ground = Ground {
+            seed: ground.seed + n,
+            ..ground.clone()
+        };
+        outcomes.push(finished(run::make(row, &ground, servers).await, red)?);
+    }
+    Ok(outcomes)
+}
+
+/// Two empty servers take some 120 MB, and what a run writes is not much more.
+const DISK_BYTES: u64 = 700 * 1024 * 1024;
+
+/// Makes a run on servers of its own, whose disk can be filled.
+async fn on_small_disk(row: &faults::FaultRow, ground: Ground) -> anyhow::Result<Ran> {
+    let disk = match SmallDisk::mount(DISK_BYTES)? {
+        Possible::Here(disk) => disk,
+        Possible::NotHere(why) => return Ok(run::skipped(row, &ground, why)),
+    };
+    let mut servers = start_servers(disk.path()).await?;
+    let ground = Ground {
+        endpoints: Endpoints::of(&servers),
+        disk: Some(Arc::new(disk)),
+        ..ground
+    };
+    let ran = run::make(row, &ground, &mut servers).await;
+    servers.stop().await?;
+    Ok(ran)
+}
+
+#[derive(Default)]
 struct Made {
     mutants: Vec<Mutant>,
     crashes: Vec<Outcome>,

@@ -46,6 +46,13 @@ pub(super) fn rows() -> Vec<FaultRow> {
             locked,
         ),
         row(
+            "full-disk",
+            "the disk of Postgres and RabbitMQ is full for 6 s",
+            full_disk,
+        )
+        .recovery(Recovery::Missed)
+        .on_small_disk(),
+        row(
             "no-connections",
             "somebody else has all connections, and the programs' are closed",
             exhausted,
@@ -114,6 +121,25 @@ fn exhausted<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
         postgres::terminate_backends(&url, "postroad-").await?;
         lasting(Duration::from_secs(5)).await;
         held.release().await.context("giving connections back")?;
+        stage.end(fault);
+        Ok(Acted::Done)
+    })
+}
+
+/// A Postgres that cannot write its log stops, and does not start while it cannot. So it is started
+/// again, as a supervisor would.
+fn full_disk<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+    Box::pin(async move {
+        let disk = stage
+            .disk
+            .clone()
+            .context("the servers live on a small disk")?;
+        let fault = stage.begin("full disk", true);
+        disk.fill()?;
+        lasting(Duration::from_secs(6)).await;
+        disk.free()?;
+        servers.postgres().kill().await?;
+        servers.postgres().start_again().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })

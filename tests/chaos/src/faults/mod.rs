@@ -80,6 +80,8 @@ pub struct FaultRow {
     pub recovery: Recovery,
     /// Whether an effect may be repeated at all, even where the fault would explain it.
     pub may_repeat: bool,
+    /// Whether its servers live on a disk that can be filled.
+    pub on_small_disk: bool,
     /// Whether it may be one of several in a run.
     pub can_be_combined: bool,
     /// What the run is set up with.
@@ -101,6 +103,7 @@ impl FaultRow {
             tier: Tier::Standard,
             recovery: Recovery::Soon,
             may_repeat: true,
+            on_small_disk: false,
             can_be_combined: true,
             setup: Setup::default,
             act,
@@ -121,6 +124,12 @@ impl FaultRow {
     pub(crate) const fn never_repeats(mut self) -> Self {
         self.may_repeat = false;
         self
+    }
+
+    /// Its servers live on a disk that can be filled.
+    pub(crate) const fn on_small_disk(mut self) -> Self {
+        self.on_small_disk = true;
+        self.alone()
     }
 
     /// It is not one of several in a run.
