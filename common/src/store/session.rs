@@ -4,10 +4,13 @@
 //! every statement as ever, and keep less than Postroad promises; so a connection on which the
 //! settings did not arrive is never used.
 
+use std::time::Duration;
+
 use deadpool_postgres::{Hook, HookError};
 use tokio_postgres::SimpleQueryMessage;
 
-use super::CALL_TIMEOUT;
+/// As long as a connection may take to be opened; it adds to what a caller waits at most.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The hot statements know their rows by index. A table that was empty when a plan was cached, or
 /// whose statistics are a minute old, must not turn them into scans of a million rows, so plans
@@ -35,7 +38,7 @@ pub(super) fn check() -> Hook {
     Hook::async_fn(|client, _| {
         Box::pin(async move {
             // The pool bounds the making of a connection and not this.
-            let asked = tokio::time::timeout(CALL_TIMEOUT, client.simple_query(ASK)).await;
+            let asked = tokio::time::timeout(ANSWER_LIMIT, client.simple_query(ASK)).await;
             let messages = asked
                 .map_err(|_| HookError::message(SILENT))?
                 .map_err(HookError::Backend)?;

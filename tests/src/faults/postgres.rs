@@ -137,8 +137,13 @@ impl Exhausted {
                 Err(error) => return Err(error).context("taking a connection"),
             }
         }
-        let kept = sessions.len().saturating_sub(spare);
-        close_all(sessions.split_off(kept)).await?;
+        ensure!(
+            sessions.len() > spare,
+            "Postgres has only {} connections left, and {spare} are to be spared",
+            sessions.len()
+        );
+        let spared = sessions.split_off(sessions.len() - spare);
+        close_all(spared, &sessions[0]).await?;
         Ok(Self { sessions })
     }
 
@@ -148,16 +153,19 @@ impl Exhausted {
     }
 
     /// Gives them back; returns when the server has them.
-    pub async fn release(self) -> anyhow::Result<()> {
-        close_all(self.sessions).await
+    pub async fn release(mut self) -> anyhow::Result<()> {
+        // Those of a server that was restarted meanwhile.
+        self.sessions.retain(|session| !session.client.is_closed());
+        let Some(witness) = self.sessions.pop() else {
+            return Ok(());
+        };
+        close_all(self.sessions, &witness).await?;
+        witness.close().await
     }
 }
 
-/// Closes connections, and waits until their backends are gone, as far as one is left to ask.
-async fn close_all(mut sessions: Vec<Session>) -> anyhow::Result<()> {
-    let Some(witness) = sessions.pop() else {
-        return Ok(());
-    };
+/// Closes connections, and waits until another sees that their backends are gone.
+async fn close_all(sessions: Vec<Session>, witness: &Session) -> anyhow::Result<()> {
     let mut pids = Vec::new();
     for session in &sessions {
         let row = session
@@ -177,6 +185,5 @@ async fn close_all(mut sessions: Vec<Session>) -> anyhow::Result<()> {
             left => bail!("{left} of them are there"),
         }
     })
-    .await?;
-    witness.close().await
+    .await
 }
