@@ -25,8 +25,10 @@ Examples:
   postroad dev                                      private servers, a scheduler, two workers
   postroad enqueue --kind echo --args '{\"n\":1}'     one job
   postroad jobs list --state held                   what waits for a decision
+  postroad ledger                                   where every accepted job is
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration cannot be used.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the ledger has an alarm,
+78 the configuration cannot be used.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -35,6 +37,7 @@ enum Command {
     Migrate(commands::migrate::Args),
     Enqueue(commands::enqueue::Args),
     Jobs(commands::jobs::Args),
+    Ledger(commands::ledger::Args),
     Topology(commands::topology::Args),
     Healthcheck(commands::healthcheck::Args),
 }
@@ -48,7 +51,9 @@ fn main() -> ExitCode {
         }
     }
     program::run(async {
-        match command {
+        let done: anyhow::Result<()> = match command {
+            // The only command whose answer is an exit code.
+            Command::Ledger(args) => return commands::ledger::run(args).await,
             Command::Dev(args) => commands::dev::run(args).await,
             Command::Demo(args) => commands::demo::run(args).await,
             Command::Migrate(args) => commands::migrate::run(args).await,
@@ -56,6 +61,7 @@ fn main() -> ExitCode {
             Command::Jobs(args) => commands::jobs::run(args).await,
             Command::Topology(args) => commands::topology::run(args).await,
             Command::Healthcheck(args) => commands::healthcheck::run(args).await,
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     })
 }

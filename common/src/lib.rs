@@ -7,6 +7,7 @@
 //! | [`failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
+//! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
 //!
 //! The features are walls: a program that asks for `store` alone cannot reach the broker.
@@ -34,6 +35,8 @@ pub mod startup;
 #[cfg(feature = "runtime")]
 pub mod telemetry;
 
+#[cfg(all(feature = "broker", feature = "store"))]
+pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "store")]

@@ -1,16 +1,18 @@
 //! How every long-running program begins and ends: one runtime, one exit code.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use crate::config::{ConfigError, EXIT_CONFIG};
 use crate::startup;
 
 /// Runs `program` on a tokio runtime; says on standard error why it ended, if it did not end well.
+/// A program that ends well may say with which exit code.
 ///
 /// The error is borrowed and not boxed: an `anyhow::Error` turned into a box hides what it is, and
 /// the exit code depends on that.
-pub fn run<E>(program: impl Future<Output = Result<(), E>>) -> ExitCode
+pub fn run<T, E>(program: impl Future<Output = Result<T, E>>) -> ExitCode
 where
+    T: Termination,
     E: AsRef<dyn std::error::Error + Send + Sync>,
 {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -27,7 +29,7 @@ where
     // A lost connection's threads may still be waiting for their server; they hold nothing.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(end) => end.report(),
         Err(error) => report(error.as_ref()),
     }
 }

@@ -8,7 +8,9 @@
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
 //! | [`expirer`] | scheduled → expired |
 //! | [`pruner`] | none; makes and drops partitions |
+//! | [`auditor`] | none; keeps the ledger and compares it with what is there |
 
+pub mod auditor;
 pub mod config;
 pub mod dead_letters;
 pub mod dispatcher;
@@ -20,7 +22,7 @@ pub mod retrier;
 pub mod watcher;
 
 use anyhow::{Context, bail};
-use postroad_common::broker::{Broker, Publisher};
+use postroad_common::broker::{Broker, DepthReader, Publisher};
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
 use postroad_common::service::{Nudge, Service, spawn};
@@ -30,6 +32,7 @@ use postroad_common::store::{NewProcess, Role, Store};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use auditor::Auditor;
 use config::Config;
 use dead_letters::DeadLetters;
 use dispatcher::Dispatcher;
@@ -89,6 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         publishing.clone(),
         shutdown.clone(),
     );
+    let auditor = Auditor::new(store.clone(), DepthReader::new(broker.clone()));
     let dead_letters = DeadLetters::new(store.clone(), broker, publisher);
     let watcher = Watcher::new(store.clone(), rescue.clone());
     let rescuer = Rescuer::new(store.clone(), dispatch.clone());
@@ -109,6 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             &health,
             &shutdown,
         ),
+        spawn(auditor, other.clone(), &health, &shutdown),
         spawn(
             Pruner::new(store, config.retention),
             other,

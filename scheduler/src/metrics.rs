@@ -1,6 +1,8 @@
 //! The metrics of the scheduler. Labels are bounded: queue names and fixed words, never a job.
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 const CLAIMED: &str = "postroad_jobs_claimed_total";
 const RELEASED: &str = "postroad_jobs_released_total";
@@ -11,6 +13,8 @@ const RULED: &str = "postroad_failed_jobs_ruled_total";
 const LOST_PROCESSES: &str = "postroad_processes_lost_total";
 const RESCUED: &str = "postroad_jobs_rescued_total";
 const EXPIRED: &str = "postroad_jobs_expired_total";
+const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
+const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
 
 /// Says what each metric means. Once, after the recorder is installed.
 pub fn describe() {
@@ -42,6 +46,16 @@ pub fn describe() {
         EXPIRED,
         Unit::Count,
         "jobs that expired before they were dispatched"
+    );
+    describe_gauge!(
+        LEDGER_IMBALANCE,
+        Unit::Count,
+        "jobs accepted and nowhere, or known and never accepted, over all tenants"
+    );
+    describe_counter!(
+        LEDGER_ALARMS,
+        Unit::Count,
+        "alarms that the auditor has raised, by check"
     );
 }
 
@@ -79,4 +93,12 @@ pub(crate) fn rescued(what: &'static str, jobs: usize) {
 
 pub(crate) fn expired(jobs: usize) {
     counter!(EXPIRED).increment(jobs as u64);
+}
+
+pub(crate) fn ledger_imbalance(jobs: u64) {
+    gauge!(LEDGER_IMBALANCE).set(jobs as f64);
+}
+
+pub(crate) fn ledger_alarm(check: &'static str) {
+    counter!(LEDGER_ALARMS, "check" => check).increment(1);
 }

@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod cluster_ledger;
 mod cluster_library;
 mod cluster_lost_worker;
 mod cluster_outage;
@@ -15,6 +16,7 @@ mod cluster_scheduler;
 mod cluster_shutdown;
 mod cluster_startup;
 mod faults;
+mod ledger;
 mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;

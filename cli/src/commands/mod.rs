@@ -5,5 +5,6 @@ pub(crate) mod dev;
 pub(crate) mod enqueue;
 pub(crate) mod healthcheck;
 pub(crate) mod jobs;
+pub(crate) mod ledger;
 pub(crate) mod migrate;
 pub(crate) mod topology;

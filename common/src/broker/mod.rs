@@ -7,6 +7,7 @@
 //! * [`Publisher`] owns the one confirm channel of a process.
 //! * [`Subscription`] is one consumer on one channel; its [`Settler`] owns the acks of that channel,
 //!   so an ack can never reach another channel than the one that delivered.
+//! * [`DepthReader`] asks queues how many messages wait in them.
 //!
 //! lapin's own recovery stays off: whoever uses a connection rebuilds it, with everything on it,
 //! when anything on it ends.
@@ -14,6 +15,7 @@
 mod codec;
 mod connection;
 mod consumer;
+mod depth;
 mod error;
 mod publisher;
 pub mod topology;
@@ -21,6 +23,7 @@ pub mod topology;
 pub use codec::{DeathReason, RawMessage};
 pub use connection::{Broker, Connection, Settings};
 pub use consumer::{Delivery, Settle, Settler, Subscription};
+pub use depth::{Depth, DepthReader};
 pub use error::Error;
 pub use publisher::{CONFIRM_WINDOW, Outgoing, Published, Publisher};
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -42,6 +42,9 @@ static ROOM: Semaphore = Semaphore::const_new(CLUSTERS_MAX);
 
 /// How long a program may take to end when it was asked to.
 const STOP_MAX: Duration = Duration::from_secs(40);
+
+/// How long a command may take.
+const CLI_MAX: Duration = Duration::from_secs(60);
 
 /// How often programs may give messages back to a queue until it has to be empty.
 const GIVE_BACKS_MAX: usize = 3;
@@ -528,6 +531,19 @@ impl Cluster {
             None => Ok(()),
             Some(status) => Err(program.child.exited(status).into()),
         }
+    }
+
+    /// Runs `postroad` with these arguments against the cluster's servers.
+    pub async fn cli(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let mut command = tokio::process::Command::new(binary("postroad")?);
+        command
+            .args(args)
+            .env("DATABASE_URL", &self.site.database_url)
+            .env("AMQP_URL", self.site.vhost.amqp_url())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(CLI_MAX, command.output()).await;
+        let output = output.with_context(|| format!("{args:?} runs on after {CLI_MAX:?}"))?;
+        output.context("running the command line")
     }
 
     // === Jobs ===
