@@ -535,7 +535,8 @@ impl Cluster {
 
     /// Runs `postroad` with these arguments against the cluster's servers.
     pub async fn cli(&self, args: &[&str]) -> anyhow::Result<Output> {
-        let mut command = tokio::process::Command::new(binary("postroad")?);
+        let mut command =
+            tokio::process::Command::new(binary(self.programs_dir.as_deref(), "postroad")?);
         command
             .args(args)
             .env("DATABASE_URL", &self.site.database_url)
