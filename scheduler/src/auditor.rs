@@ -1,7 +1,7 @@
 //! The ledger is folded, and compared with what is there: accepted = the sum over all states.
 //!
 //! Any number of auditors run at once: they share the folding, and each looks for itself, so that
-//! an alarm does not depend on one of them. What a look may cost is bounded by [`REST_PER_LOOK`].
+//! an alarm does not depend on one of them. What a look may cost is bounded by `REST_PER_LOOK`.
 //! An alarm is for people: it is logged, once for each change, and counted. It does not make the
 //! scheduler unready, because nothing would be better without it.
 //!
