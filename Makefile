@@ -22,7 +22,7 @@ fuzz: ## ten minutes of random input at everything that reads bytes from outside
 	cargo build --quiet -p postroad --bins
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} \
 		target/debug/postroad dev --dir .postroad/test --fresh --servers-only -- \
-		cargo test -p postroad-common -p postroad-scheduler -p postroad-tests -p postroad-worker \
+		cargo test --no-fail-fast -p postroad-common -p postroad-scheduler -p postroad-tests -p postroad-worker \
 			--lib --bins --test it $(ARGS) -- fuzz
 
 chaos: chaos-programs ## break everything while jobs are on their way; ARGS=--list names the runs

@@ -53,7 +53,38 @@ impl LogConfig {
     }
 }
 
-fn parse_filter(text: &str) -> Result<EnvFilter, ParseError> {
+fn parse_filter(text: &str) -> Result<EnvFilter, InvalidFilter> {
+    // The parser cuts at bytes, and panics inside a character of several.
+    if !text.is_ascii() {
+        return Err(InvalidFilter::NotAscii);
+    }
     // lapin reports every lost connection as an error of its own; ours say more.
-    EnvFilter::try_new(format!("{text},lapin=off"))
+    Ok(EnvFilter::try_new(format!("{text},lapin=off"))?)
+}
+
+/// A text that is no log filter.
+#[derive(Debug, thiserror::Error)]
+enum InvalidFilter {
+    #[error("it has characters other than ASCII")]
+    NotAscii,
+    #[error(transparent)]
+    Syntax(#[from] ParseError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_a_problem_and_no_panic() {
+        for text in ["\tA\u{a1}=", "info,é[", "info,a=loud", "[{"] {
+            let mut env = Env::of_map([(LOG, text)]);
+            LogConfig::read(&mut env, "info");
+            let error = env.finish().unwrap_err().to_string();
+            assert!(
+                error.contains("\n  POSTROAD_LOG is not a log filter: "),
+                "{error}"
+            );
+        }
+    }
 }
