@@ -8,18 +8,20 @@ pub(crate) fn parse<A: DeserializeOwned>(args: &[u8]) -> Result<A, String> {
     serde_json::from_slice(args).map_err(|error| without_value(&error.to_string()))
 }
 
-/// serde's two texts that quote a value: "invalid type: string "…", expected …".
+/// serde's texts that quote a value, such as: invalid type: string "…", expected u8.
 fn without_value(error: &str) -> String {
-    let quoting = ["invalid type: ", "invalid value: "];
-    let Some(kind) = quoting.iter().find(|kind| error.starts_with(**kind)) else {
+    let quoting = ["invalid type: ", "invalid value: ", "unknown variant "];
+    if !quoting.iter().any(|start| error.starts_with(start)) {
         return error.to_owned();
-    };
+    }
+    let unquoted = error.split(['`', '"']).next().unwrap_or_default();
+    let unquoted = unquoted.trim_end();
     // The value itself may have the words in it, what is expected has not.
-    let Some((found, expected)) = error[kind.len()..].rsplit_once(", expected ") else {
-        return kind.trim_end_matches(": ").to_owned();
-    };
-    let found = found.split(['`', '"']).next().unwrap_or_default();
-    format!("{kind}{}, expected {expected}", found.trim_end())
+    match error.rsplit_once(", expected ") {
+        Some((found, _)) if found.len() <= unquoted.len() => error.to_owned(),
+        Some((_, expected)) => format!("{unquoted}, expected {expected}"),
+        None => unquoted.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -29,9 +31,16 @@ mod tests {
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read")]
     struct Person {
-        #[expect(dead_code, reason = "only read")]
         age: u8,
+        sex: Option<Sex>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    enum Sex {
+        F,
+        M,
     }
 
     fn refusal(args: &str) -> String {
@@ -65,6 +74,10 @@ mod tests {
                 r#""s3cret""#,
                 "invalid type: string, expected struct Person at line 1 column 8",
             ),
+            (
+                r#"{"age":1,"sex":"s3cret"}"#,
+                "unknown variant, expected `F` or `M` at line 1 column 23",
+            ),
             ("{}", "missing field `age` at line 1 column 2"),
         ];
         for (args, expected) in cases {
@@ -79,7 +92,8 @@ mod tests {
             after in "(?s)[\",`: a-z]{0,8}|, expected |.{0,4}",
         ) {
             let value = serde_json::Value::from(format!("{before}S3CRET{after}"));
-            for args in [format!("{{\"age\":{value}}}"), value.to_string()] {
+            let [age, sex] = ["age", "sex"].map(|field| format!("{{\"{field}\":{value}}}"));
+            for args in [age, sex, value.to_string()] {
                 let refusal = refusal(&args);
                 prop_assert!(!refusal.contains("S3CRET"), "{}", refusal);
             }

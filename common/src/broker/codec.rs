@@ -211,7 +211,7 @@ fn text(value: &AMQPValue) -> Option<String> {
     }
 }
 
-/// At least the bytes that a table takes in a frame.
+/// The most that a table takes in a frame.
 fn table_bytes(table: &FieldTable) -> usize {
     let fields = table.inner().iter();
     fields

@@ -173,6 +173,7 @@ mod tests {
             assert!(error.contains(field), "{line}: {error}");
         }
     }
+
     #[test]
     fn an_error_stays_on_its_line_and_is_no_longer_than_one_can_read() {
         let long = "x".repeat(200_000);

@@ -175,17 +175,16 @@ fn accepts(body: &[u8]) -> bool {
     message.check_body().is_ok()
 }
 
-/// Whether a second reader, which builds everything it reads, takes the body as well. What it
-/// refuses beyond the grammar is what it could not hold.
-fn is_json(body: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(body).map_or_else(
-        |error| {
-            let text = error.to_string();
-            let limits = ["number out of range", "surrogate", "recursion limit"];
-            limits.iter().any(|limit| text.contains(limit))
-        },
-        |_| true,
-    )
+/// What a second reader says, which builds everything it reads. None: it came to something that
+/// it could not hold, and does not know the rest.
+fn is_json(body: &[u8]) -> Option<bool> {
+    let Err(error) = serde_json::from_slice::<Value>(body) else {
+        return Some(true);
+    };
+    let text = error.to_string();
+    let limits = ["number out of range", "surrogate", "recursion limit"];
+    let is_full = limits.iter().any(|limit| text.contains(limit));
+    (!is_full).then_some(false)
 }
 
 #[test]
@@ -249,11 +248,12 @@ fn what_a_value_cannot_hold_is_json_all_the_same() {
 
 proptest! {
     #[test]
-    fn a_forged_message_is_read_or_refused(
+    fn a_forged_message_is_read_or_refused_and_parked_as_it_is(
         properties in any_properties(),
         body in any_body(),
+        reason in ".{0,60}",
     ) {
-        let message = raw(properties, body);
+        let message = raw(properties.clone(), body.clone());
         let head = message.head();
         if let Ok(head) = &head {
             prop_assert!(head.dispatch > 0);
@@ -262,19 +262,12 @@ proptest! {
         }
         message.death_reason();
         let checked = message.check_body();
-        prop_assert!(checked.is_err() || is_json(&message.body), "accepted: {:?}", message.body);
-        let body = message.body.clone();
-        let expected = head.and_then(|head| checked.map(|()| Envelope { body, ..head }));
-        prop_assert_eq!(message.into_envelope(), expected);
-    }
+        let is_json = is_json(&body).unwrap_or(checked.is_ok());
+        prop_assert_eq!(checked.is_ok(), is_json, "{:?}", body);
+        let expected = head.and_then(|head| checked.map(|()| Envelope { body: body.clone(), ..head }));
+        prop_assert_eq!(message.clone().into_envelope(), expected);
 
-    #[test]
-    fn a_parked_message_is_the_same_with_a_reason(
-        properties in any_properties(),
-        body in vec(any::<u8>(), 0..20),
-        reason in ".{0,60}",
-    ) {
-        let (parked, same_body) = raw(properties.clone(), body.clone()).parked(&reason);
+        let (parked, same_body) = message.parked(&reason);
         prop_assert_eq!(same_body, body);
         prop_assert_eq!(parked.message_id(), properties.message_id());
         prop_assert_eq!(parked.kind(), properties.kind());
@@ -283,8 +276,7 @@ proptest! {
         };
         let mut expected = inner(&properties);
         expected.insert(X_PARKED_REASON.into(), AMQPValue::LongString(reason.into()));
-        // As text, because a float that is none is equal to nothing.
-        prop_assert_eq!(format!("{:?}", inner(&parked)), format!("{expected:?}"));
+        prop_assert_eq!(inner(&parked), expected);
     }
 
     #[test]
@@ -330,6 +322,7 @@ proptest! {
 
     #[test]
     fn bytes_that_are_no_json_are_refused(body in any_body()) {
-        prop_assert_eq!(accepts(&body), is_json(&body));
+        let accepted = accepts(&body);
+        prop_assert_eq!(accepted, is_json(&body).unwrap_or(accepted));
     }
 }

@@ -107,7 +107,7 @@ fn random_bytes_in_place_of_an_answer_are_an_outcome() {
             match ending(&outcome) {
                 Ending::Unknown => {}
                 Ending::Done => {
-                    assert!(head.contains("HTTP/1.") && head.contains(" 2"), "{head:?}")
+                    assert!(head.contains("HTTP/1.") && head.contains(" 2"), "{head:?}");
                 }
                 Ending::Fatal => assert!(head.contains(" 410"), "{head:?}"),
                 Ending::Retry => assert!(head.contains("HTTP/1."), "{head:?}"),
