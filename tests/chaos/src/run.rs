@@ -3,18 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use postroad_provision::Servers;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::{Limits, Report, check_with};
-use crate::faults::{Acted, FaultRow};
+use crate::faults::{Acted, FaultRow, Field};
 use crate::history::History;
 use crate::stage::{Ground, PIPE_TTL, Stage};
 
 /// Load before the fault: what throughput was like.
 const BEFORE: Duration = Duration::from_secs(4);
-/// Load after the fault, at least: whether throughput is back.
-const AFTER: Duration = Duration::from_secs(7);
+/// Load after the fault, at least.
+const AFTER: Duration = Duration::from_secs(3);
 /// Nothing here may take longer than this: a hang is a finding, too.
 const RUN_MAX: Duration = Duration::from_secs(300);
 
@@ -60,10 +59,10 @@ pub struct Ran {
 }
 
 /// Makes the run of this row. What goes wrong is in the outcome.
-pub async fn make(row: &FaultRow, ground: &Ground, servers: &mut Servers) -> Ran {
+pub async fn make(row: &FaultRow, ground: &Ground, field: &Field) -> Ran {
     let started = Instant::now();
     let mut counts = Counts::default();
-    let made = tokio::time::timeout(RUN_MAX, attempt(row, ground, servers, &mut counts)).await;
+    let made = tokio::time::timeout(RUN_MAX, attempt(row, ground, field, &mut counts)).await;
     let made = made
         .with_context(|| format!("the run did not end within {RUN_MAX:?}"))
         .flatten();
@@ -127,11 +126,11 @@ enum Made {
 async fn attempt(
     row: &FaultRow,
     ground: &Ground,
-    servers: &mut Servers,
+    field: &Field,
     counts: &mut Counts,
 ) -> anyhow::Result<Made> {
     let mut stage = Stage::open(ground, (row.setup)()).await?;
-    let made = with_stage(row, ground, servers, &mut stage).await;
+    let made = with_stage(row, ground, field, &mut stage).await;
     (counts.kills, counts.partitions) = (stage.kills, stage.partitions);
     match made {
         Ok(Some(submits)) => {
@@ -157,7 +156,7 @@ async fn attempt(
 async fn with_stage(
     row: &FaultRow,
     ground: &Ground,
-    servers: &mut Servers,
+    field: &Field,
     stage: &mut Stage,
 ) -> anyhow::Result<Option<Vec<crate::history::Submit>>> {
     let is_herd = stage.setup.load.herd_after.is_some();
@@ -165,7 +164,8 @@ async fn with_stage(
     if !is_herd {
         tokio::time::sleep(BEFORE).await;
     }
-    if let Acted::Skipped(why) = (row.act)(stage, servers)
+    let before = stage.cluster.provider.report().effects as f64 / BEFORE.as_secs_f64();
+    if let Acted::Skipped(why) = (row.act)(stage, field)
         .await
         .context("injecting the fault")?
     {
@@ -177,7 +177,7 @@ async fn with_stage(
         stage.await_clients().await?
     } else {
         let limit = row.recovery.limit(stage.setup.lease).unwrap_or(0.0);
-        tokio::time::sleep(AFTER.max(Duration::from_secs_f64(limit + 2.0))).await;
+        await_recovery(stage, before, limit).await;
         stage.stop_clients().await?
     };
     stage.drain().await?;
@@ -201,6 +201,22 @@ pub fn complaints(report: &Report) -> Vec<String> {
         std::iter::once(count).chain(finding.samples.iter().map(|sample| format!("  {sample}")))
     });
     told.collect()
+}
+
+/// Lets the load go on until throughput is back, or the time for it is over. What is judged is the
+/// history; this only saves waiting.
+async fn await_recovery(stage: &Stage, before: f64, limit: f64) {
+    let healed = Instant::now();
+    let effects = || stage.cluster.provider.report().effects as f64;
+    let is_over = || healed.elapsed().as_secs_f64() > limit + WINDOW;
+    tokio::time::sleep(AFTER).await;
+    while !is_over() {
+        let count = effects();
+        tokio::time::sleep(Duration::from_secs_f64(WINDOW)).await;
+        if effects() - count >= before * WINDOW {
+            return;
+        }
+    }
 }
 
 /// What must hold beyond the figures of every run.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use postroad_chaos::crash::{self, Death, Hit};
-use postroad_chaos::faults::{self, Tier};
+use postroad_chaos::faults::{self, Field, Needs, Tier};
 use postroad_chaos::history::History;
 use postroad_chaos::mutants::{self, Bug};
 use postroad_chaos::run::{self, Outcome, Ran, Verdict};
@@ -43,9 +43,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
     let started = Instant::now();
     let simulation = simulate(&args, seed).await?;
-    let mut servers = start_servers(&args.dir).await?;
-    let made = make_all(&args, seed, &mut servers).await;
-    servers.stop().await?;
+    let servers = start_servers(&args.dir).await?;
+    let endpoints = Endpoints::of(&servers);
+    let field = Field::new(servers);
+    let made = make_all(&args, seed, endpoints, &field).await;
+    field.into_inner().stop().await?;
     let made = made?;
     let findings = Findings {
         date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
@@ -162,11 +164,16 @@ fn list(args: &Args) {
     }
 }
 
-async fn make_all(args: &Args, seed: u64, servers: &mut Servers) -> anyhow::Result<Made> {
+async fn make_all(
+    args: &Args,
+    seed: u64,
+    endpoints: Endpoints,
+    field: &Field,
+) -> anyhow::Result<Made> {
     let red = args.dir.join("red");
     let programs = programs(args)?;
     let ground = Ground {
-        endpoints: Endpoints::of(servers),
+        endpoints,
         is_alone: false,
         programs: programs.debug,
         disk: None,
@@ -178,7 +185,7 @@ async fn make_all(args: &Args, seed: u64, servers: &mut Servers) -> anyhow::Resu
         ..ground.clone()
     };
     if let Some(minutes) = args.soak {
-        let faults = soak(minutes, &of_servers, servers, &red).await?;
+        let faults = soak(minutes, &of_servers, field, &red).await?;
         return Ok(Made {
             faults,
             ..Made::default()
@@ -187,28 +194,42 @@ async fn make_all(args: &Args, seed: u64, servers: &mut Servers) -> anyhow::Resu
     Ok(Made {
         mutants: put_bugs_in(args, &ground, &red).await?,
         crashes: die_everywhere(args, &ground, &red).await?,
-        faults: break_everything(args, &of_servers, servers, &red).await?,
+        faults: break_everything(args, &of_servers, field, &red).await?,
     })
 }
 
+/// Those that leave the servers alone beside each other, the others one by one.
 async fn break_everything(
     args: &Args,
     ground: &Ground,
-    servers: &mut Servers,
+    field: &Field,
     red: &Path,
 ) -> anyhow::Result<Vec<Outcome>> {
-    let mut outcomes = Vec::new();
-    for (row, n) in fault_rows(args).iter().zip(1000..) {
-        let ground = Ground {
-            seed: ground.seed + n,
-            ..ground.clone()
-        };
-        let ran = match row.on_small_disk {
-            true => on_small_disk(row, ground).await?,
-            false => run::make(row, &ground, servers).await,
+    let (beside, alone): (Vec<_>, Vec<_>) = fault_rows(args)
+        .into_iter()
+        .zip(1000..)
+        .partition(|(row, _)| row.needs == Needs::Nothing);
+    let of_run = |n: u64, is_alone| Ground {
+        seed: ground.seed + n,
+        is_alone,
+        ..ground.clone()
+    };
+    let ran = stream::iter(&beside)
+        .map(|(row, n)| async move { run::make(row, &of_run(*n, false), field).await })
+        .buffer_unordered(RUNS_AT_ONCE);
+    let (mut ran, mut outcomes) = (std::pin::pin!(ran), Vec::new());
+    while let Some(ran) = ran.next().await {
+        outcomes.push(finished(ran, red)?);
+    }
+    for (row, n) in &alone {
+        let ground = of_run(*n, true);
+        let ran = match row.needs {
+            Needs::SmallDisk => on_small_disk(row, ground).await?,
+            _ => run::make(row, &ground, field).await,
         };
         outcomes.push(finished(ran, red)?);
     }
+    outcomes.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(outcomes)
 }
 
@@ -216,13 +237,13 @@ async fn break_everything(
 async fn soak(
     minutes: u64,
     ground: &Ground,
-    servers: &mut Servers,
+    field: &Field,
     red: &Path,
 ) -> anyhow::Result<Vec<Outcome>> {
     let deadline = Instant::now() + Duration::from_secs(60 * minutes);
     let mut rng = StdRng::seed_from_u64(ground.seed);
     let mut rows = faults::table();
-    rows.retain(|row| !row.on_small_disk);
+    rows.retain(|row| row.needs != Needs::SmallDisk);
     let mut outcomes = Vec::new();
     for n in 1.. {
         if Instant::now() >= deadline {
@@ -233,7 +254,7 @@ async fn soak(
             seed: ground.seed + n,
             ..ground.clone()
         };
-        outcomes.push(finished(run::make(row, &ground, servers).await, red)?);
+        outcomes.push(finished(run::make(row, &ground, field).await, red)?);
     }
     Ok(outcomes)
 }
@@ -247,14 +268,15 @@ async fn on_small_disk(row: &faults::FaultRow, ground: Ground) -> anyhow::Result
         Possible::Here(disk) => disk,
         Possible::NotHere(why) => return Ok(run::skipped(row, &ground, why)),
     };
-    let mut servers = start_servers(disk.path()).await?;
+    let servers = start_servers(disk.path()).await?;
     let ground = Ground {
         endpoints: Endpoints::of(&servers),
         disk: Some(Arc::new(disk)),
         ..ground
     };
-    let ran = run::make(row, &ground, &mut servers).await;
-    servers.stop().await?;
+    let field = Field::new(servers);
+    let ran = run::make(row, &ground, &field).await;
+    field.into_inner().stop().await?;
     Ok(ran)
 }
 

@@ -318,6 +318,7 @@ async fn lose_programs(stage: &mut Stage, ground: &Ground) -> anyhow::Result<Vec
         .env("POSTROAD_FAILPOINT", "claim.committed:abort@4");
     let worker = stage.start(Role::Worker).await?;
     let scheduler = stage.start_as(Role::Scheduler, claims_and_dies).await?;
+    stage.setup.load.jobs_max = JOBS_MAX;
     stage.load(ground.seed);
     let last = POINTS
         .iter()
@@ -330,8 +331,7 @@ async fn lose_programs(stage: &mut Stage, ground: &Ground) -> anyhow::Result<Vec
     })
     .await?;
     stage.kill(worker).await?;
-    let submits = stage.await_clients().await?;
+    let submits = stage.stop_clients().await?;
     stage.start(Role::Worker).await?;
-    stage.setup.load.jobs_max = 20;
     Ok(submits)
 }

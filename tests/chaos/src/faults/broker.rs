@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use postroad_provision::Servers;
 use postroad_tests::faults::rabbitmq::{self, Alarm};
 use postroad_tests::simulator::{Behaviour, Latency};
 
-use super::{Acted, Acting, FaultRow, Recovery, Tier, lasting};
+use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, Tier, lasting};
 use crate::stage::{Role, Setup, Stage};
 
 const ALARM: Duration = Duration::from_secs(6);
@@ -15,6 +14,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
     let row = |name, says, act| {
         FaultRow::new(name, says, act)
             .recovery(Recovery::Missed)
+            .needs(Needs::Servers)
             .never_repeats()
     };
     vec![
@@ -56,47 +56,47 @@ pub(super) fn rows() -> Vec<FaultRow> {
     ]
 }
 
-fn restart<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn restart<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("restart of RabbitMQ", false);
-        servers.rabbitmq().restart().await?;
+        servers.lock().await.rabbitmq().restart().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-fn kill<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn kill<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("kill of RabbitMQ", false);
-        servers.rabbitmq().kill().await?;
-        servers.rabbitmq().start_again().await?;
+        servers.lock().await.rabbitmq().kill().await?;
+        servers.lock().await.rabbitmq().start_again().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-fn wipe<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn wipe<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("wipe of RabbitMQ", false);
-        servers.rabbitmq().wipe().await?;
+        servers.lock().await.rabbitmq().wipe().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-fn pause<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn pause<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("pause of RabbitMQ", false);
-        servers.rabbitmq().pause().await?;
+        servers.lock().await.rabbitmq().pause().await?;
         lasting(Duration::from_secs(8)).await;
-        servers.rabbitmq().resume().await?;
+        servers.lock().await.rabbitmq().resume().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-async fn alarm(stage: &mut Stage, servers: &mut Servers, alarm: Alarm) -> anyhow::Result<Acted> {
-    let node = servers.rabbitmq().control();
+async fn alarm(stage: &mut Stage, servers: &Field, alarm: Alarm) -> anyhow::Result<Acted> {
+    let node = servers.lock().await.rabbitmq().control();
     let fault = stage.begin("alarm", false);
     rabbitmq::raise(&node, alarm).await?;
     lasting(ALARM).await;
@@ -105,7 +105,7 @@ async fn alarm(stage: &mut Stage, servers: &mut Servers, alarm: Alarm) -> anyhow
     Ok(Acted::Done)
 }
 
-fn cancel<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn cancel<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("queue deleted", false);
         for _ in 0..3 {
@@ -129,9 +129,9 @@ fn longer_than_the_timeout() -> Setup {
 }
 
 /// It holds for channels that are opened from now on: so every worker is replaced.
-fn consumer_timeout<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn consumer_timeout<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
-        let node = servers.rabbitmq().control();
+        let node = servers.lock().await.rabbitmq().control();
         rabbitmq::set_consumer_timeout(&node, Duration::from_secs(2)).await?;
         let fault = stage.begin("consumer timeout", false);
         replace_workers(stage).await?;
@@ -152,9 +152,9 @@ async fn replace_workers(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn churn<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn churn<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
-        let node = servers.rabbitmq().control();
+        let node = servers.lock().await.rabbitmq().control();
         let fault = stage.begin("churn", false);
         for _ in 0..4 {
             rabbitmq::churn(stage.cluster.vhost(), 20, 5).await?;

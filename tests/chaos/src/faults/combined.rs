@@ -1,9 +1,8 @@
 //! Several faults at once, drawn by the seed.
 
-use postroad_provision::Servers;
 use rand::RngExt as _;
 
-use super::{Acted, Acting, FaultRow, Recovery, Tier, programs, wires};
+use super::{Acted, Acting, FaultRow, Field, Recovery, Tier, programs, wires};
 use crate::stage::Stage;
 
 pub(super) fn rows() -> Vec<FaultRow> {
@@ -20,7 +19,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
 
 const FAULTS: usize = 5;
 
-fn combined<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn combined<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let mut choice = programs::rows();
         choice.extend(wires::rows());

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postroad_provision::{Servers, Shutdown};
+use postroad_provision::Shutdown;
 use postroad_tests::faults::postgres::{self, Exhausted, TableLock};
 
-use super::{Acted, Acting, FaultRow, Recovery, Tier, lasting};
+use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, Tier, lasting};
 use crate::stage::Stage;
 
 pub(super) fn rows() -> Vec<FaultRow> {
     // What a worker had to write when Postgres went away it writes when it is back, so effects and
     // records stay together, unless the worker was called lost meanwhile.
-    let row = |name, says, act| FaultRow::new(name, says, act).recovery(Recovery::Lease);
+    let row = |name, says, act| {
+        FaultRow::new(name, says, act)
+            .recovery(Recovery::Lease)
+            .needs(Needs::Servers)
+    };
     vec![
         row(
             "postgres-restart",
@@ -51,7 +55,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
             full_disk,
         )
         .recovery(Recovery::Missed)
-        .on_small_disk(),
+        .needs(Needs::SmallDisk),
         row(
             "no-connections",
             "somebody else has all connections, and the programs' are closed",
@@ -60,37 +64,37 @@ pub(super) fn rows() -> Vec<FaultRow> {
     ]
 }
 
-async fn restart(stage: &mut Stage, servers: &mut Servers, how: Shutdown) -> anyhow::Result<Acted> {
+async fn restart(stage: &mut Stage, servers: &Field, how: Shutdown) -> anyhow::Result<Acted> {
     for _ in 0..2 {
         let fault = stage.begin("restart of Postgres", true);
-        servers.postgres().restart(how).await?;
+        servers.lock().await.postgres().restart(how).await?;
         stage.end(fault);
         lasting(Duration::from_secs(2)).await;
     }
     Ok(Acted::Done)
 }
 
-fn pause<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn pause<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("pause of Postgres", true);
-        servers.postgres().pause().await?;
+        servers.lock().await.postgres().pause().await?;
         lasting(2 * stage.setup.lease).await;
-        servers.postgres().resume().await?;
+        servers.lock().await.postgres().resume().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-fn backend_crash<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn backend_crash<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("crash of a backend", true);
-        postgres::crash_backend(servers.postgres()).await?;
+        postgres::crash_backend(servers.lock().await.postgres()).await?;
         stage.end(fault);
         Ok(Acted::Done)
     })
 }
 
-fn storm<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn storm<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("terminated backends", true);
         for _ in 0..10 {
@@ -102,7 +106,7 @@ fn storm<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
     })
 }
 
-fn locked<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn locked<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("locked table", true);
         let lock = TableLock::hold(stage.cluster.database_url(), "postroad.job").await?;
@@ -113,7 +117,7 @@ fn locked<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
     })
 }
 
-fn exhausted<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn exhausted<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("no connections", true);
         let url = stage.cluster.database_url().to_owned();
@@ -128,7 +132,7 @@ fn exhausted<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
 
 /// A Postgres that cannot write its log stops, and does not start while it cannot. So it is started
 /// again, as a supervisor would.
-fn full_disk<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn full_disk<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let disk = stage
             .disk
@@ -138,8 +142,8 @@ fn full_disk<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
         disk.fill()?;
         lasting(Duration::from_secs(6)).await;
         disk.free()?;
-        servers.postgres().kill().await?;
-        servers.postgres().start_again().await?;
+        servers.lock().await.postgres().kill().await?;
+        servers.lock().await.postgres().start_again().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use postroad_provision::Servers;
 use postroad_tests::faults::footprint::Footprint;
 use postroad_tests::faults::{postgres, rabbitmq};
 use postroad_tests::proxy::Direction;
 use rand::RngExt as _;
 
-use super::{Acted, Acting, FaultRow, Recovery, lasting};
+use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, lasting};
 use crate::stage::{Role, Stage};
 
 const CYCLES: usize = 100;
@@ -30,11 +29,11 @@ pub(super) fn rows() -> Vec<FaultRow> {
             hundred,
         )
         .recovery(Recovery::Lease)
-        .alone(),
+        .needs(Needs::Machine),
     ]
 }
 
-fn hundred<'a>(stage: &'a mut Stage, servers: &'a mut Servers) -> Acting<'a> {
+fn hundred<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         for _ in 0..WARM_UP {
             one(stage).await;
@@ -86,7 +85,7 @@ struct Size {
 }
 
 impl Size {
-    async fn of(stage: &Stage, servers: &mut Servers) -> anyhow::Result<Self> {
+    async fn of(stage: &Stage, servers: &Field) -> anyhow::Result<Self> {
         let mut size = Self {
             rss_bytes: 0.0,
             fds: 0.0,
@@ -105,7 +104,7 @@ impl Size {
             size.threads += threads as f64;
         }
         let backends = postgres::backends(stage.cluster.database_url(), "postroad-").await?;
-        let node = servers.rabbitmq().control();
+        let node = servers.lock().await.rabbitmq().control();
         let vhost = stage.cluster.vhost().name();
         size.backends = backends.len() as f64;
         size.connections = rabbitmq::connections(&node, vhost, "postroad-")

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use postroad_provision::Servers;
+use tokio::sync::Mutex;
 
 use crate::stage::{PIPE_TTL, Setup, Stage};
 
@@ -41,6 +42,22 @@ pub enum Tier {
     /// With `--all`.
     All,
 }
+
+/// What a run needs for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: others may run beside it.
+    Nothing,
+    /// The machine: it measures, or it is a load.
+    Machine,
+    /// The servers: it breaks them.
+    Servers,
+    /// Servers on a disk that can be filled.
+    SmallDisk,
+}
+
+/// The servers, for whoever is to break them.
+pub type Field = Mutex<Servers>;
 
 /// How soon after the end of the fault throughput must be back at nine tenths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +97,14 @@ pub struct FaultRow {
     pub recovery: Recovery,
     /// Whether an effect may be repeated at all, even where the fault would explain it.
     pub may_repeat: bool,
-    /// Whether its servers live on a disk that can be filled.
-    pub on_small_disk: bool,
+    /// What it needs for itself.
+    pub needs: Needs,
     /// Whether it may be one of several in a run.
     pub can_be_combined: bool,
     /// What the run is set up with.
     pub setup: fn() -> Setup,
     /// Breaks and heals.
-    pub act: for<'a> fn(&'a mut Stage, &'a mut Servers) -> Acting<'a>,
+    pub act: for<'a> fn(&'a mut Stage, &'a Field) -> Acting<'a>,
 }
 
 impl FaultRow {
@@ -95,7 +112,7 @@ impl FaultRow {
     pub(crate) const fn new(
         name: &'static str,
         says: &'static str,
-        act: for<'a> fn(&'a mut Stage, &'a mut Servers) -> Acting<'a>,
+        act: for<'a> fn(&'a mut Stage, &'a Field) -> Acting<'a>,
     ) -> Self {
         Self {
             name,
@@ -103,7 +120,7 @@ impl FaultRow {
             tier: Tier::Standard,
             recovery: Recovery::Soon,
             may_repeat: true,
-            on_small_disk: false,
+            needs: Needs::Nothing,
             can_be_combined: true,
             setup: Setup::default,
             act,
@@ -126,14 +143,9 @@ impl FaultRow {
         self
     }
 
-    /// Its servers live on a disk that can be filled.
-    pub(crate) const fn on_small_disk(mut self) -> Self {
-        self.on_small_disk = true;
-        self.alone()
-    }
-
-    /// It is not one of several in a run.
-    pub(crate) const fn alone(mut self) -> Self {
+    /// It needs this for itself, and so is not one of several in a run.
+    pub(crate) const fn needs(mut self, needs: Needs) -> Self {
+        self.needs = needs;
         self.can_be_combined = false;
         self
     }

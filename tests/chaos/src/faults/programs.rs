@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use postroad_provision::{Servers, Signal};
+use postroad_provision::Signal;
 use postroad_tests::simulator::{Behaviour, Latency};
 use rand::RngExt as _;
 
-use super::{Acted, Acting, FaultRow, Recovery, Tier, lasting};
+use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, Tier, lasting};
 use crate::load::Load;
 use crate::stage::{Role, Setup, Stage};
 
@@ -90,16 +90,18 @@ pub(super) fn rows() -> Vec<FaultRow> {
         FaultRow::new("herd", "20,000 jobs due at the same moment", herd)
             .recovery(Recovery::NotMeasured)
             .never_repeats()
+            .needs(Needs::Machine)
             .setup(|| herd_of(20_000)),
         FaultRow::new("herd-100k", "100,000 jobs due at the same moment", herd)
             .tier(Tier::All)
             .recovery(Recovery::NotMeasured)
             .never_repeats()
+            .needs(Needs::Machine)
             .setup(|| herd_of(100_000)),
     ]
 }
 
-fn calm<'a>(_: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn calm<'a>(_: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         lasting(Duration::from_secs(3)).await;
         Ok(Acted::Done)
@@ -123,11 +125,11 @@ async fn kill_and_replace(stage: &mut Stage, role: Role, times: usize) -> anyhow
     Ok(Acted::Done)
 }
 
-fn kill_workers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn kill_workers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(kill_and_replace(stage, Role::Worker, 5))
 }
 
-fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(kill_and_replace(stage, Role::Scheduler, 5))
 }
 
@@ -142,14 +144,14 @@ fn full_hands() -> Setup {
     }
 }
 
-fn kill_all_workers<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn kill_all_workers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         kill_all(stage, &[Role::Worker]).await?;
         Ok(Acted::Done)
     })
 }
 
-fn kill_everything<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn kill_everything<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         for _ in 0..2 {
             kill_all(stage, &Role::BOTH).await?;
@@ -187,23 +189,23 @@ async fn pause(stage: &mut Stage, role: Role, share_of_lease: f64) -> anyhow::Re
     Ok(Acted::Done)
 }
 
-fn pause_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn pause_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Worker, 0.5))
 }
 
-fn sleep_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn sleep_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Worker, 2.5))
 }
 
-fn pause_scheduler<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn pause_scheduler<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Scheduler, 0.5))
 }
 
-fn sleep_scheduler<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn sleep_scheduler<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Scheduler, 2.5))
 }
 
-fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         for actor in stage.actors.clone() {
             stage.note("SIGTERM", false);
@@ -229,7 +231,7 @@ fn poisonous() -> Setup {
 
 /// Three jobs that kill whoever runs them, each as often as it may try. What else those workers
 /// had in hand is lost with them; the dead workers are replaced, as a supervisor would.
-fn job_kills_worker<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn job_kills_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("jobs that abort their worker", true);
         let mut poison = Vec::new();
@@ -280,7 +282,7 @@ fn herd_of(jobs: usize) -> Setup {
 }
 
 /// The load is the fault.
-fn herd<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn herd<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         stage.note("herd", false);
         Ok(Acted::Done)

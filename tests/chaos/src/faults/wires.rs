@@ -3,10 +3,9 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use postroad_provision::Servers;
 use postroad_tests::proxy::{Direction, Proxy, Slicing};
 
-use super::{Acted, Acting, FaultRow, Recovery, Tier, lasting};
+use super::{Acted, Acting, FaultRow, Field, Recovery, Tier, lasting};
 use crate::stage::{Role, Stage};
 
 const PARTITION: Duration = Duration::from_secs(8);
@@ -208,7 +207,7 @@ async fn stall(
     Ok(Acted::Done)
 }
 
-fn resets<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn resets<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("resets", true);
         for _ in 0..20 {
@@ -223,7 +222,7 @@ fn resets<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
     })
 }
 
-fn resets_midway<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn resets_midway<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("resets midway", true);
         for round in 0..10 {
@@ -245,7 +244,7 @@ async fn heal_all(stage: &Stage) {
     }
 }
 
-fn distance<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn distance<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("latency", false);
         for (seed, proxy) in (1..).zip(every_wire(stage)) {
@@ -263,7 +262,7 @@ fn distance<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
     })
 }
 
-fn slow_link<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn slow_link<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         // A statement that takes ten seconds to arrive is one that timed out.
         let fault = stage.begin("slow link", true);
@@ -285,7 +284,7 @@ fn slow_link<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
     })
 }
 
-fn blackhole<'a>(stage: &'a mut Stage, _: &'a mut Servers) -> Acting<'a> {
+fn blackhole<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("blackhole", true);
         for proxy in every_wire(stage) {
