@@ -28,6 +28,8 @@ const PERIOD: Duration = Duration::from_secs(5);
 const REST_PER_LOOK: u32 = 20;
 /// After a look that failed, by a timeout if the worst comes.
 const FAILED_REST: Duration = Duration::from_secs(60);
+/// After a look that succeeded: one that waited for a cut wire tells nothing of what looking costs.
+const LOOK_REST_MAX: Duration = Duration::from_secs(120);
 /// Entries per statement.
 const BATCH: i64 = 20_000;
 
@@ -58,7 +60,7 @@ impl Auditor {
     async fn look(&mut self) {
         let blind = match self.audit.look(None).await {
             Ok(look) => {
-                self.rest = PERIOD.max(look.took * REST_PER_LOOK);
+                self.rest = (look.took * REST_PER_LOOK).clamp(PERIOD, LOOK_REST_MAX);
                 self.report(&look);
                 look.broker_error.map(|error| error.to_string())
             }

@@ -40,6 +40,8 @@ const IDLE_REST: Duration = Duration::from_millis(20);
 /// Looking may not cost more than this share of the time: with thousands of tenants one look takes
 /// milliseconds, and the rest grows with it.
 const REST_PER_LOOK: u32 = 10;
+/// And not beyond this: a look that waited for a cut wire tells nothing of what looking costs.
+const LOOK_REST_MAX: Duration = Duration::from_millis(500);
 /// How long a full window is left to drain before fewer than a fifth of it is refilled.
 const REFILL_PATIENCE: Duration = Duration::from_millis(100);
 /// Before a message that no queue took, or that the broker refused, is tried again.
@@ -162,7 +164,7 @@ impl Service for Dispatcher {
         }
         let started = Instant::now();
         let queues = self.store.due_queues().await?;
-        self.rest = IDLE_REST.max(started.elapsed() * REST_PER_LOOK);
+        self.rest = rest_after(started.elapsed());
         self.announce(&queues);
         // One batch from each, then another look: no queue waits for the end of another's backlog,
         // or for another's error.
@@ -181,6 +183,11 @@ impl Service for Dispatcher {
             None => Ok(Progress::more_if(any)),
         }
     }
+}
+
+/// How long to rest after a look that took so long and found nothing to claim.
+fn rest_after(look: Duration) -> Duration {
+    (look * REST_PER_LOOK).clamp(IDLE_REST, LOOK_REST_MAX)
 }
 
 /// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.
@@ -244,4 +251,17 @@ fn message(queue: &DueQueue, claim: Claim) -> Outgoing {
         body: claim.args.into_bytes(),
     };
     Outgoing::job(&queue.name, envelope, queue.pipe_ttl, claim.claimed_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_look_is_followed_by_a_longer_rest_and_a_cut_wire_by_none_that_matters() {
+        assert_eq!(rest_after(Duration::from_micros(300)), IDLE_REST);
+        let slow = Duration::from_millis(8);
+        assert_eq!(rest_after(slow), slow * REST_PER_LOOK);
+        assert_eq!(rest_after(Duration::from_secs(8)), LOOK_REST_MAX);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use postroad_tests::harness::cluster::{Id, eventually};
-use postroad_tests::simulator::{Behaviour, Latency};
+use postroad_tests::simulator::{self, Behaviour, Latency};
 
 use self::points::{Needs, POINTS, Point, Program};
 use crate::checker::Report;
@@ -200,6 +200,9 @@ async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result
             stage.setup.load.jobs_max = JOBS_MAX;
             stage.load(ground.seed);
             if point.needs == Needs::Sigterm {
+                stage.cluster.wait_until_ready(victim).await?;
+                let is_at_work = |report: &simulator::Report| report.effects > 0;
+                stage.cluster.provider.wait_for(is_at_work).await?;
                 stage
                     .cluster
                     .signal(victim, postroad_provision::Signal::TERM)?;
@@ -264,7 +267,7 @@ async fn last_job(
     }
     // A queue that is full already refuses the last job: so there are some more of it.
     let jobs_max = if point.needs == Needs::FullQueues {
-        20
+        300
     } else {
         1
     };

@@ -1,7 +1,8 @@
 //! Every place where a process may die between two systems, and what must hold afterwards.
 //!
-//! A job's *calls* are the effective requests that its provider may see. Dying at a point repeats
-//! an effect only where the record of it was still to be written; everywhere else, once.
+//! A job's *calls* are the effective requests that its provider may see. A death repeats an effect
+//! only where its record was still to be written: a worker has other jobs under way wherever it
+//! dies, a scheduler has none.
 
 /// Which program dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,8 @@ pub struct Point {
     pub needs: Needs,
     /// What has been done and what has not, when it dies here.
     pub says: &'static str,
-    /// Whether an effect may have taken place whose record dies with the process.
+    /// Whether an effect may have taken place, of this job or another, whose record dies with the
+    /// process.
     pub may_repeat: bool,
 }
 
@@ -141,21 +143,21 @@ pub const POINTS: &[Point] = &[
         Program::Worker,
         Needs::Nothing,
         "delivered; not asked for at the gate",
-        false,
+        true,
     ),
     point(
         "gate.before_asking",
         Program::Worker,
         Needs::Nothing,
         "a batch collected; the gate not asked",
-        false,
+        true,
     ),
     point(
         "gate.granted",
         Program::Worker,
         Needs::Nothing,
         "started in Postgres; not called",
-        false,
+        true,
     ),
     point(
         "executor.ended",

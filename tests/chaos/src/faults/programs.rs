@@ -261,7 +261,8 @@ async fn replace_the_dead(stage: &mut Stage) -> anyhow::Result<()> {
         if stage.cluster.has_ended(id)?.is_some() {
             stage.kills += 1;
             stage.forget(id);
-            stage.start(Role::Worker).await?;
+            // Not waited for: the next such job may kill it before it is ready.
+            stage.spawn_as(Role::Worker, stage.program(Role::Worker))?;
         }
     }
     Ok(())
