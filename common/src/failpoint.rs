@@ -1,5 +1,5 @@
 //! Named places where a test can make a process die, so that what is repaired afterwards can be
-//! looked at for every step. Compiled out of release builds: [`failpoint!`](crate::failpoint) is
+//! looked at for every step. Compiled out of release builds: [`failpoint!`](crate::failpoint!) is
 //! nothing there.
 //!
 //! `POSTROAD_FAILPOINT=<name>:<action>@<hit>`, for one process:

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`job`], [`message`] | what a job and its message are | tokio, SQL, AMQP, clocks |
 //! | [`config`] | reading the environment | what any variable means |
-//! | [`failpoint`] | where tests make a process die; nothing in a release build | everything else |
+//! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |

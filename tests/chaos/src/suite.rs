@@ -16,14 +16,13 @@ use postroad_chaos::run::{self, Outcome, Ran, Verdict};
 use postroad_chaos::sim;
 use postroad_chaos::stage::Ground;
 use postroad_chaos::table::{self, Findings, Mutant, Simulated};
-use postroad_provision::{Options, Servers};
 use postroad_tests::faults::disk::{Possible, SmallDisk};
 use postroad_tests::harness::endpoints::Endpoints;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::process::Command;
 
 use crate::args::Args;
+use crate::site::{commit, programs, start_servers};
 
 /// The name of the simulation among the runs.
 const SIMULATION: &str = "simulation";
@@ -121,16 +120,6 @@ fn conclude(findings: &Findings) -> anyhow::Result<()> {
         findings.seed,
         findings.commit
     )
-}
-
-async fn start_servers(dir: &Path) -> anyhow::Result<Servers> {
-    let mut options = Options::new(dir.join("servers"));
-    options.fresh = true;
-    // What the management API says of a queue is five seconds old otherwise.
-    let interval = ("collect_statistics_interval".to_owned(), "1000".to_owned());
-    options.rabbitmq = vec![interval];
-    options.progress = Arc::new(|step: &str| eprintln!("{step}"));
-    Ok(Servers::start(options).await?)
 }
 
 fn deaths(args: &Args) -> Vec<Death> {
@@ -259,8 +248,9 @@ async fn soak(
     Ok(outcomes)
 }
 
-/// Two empty servers take some 120 MB, and what a run writes is not much more.
-const DISK_BYTES: u64 = 700 * 1024 * 1024;
+/// Postgres keeps up to 1 GB of its log, and RabbitMQ half of that; the latter raises an alarm when
+/// less than 50 MB are free.
+const DISK_BYTES: u64 = 2560 * 1024 * 1024;
 
 /// Makes a run on servers of its own, whose disk can be filled.
 async fn on_small_disk(row: &faults::FaultRow, ground: Ground) -> anyhow::Result<Ran> {
@@ -385,56 +375,6 @@ fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
         }
     }
     Ok(outcome)
-}
-
-struct Programs {
-    /// With failpoints.
-    debug: PathBuf,
-    /// As users run them.
-    release: PathBuf,
-}
-
-fn programs(args: &Args) -> anyhow::Result<Programs> {
-    let own = std::env::current_exe().context("finding this program")?;
-    let target = own
-        .parent()
-        .and_then(Path::parent)
-        .context("this program lies in target/<profile>")?;
-    let programs = Programs {
-        debug: target.join("debug"),
-        release: target.join(if args.debug_programs {
-            "debug"
-        } else {
-            "release"
-        }),
-    };
-    for dir in [&programs.debug, &programs.release] {
-        if !dir.join("postroad-worker").exists() {
-            bail!(
-                "{} has no programs: run `make chaos`, which builds them",
-                dir.display()
-            );
-        }
-    }
-    Ok(programs)
-}
-
-/// What git calls the source tree; with a mark if it has been changed since.
-async fn commit() -> String {
-    let git = async |args: &[&str]| {
-        let output = Command::new("git").args(args).output().await.ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]).await else {
-        return "unknown".to_owned();
-    };
-    match git(&["status", "--porcelain", "--untracked-files=no"]).await {
-        Some(changes) if changes.is_empty() => commit,
-        _ => format!("{commit}+"),
-    }
 }
 
 /// The newest table, into the documents.
