@@ -264,6 +264,15 @@ fn text_message(tenant: &str) -> Planned {
     planned(id, tenant, "sms", args, Lost::Hold, Some(hash))
 }
 
+/// A job that ends the process that runs it, as often as it may try.
+pub fn poison(tenant: &str) -> (NewJob, Submit) {
+    let (mut job, mut submit) =
+        planned(JobId::new(), tenant, "abort", json!({}), Lost::Retry, None);
+    job.max_attempts = Some(3);
+    submit.answer = Answer::Accepted(submit.id);
+    (job, submit)
+}
+
 fn echo(tenant: &str) -> Planned {
     let id = JobId::new();
     planned(id, tenant, "echo", json!({"n": 1}), Lost::Retry, None)

@@ -146,6 +146,8 @@ pub struct Stage {
     pub actors: Vec<Actor>,
     /// The disk that the servers live on, where it is one of their own.
     pub disk: Option<Arc<SmallDisk>>,
+    /// What a fault has handed in itself.
+    pub handed_in: Vec<Submit>,
     /// How many programs were killed.
     pub kills: u64,
     /// How many wires were cut or degraded.
@@ -195,6 +197,7 @@ impl Stage {
             rng: StdRng::seed_from_u64(ground.seed),
             actors: Vec::new(),
             disk: ground.disk.clone(),
+            handed_in: Vec::new(),
             kills: 0,
             partitions: 0,
             faults: Vec::new(),
@@ -461,9 +464,10 @@ impl Stage {
     }
 
     /// Takes the observers' history as it is, and everything down.
-    pub async fn take(mut self, submits: Vec<Submit>) -> anyhow::Result<History> {
+    pub async fn take(mut self, mut submits: Vec<Submit>) -> anyhow::Result<History> {
         self.cluster.stop_programs().await?;
         let records = self.cluster.provider.records();
+        submits.append(&mut self.handed_in);
         let history = History {
             submits,
             calls: records.iter().map(observer::call).collect(),

@@ -54,6 +54,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
             "the disk of Postgres and RabbitMQ is full for 6 s",
             full_disk,
         )
+        .tier(Tier::All)
         .recovery(Recovery::Missed)
         .needs(Needs::SmallDisk),
         row(
@@ -130,8 +131,8 @@ fn exhausted<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     })
 }
 
-/// A Postgres that cannot write its log stops, and does not start while it cannot. So it is started
-/// again, as a supervisor would.
+/// Servers that cannot write their logs stop, or stand still, and do not get up by themselves. So
+/// both are started again, as a supervisor would.
 fn full_disk<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let disk = stage
@@ -144,6 +145,8 @@ fn full_disk<'a>(stage: &'a mut Stage, servers: &'a Field) -> Acting<'a> {
         disk.free()?;
         servers.lock().await.postgres().kill().await?;
         servers.lock().await.postgres().start_again().await?;
+        servers.lock().await.rabbitmq().kill().await?;
+        servers.lock().await.rabbitmq().start_again().await?;
         stage.end(fault);
         Ok(Acted::Done)
     })

@@ -8,7 +8,7 @@ use postroad_tests::simulator::{Behaviour, Latency};
 use rand::RngExt as _;
 
 use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, Tier, lasting};
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::stage::{Role, Setup, Stage};
 
 pub(super) fn rows() -> Vec<FaultRow> {
@@ -234,12 +234,8 @@ fn poisonous() -> Setup {
 fn job_kills_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("jobs that abort their worker", true);
-        let mut poison = Vec::new();
-        for _ in 0..3 {
-            let mut job = postroad_tests::harness::cluster::job("abort", &serde_json::json!({}));
-            job.max_attempts = Some(3);
-            poison.push(job);
-        }
+        let (poison, submits): (Vec<_>, Vec<_>) = (0..3).map(|_| load::poison("tenant-0")).unzip();
+        stage.handed_in.extend(submits);
         stage.cluster.enqueue(&poison).await?;
         while count_dead(stage).await? < poison.len() {
             replace_the_dead(stage).await?;
