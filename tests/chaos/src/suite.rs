@@ -41,6 +41,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .seed
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
     let started = Instant::now();
+    // Before the runs: what is committed meanwhile has not been tested by them.
+    let commit = commit().await;
     let simulation = simulate(&args, seed).await?;
     let servers = start_servers(&args.dir).await?;
     let endpoints = Endpoints::of(&servers);
@@ -50,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let made = made?;
     let findings = Findings {
         date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
-        commit: commit().await,
+        commit,
         seed,
         tier: format!("{:?}", args.tier()).to_lowercase(),
         seconds: started.elapsed().as_secs_f64(),

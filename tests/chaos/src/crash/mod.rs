@@ -76,6 +76,8 @@ fn hits(point: &Point) -> &'static [Hit] {
 
 /// More than are handed in before any point is passed for the seventh time.
 const JOBS_MAX: usize = 5000;
+/// How a process ends that `abort` ends.
+const SIGABRT: i32 = 6;
 /// Longer than a point takes to be passed, wherever it is.
 const DEATH_MAX: Duration = Duration::from_secs(60);
 
@@ -292,7 +294,6 @@ async fn last_job(
 /// Waits until the program has aborted, and takes it off the list.
 async fn await_death(stage: &mut Stage, victim: Id, point: &Point) -> anyhow::Result<()> {
     use std::os::unix::process::ExitStatusExt as _;
-    const SIGABRT: i32 = 6;
     let deadline = tokio::time::Instant::now() + DEATH_MAX;
     let status = loop {
         if let Some(status) = stage.cluster.has_ended(victim)? {
