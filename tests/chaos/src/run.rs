@@ -60,6 +60,9 @@ pub struct Ran {
 
 /// Makes the run of this row. What goes wrong is in the outcome.
 pub async fn make(row: &FaultRow, ground: &Ground, field: &Field) -> Ran {
+    if let (true, Err(why)) = ((row.setup)().upgrades, &ground.previous) {
+        return skipped(row, ground, why.clone());
+    }
     let started = Instant::now();
     let mut counts = Counts::default();
     let made = tokio::time::timeout(RUN_MAX, attempt(row, ground, field, &mut counts)).await;

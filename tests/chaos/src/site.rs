@@ -30,11 +30,7 @@ pub(crate) struct Programs {
 
 /// Finds them beside this one.
 pub(crate) fn programs(args: &Args) -> anyhow::Result<Programs> {
-    let own = std::env::current_exe().context("finding this program")?;
-    let target = own
-        .parent()
-        .and_then(Path::parent)
-        .context("this program lies in target/<profile>")?;
+    let target = target()?;
     let programs = Programs {
         debug: target.join("debug"),
         release: target.join(if args.debug_programs {
@@ -52,6 +48,14 @@ pub(crate) fn programs(args: &Args) -> anyhow::Result<Programs> {
         }
     }
     Ok(programs)
+}
+
+/// Where cargo builds.
+pub(crate) fn target() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let target = own.parent().and_then(Path::parent);
+    let target = target.context("this program lies in target/<profile>")?;
+    Ok(target.to_owned())
 }
 
 /// What git calls the source tree; with a mark if it has been changed since.

@@ -59,6 +59,8 @@ pub struct Setup {
     pub looks_at_backing: bool,
     /// Instead of `postroad-worker`.
     pub worker_program: Option<&'static str>,
+    /// Begins with the schema and the programs of the version before.
+    pub upgrades: bool,
 }
 
 impl Default for Setup {
@@ -76,6 +78,7 @@ impl Default for Setup {
             env: Vec::new(),
             looks_at_backing: false,
             worker_program: None,
+            upgrades: false,
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Ground {
     pub is_alone: bool,
     /// The programs to run.
     pub programs: PathBuf,
+    /// The programs of an earlier version; or why there are none.
+    pub previous: Result<PathBuf, String>,
     /// The disk that the servers live on, where it is one of their own.
     pub disk: Option<Arc<SmallDisk>>,
     /// Decides everything that is left to chance.
@@ -154,6 +159,7 @@ pub struct Stage {
     pub partitions: u64,
     /// The setup.
     pub setup: Setup,
+    previous: Option<PathBuf>,
     scheduler_wires: Wires,
     worker_wires: Wires,
     faults: Vec<Fault>,
@@ -184,6 +190,14 @@ impl Stage {
         for (name, value) in &setup.env {
             builder = builder.env(name, value);
         }
+        let previous = match (setup.upgrades, &ground.previous) {
+            (true, Ok(programs)) => Some(programs.clone()),
+            (true, Err(why)) => bail!("there are no programs of an earlier version: {why}"),
+            (false, _) => None,
+        };
+        if let Some(programs) = &previous {
+            builder = builder.schema_of(programs);
+        }
         let cluster = builder.start().await?;
         observer::install(&cluster).await?;
         cluster
@@ -204,6 +218,7 @@ impl Stage {
             decisions: Vec::new(),
             backing: Vec::new(),
             clients: None,
+            previous,
             setup,
         };
         for _ in 0..stage.setup.schedulers {
@@ -248,10 +263,19 @@ impl Stage {
             (Role::Worker, None) => Program::worker(),
             (Role::Worker, Some(name)) => Program::named(name),
         };
+        let program = match &self.previous {
+            Some(programs) => program.of_dir(programs),
+            None => program,
+        };
         let wires = self.wires(role);
         program
             .postgres_through(&wires.postgres)
             .amqp_through(&wires.rabbitmq)
+    }
+
+    /// From now on, programs of this version are started; those that run are left alone.
+    pub fn upgrade(&mut self) {
+        self.previous = None;
     }
 
     /// Starts a program of a role, and returns when it is ready.

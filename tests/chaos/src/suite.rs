@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::args::Args;
+use crate::previous;
 use crate::site::{commit, programs, start_servers};
 
 /// The name of the simulation among the runs.
@@ -40,6 +41,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let seed = args
         .seed
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
+    let upgrades =
+        args.soak.is_some() || fault_rows(&args).iter().any(|row| (row.setup)().upgrades);
+    let previous = match upgrades {
+        true => previous::programs().await?,
+        false => Err("no run asked for them".to_owned()),
+    };
     let started = Instant::now();
     // Before the runs: what is committed meanwhile has not been tested by them.
     let commit = commit().await;
@@ -47,7 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let servers = start_servers(&args.dir).await?;
     let endpoints = Endpoints::of(&servers);
     let field = Field::new(servers);
-    let made = make_all(&args, seed, endpoints, &field).await;
+    let made = make_all(&args, seed, endpoints, previous, &field).await;
     field.into_inner().stop().await?;
     let made = made?;
     let findings = Findings {
@@ -159,6 +166,7 @@ async fn make_all(
     args: &Args,
     seed: u64,
     endpoints: Endpoints,
+    previous: Result<PathBuf, String>,
     field: &Field,
 ) -> anyhow::Result<Made> {
     let red = args.dir.join("red");
@@ -167,6 +175,7 @@ async fn make_all(
         endpoints,
         is_alone: false,
         programs: programs.debug,
+        previous,
         disk: None,
         seed,
     };

@@ -82,6 +82,7 @@ enum Place {
 pub struct Builder {
     place: Place,
     programs_dir: Option<PathBuf>,
+    schema_of: Option<PathBuf>,
     env: BTreeMap<String, String>,
     schedulers: usize,
     workers: usize,
@@ -113,6 +114,13 @@ impl Builder {
     #[must_use]
     pub fn programs_of(mut self, dir: impl Into<PathBuf>) -> Self {
         self.programs_dir = Some(dir.into());
+        self
+    }
+
+    /// Has the `postroad` of this directory make the schema, and not this source tree.
+    #[must_use]
+    pub fn schema_of(mut self, programs: impl Into<PathBuf>) -> Self {
+        self.schema_of = Some(programs.into());
         self
     }
 
@@ -164,6 +172,10 @@ impl Builder {
             Place::DatabaseBeside(endpoints) => Site::create(endpoints, false).await?,
             Place::Given(endpoints) => Site::given(endpoints).await?,
         };
+        match &self.schema_of {
+            Some(programs) => migrate_by(&binary(Some(programs), "postroad")?, &site).await?,
+            None => site.migrate().await?,
+        }
         let provider = Simulator::start(simulator::Config::default()).await?;
         let dir = tempfile::Builder::new()
             .prefix("postroad-cluster-")
@@ -225,7 +237,6 @@ impl Site {
             .await
             .context("creating a database")?;
         let database_url = with_path(&endpoints.database_url, &name)?;
-        postroad_migrations::migrate(&mut connect(&database_url).await?).await?;
         Ok(Self {
             admin_url: Some(endpoints.database_url.clone()),
             database_url,
@@ -240,13 +251,17 @@ impl Site {
     }
 
     async fn given(endpoints: &Endpoints) -> anyhow::Result<Self> {
-        postroad_migrations::migrate(&mut connect(&endpoints.database_url).await?).await?;
         Ok(Self {
             admin_url: None,
             database_url: endpoints.database_url.clone(),
             vhost: Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             owns_vhost: false,
         })
+    }
+
+    async fn migrate(&self) -> anyhow::Result<()> {
+        postroad_migrations::migrate(&mut connect(&self.database_url).await?).await?;
+        Ok(())
     }
 
     async fn delete(&self) -> anyhow::Result<()> {
@@ -266,6 +281,23 @@ impl Site {
             .await
             .context("dropping a database")
     }
+}
+
+/// Has this `postroad` make the schema.
+async fn migrate_by(postroad: &Path, site: &Site) -> anyhow::Result<()> {
+    let migrated = tokio::process::Command::new(postroad)
+        .arg("migrate")
+        .env("DATABASE_URL", &site.database_url)
+        .env("AMQP_URL", site.vhost.amqp_url())
+        .output();
+    let migrated = migrated.await.context("running postroad migrate")?;
+    ensure!(
+        migrated.status.success(),
+        "migrating ended with {}: {}",
+        migrated.status,
+        String::from_utf8_lossy(&migrated.stderr)
+    );
+    Ok(())
 }
 
 /// Programs, servers and provider of one test.
@@ -300,6 +332,7 @@ impl Cluster {
         Builder {
             place: Place::Shared,
             programs_dir: None,
+            schema_of: None,
             env: env
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -377,7 +410,9 @@ impl Cluster {
             env,
             amqp,
             postgres,
+            dir,
         } = program;
+        let dir = dir.as_deref().or(self.programs_dir.as_deref());
         let (mut database_url, mut amqp_url) = (
             self.site.database_url.clone(),
             self.site.vhost.amqp_url().to_owned(),
@@ -400,7 +435,7 @@ impl Cluster {
             .join(format!("{number}-{}.log", name.replace('/', "-")));
         let child = self.processes.spawn(ChildSpec {
             name: format!("{name} {number}"),
-            program: binary(self.programs_dir.as_deref(), name)?,
+            program: binary(dir, name)?,
             args: Vec::new(),
             env: all
                 .into_iter()

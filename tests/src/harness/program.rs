@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::faults::clock::FakeClock;
 use crate::proxy::Proxy;
@@ -14,6 +15,7 @@ pub struct Program {
     pub(super) env: BTreeMap<String, String>,
     pub(super) amqp: Option<SocketAddr>,
     pub(super) postgres: Option<SocketAddr>,
+    pub(super) dir: Option<PathBuf>,
 }
 
 impl Program {
@@ -43,7 +45,15 @@ impl Program {
             env: BTreeMap::new(),
             amqp: None,
             postgres: None,
+            dir: None,
         }
+    }
+
+    /// Lies in this directory, and not where the others of its cluster do.
+    #[must_use]
+    pub fn of_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
     }
 
     /// Sets a variable.

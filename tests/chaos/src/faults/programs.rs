@@ -81,6 +81,13 @@ pub(super) fn rows() -> Vec<FaultRow> {
         .tier(Tier::Gate)
         .never_repeats(),
         FaultRow::new(
+            "upgrade",
+            "migrate under load, run the version before and this one side by side, kill one of each",
+            upgrade,
+        )
+        .recovery(Recovery::Lease)
+        .setup(version_before),
+        FaultRow::new(
             "job-kills-worker",
             "jobs that abort the process that runs them",
             job_kills_worker,
@@ -216,6 +223,54 @@ fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
                 "a program that was asked to stop ended with {status}"
             );
             stage.forget(actor.id);
+        }
+        Ok(Acted::Done)
+    })
+}
+
+fn version_before() -> Setup {
+    Setup {
+        upgrades: true,
+        ..Setup::default()
+    }
+}
+
+/// In the order of docs/OPERATIONS.md: migrate first, then replace the programs.
+fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+    Box::pin(async move {
+        let before = stage.actors.clone();
+        let migrated = stage.cluster.cli(&["migrate"]).await?;
+        ensure!(
+            migrated.status.success(),
+            "migrating ended with {}: {}",
+            migrated.status,
+            String::from_utf8_lossy(&migrated.stderr)
+        );
+        stage.note("migrate", false);
+        stage.upgrade();
+        for role in Role::BOTH {
+            stage.start(role).await?;
+        }
+        lasting(Duration::from_secs(2)).await;
+        // What the one has begun, the other has to judge.
+        for role in Role::BOTH {
+            let of_role = stage.of(role);
+            let (old, new) = (of_role[0], of_role[of_role.len() - 1]);
+            for victim in [old, new] {
+                stage.kill(victim).await?;
+                stage.start(role).await?;
+            }
+        }
+        lasting(stage.setup.lease).await;
+        for actor in before {
+            if stage.of(actor.role).contains(&actor.id) {
+                let status = stage.cluster.terminate(actor.id).await?;
+                ensure!(
+                    status.success(),
+                    "a program that was asked to stop ended with {status}"
+                );
+                stage.forget(actor.id);
+            }
         }
         Ok(Acted::Done)
     })
