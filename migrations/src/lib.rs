@@ -24,6 +24,9 @@ pub enum Error {
     /// A migration failed, or the history does not match the files.
     #[error("migrating: {}", cause(.0))]
     Migrate(#[source] refinery::Error),
+    /// The roles could not be made.
+    #[error("making roles: {}", cause(.0))]
+    Roles(#[source] tokio_postgres::Error),
     /// The database has migrations that this program does not know.
     #[error(
         "the database has schema version {found}, newer than this program's {SCHEMA_VERSION}: \
@@ -98,6 +101,24 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
         .iter()
         .map(ToString::to_string)
         .collect())
+}
+
+/// The group roles of the programs, what each may do, and which rows it may see.
+const ROLES: &str = include_str!("../roles.sql");
+
+/// Creates or updates the group roles that login users of the programs are members of.
+///
+/// `client` must own the schema and be allowed to create roles.
+pub async fn grant_roles(client: &mut Client) -> Result<(), Error> {
+    let granted = async {
+        let tx = client.transaction().await?;
+        // Two at once would update the same rows of the catalogue, and one of them fail.
+        tx.batch_execute(&format!("select pg_advisory_xact_lock({LOCK})"))
+            .await?;
+        tx.batch_execute(ROLES).await?;
+        tx.commit().await
+    };
+    granted.await.map_err(Error::Roles)
 }
 
 /// 0 in a database that was never migrated.

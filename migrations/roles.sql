@@ -1,0 +1,98 @@
+-- The least that each program needs, as group roles that cannot log in. A login user is a member of
+-- one of them: create user my_worker login password '…' in role postroad_worker.
+--
+-- Run by `postroad migrate --roles`, as often as one likes, by a user who owns the schema and may
+-- create roles. Roles belong to the whole server, grants and policies to this database.
+
+-- === Roles ===
+
+do $$
+declare
+    wanted text;
+begin
+    foreach wanted in array array['postroad_scheduler', 'postroad_worker', 'postroad_api', 'postroad_readonly'] loop
+        begin
+            execute format('create role %I nologin', wanted);
+        exception
+            -- Another database of this server has made it, or is making it now.
+            when duplicate_object or unique_violation then null;
+        end;
+    end loop;
+end $$;
+
+revoke all on all tables in schema postroad
+    from postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
+grant usage on schema postroad to postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
+grant select on postroad.schema_history
+    to postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
+
+-- === The scheduler ===
+
+grant select, insert, update, delete on postroad.job, postroad.archive, postroad.attempt_error,
+    postroad.dedup, postroad.process, postroad.schedule_tick, postroad.ledger_entry, postroad.ledger_total
+    to postroad_scheduler;
+grant select on postroad.tenant, postroad.kind, postroad.queue, postroad.schedule, postroad.operation,
+    postroad.jobs, postroad.ledger
+    to postroad_scheduler;
+-- The queue's row is the lock of its claims, and holds its token bucket.
+grant update on postroad.queue to postroad_scheduler;
+grant update (next_at, last_at) on postroad.schedule to postroad_scheduler;
+grant update (cursor, done, updated_at, finished_at) on postroad.operation to postroad_scheduler;
+grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
+    postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
+
+-- === The worker ===
+
+grant select, update, delete on postroad.job to postroad_worker;
+grant select, insert on postroad.archive, postroad.attempt_error to postroad_worker;
+grant select, insert, update on postroad.process, postroad.kind to postroad_worker;
+grant select, insert on postroad.queue to postroad_worker;
+grant select on postroad.tenant, postroad.tenant_secret to postroad_worker;
+
+-- === The api ===
+
+grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule to postroad_api;
+grant select, insert, delete on postroad.archive to postroad_api;
+grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
+    postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
+    postroad.ledger_total, postroad.process to postroad_api;
+grant insert on postroad.schedule_tick, postroad.audit_log to postroad_api;
+grant select, insert on postroad.operation to postroad_api;
+grant update (stopped_at, updated_at) on postroad.operation to postroad_api;
+grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second) on postroad.queue to postroad_api;
+grant update (on_lost, max_attempts, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
+grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
+    postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
+
+-- === People who only look ===
+
+grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad.tenant, postroad.kind,
+    postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
+    postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger
+    to postroad_readonly;
+
+-- === Rows ===
+
+do $$
+declare
+    bound text;
+    mine constant text := '(tenant_id = (select postroad.visible_tenant()) or (select postroad.sees_all_tenants()))';
+    condition text;
+begin
+    foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
+        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total'] loop
+        execute format('drop policy if exists programs on postroad.%I', bound);
+        execute format('create policy programs on postroad.%I to postroad_scheduler, postroad_worker using (true)', bound);
+        execute format('drop policy if exists people on postroad.%I', bound);
+        execute format('create policy people on postroad.%I for select to postroad_readonly using (true)', bound);
+        condition := case bound
+            when 'tenant' then replace(mine, 'tenant_id', 'id')
+            -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
+            when 'attempt_error' then '(exists (select from postroad.job j where j.id = job_id)
+                or exists (select from postroad.archive a where a.id = job_id))'
+            else mine
+        end;
+        execute format('drop policy if exists one_tenant on postroad.%I', bound);
+        execute format('create policy one_tenant on postroad.%I to postroad_api using (%s)', bound, condition);
+    end loop;
+end $$;
