@@ -7,6 +7,7 @@
 //! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
+//! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
 //!
@@ -41,3 +42,5 @@ pub mod audit;
 pub mod broker;
 #[cfg(feature = "store")]
 pub mod store;
+#[cfg(feature = "store")]
+pub mod token;

@@ -102,7 +102,7 @@ async fn enqueue_one(args: Args) -> anyhow::Result<()> {
         on_lost: args.on_lost,
         traceparent: None,
     };
-    let job = input.into_job().map_err(anyhow::Error::from_boxed)?;
+    let job = input.into_job()?;
     let store = Setup::of_process()?.current_store().await?;
     let enqueued = enqueue(&store, &[job]).await?;
     println!("{}", enqueued[0].id);

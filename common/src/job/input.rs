@@ -1,6 +1,7 @@
 //! A job as it comes in from outside: one JSON object, on a line of a file or in a request.
 
-use std::time::Duration;
+use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::new_job::DELAY_MAX;
-use super::{JobId, NewJob, RunAt};
+use super::{InvalidJob, JobId, NewJob, RunAt};
 use crate::config::parse_duration;
 use crate::text::one_line;
 
@@ -45,57 +46,112 @@ pub struct JobInput {
     pub traceparent: Option<String>,
 }
 
-/// Why an input is no job. Names the field, on one line.
-pub type InputError = Box<dyn std::error::Error + Send + Sync>;
+/// Why an input is no job, on one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputError {
+    /// The path to what is wrong, such as `kind`; empty where it is the whole.
+    pub field: String,
+    /// What it must be.
+    pub message: String,
+    /// Whether the input is not even JSON.
+    pub is_syntax: bool,
+}
+
+impl InputError {
+    fn at(field: &str, message: &str) -> Self {
+        Self {
+            field: one_line(field),
+            message: one_line(message),
+            is_syntax: false,
+        }
+    }
+
+    fn whole(message: &str) -> Self {
+        Self::at("", message)
+    }
+}
+
+impl fmt::Display for InputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.field.as_str() {
+            "" => self.message.clone(),
+            // Some rules name their field, and some are only the end of its sentence.
+            field if self.message.starts_with(field) => self.message.clone(),
+            field if self.message.starts_with("must ") => format!("{field} {}", self.message),
+            field => format!("{field}: {}", self.message),
+        };
+        f.write_str(&one_line(&text))
+    }
+}
+
+impl std::error::Error for InputError {}
+
+impl From<InvalidJob> for InputError {
+    fn from(invalid: InvalidJob) -> Self {
+        Self::at(invalid.field, invalid.rule)
+    }
+}
 
 impl JobInput {
     /// Reads one JSON object. An error names the field.
     pub fn parse(json: &[u8]) -> Result<Self, InputError> {
-        Self::read(json).map_err(printable)
-    }
-
-    fn read(json: &[u8]) -> Result<Self, InputError> {
         // serde would take a list of all fields in their order as well.
         if json.trim_ascii_start().first() == Some(&b'[') {
-            return Err("a list is not a job: expected an object".into());
+            return Err(InputError::whole(
+                "a list is not a job: expected an object",
+            ));
         }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let input =
-            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-                match error.path().to_string().as_str() {
-                    "." => error.into_inner().to_string(),
-                    field => format!("{field}: {}", error.inner()),
-                }
-            })?;
-        deserializer.end()?;
+        let read = serde_path_to_error::deserialize(&mut deserializer);
+        let input = read.map_err(|error| {
+            let field = match error.path().to_string() {
+                path if path == "." => String::new(),
+                path => path,
+            };
+            let cause = error.into_inner();
+            InputError {
+                is_syntax: !cause.is_data(),
+                ..InputError::at(&field, &cause.to_string())
+            }
+        })?;
+        deserializer.end().map_err(|error| InputError {
+            is_syntax: true,
+            ..InputError::whole(&error.to_string())
+        })?;
         Ok(input)
     }
 
     /// Checks everything that can be checked without the database.
     pub fn into_job(self) -> Result<NewJob, InputError> {
-        self.check().map_err(printable)
-    }
-
-    fn check(self) -> Result<NewJob, InputError> {
+        fn named<T: FromStr<Err: fmt::Display>>(
+            field: &str,
+            text: &str,
+        ) -> Result<T, InputError> {
+            text.parse()
+                .map_err(|error: T::Err| InputError::at(field, &error.to_string()))
+        }
         let args = match self.args {
             Some(args) => args,
-            None => RawValue::from_string("{}".to_owned())?,
+            None => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
         };
-        let mut job = NewJob::new(self.kind.parse()?, args);
+        let mut job = NewJob::new(named("kind", &self.kind)?, args);
         if let Some(id) = self.id {
             job.id = JobId::from(id);
         }
         if let Some(tenant) = self.tenant {
-            job.tenant = tenant.parse()?;
+            job.tenant = named("tenant", &tenant)?;
         }
         if let Some(queue) = self.queue {
-            job.queue = queue.parse()?;
+            job.queue = named("queue", &queue)?;
         }
         job.priority = self.priority.unwrap_or(job.priority);
         job.run_at = run_at(self.run_at, self.delay.as_deref())?;
         job.expires_at = self.expires_at;
         job.max_attempts = self.max_attempts;
-        job.on_lost = self.on_lost.map(|on_lost| on_lost.parse()).transpose()?;
+        job.on_lost = match self.on_lost {
+            Some(on_lost) => Some(named("on_lost", &on_lost)?),
+            None => None,
+        };
         job.dedup_key = self.dedup_key;
         job.traceparent = self.traceparent;
         job.check()?;
@@ -103,20 +159,19 @@ impl JobInput {
     }
 }
 
-/// Whoever sends the input chooses what an error about it repeats.
-fn printable(error: InputError) -> InputError {
-    one_line(&error.to_string()).into()
-}
-
 fn run_at(at: Option<Timestamp>, delay: Option<&str>) -> Result<RunAt, InputError> {
     match (at, delay) {
-        (Some(_), Some(_)) => Err("run_at and delay exclude each other".into()),
+        (Some(_), Some(_)) => Err(InputError::at(
+            "delay",
+            "run_at and delay exclude each other",
+        )),
         (Some(at), None) => Ok(RunAt::At(at)),
         (None, Some(delay)) => {
-            let wait: Option<Duration> = parse_duration(delay);
-            let wait = wait.ok_or("delay must be a duration with its unit, such as `5m`")?;
+            let wait = parse_duration(delay).ok_or_else(|| {
+                InputError::at("delay", "must be a duration with its unit, such as `5m`")
+            })?;
             if wait > DELAY_MAX {
-                return Err("delay must be at most 100 years".into());
+                return Err(InputError::at("delay", "must be at most 100 years"));
             }
             Ok(RunAt::After(wait))
         }
@@ -128,6 +183,8 @@ fn run_at(at: Option<Timestamp>, delay: Option<&str>) -> Result<RunAt, InputErro
 mod fuzz;
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn read(line: &str) -> Result<NewJob, InputError> {
