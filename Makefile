@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 ARGS ?=
-PACKAGES := postroad postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
+PACKAGES := postroad postroad-api postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
 .PHONY: help demo test fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test clean
 

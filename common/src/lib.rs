@@ -5,6 +5,7 @@
 //! | [`job`], [`message`] | what a job and its message are | tokio, SQL, AMQP, clocks |
 //! | [`config`] | reading the environment | what any variable means |
 //! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
+//! | `egress` (feature) | where webhooks may go | DNS, HTTP |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
@@ -14,6 +15,8 @@
 //! The features are walls: a program that asks for `store` alone cannot reach the broker.
 
 pub mod config;
+#[cfg(feature = "egress")]
+pub mod egress;
 pub mod failpoint;
 pub mod job;
 pub mod message;
@@ -29,6 +32,8 @@ pub mod membership;
 pub mod program;
 #[cfg(feature = "runtime")]
 pub mod service;
+#[cfg(feature = "store")]
+pub mod settings;
 #[cfg(feature = "runtime")]
 pub mod shutdown;
 #[cfg(feature = "runtime")]

@@ -123,12 +123,12 @@ begin
         if (select count(*) from postroad.queue) >= most and exists (
             select from unnest(queues) n where not exists (select from postroad.queue q where q.name = n)) then
             raise exception 'queue is not known, and there are % already', most
-                using errcode = 'configuration_limit_exceeded';
+                using errcode = 'program_limit_exceeded';
         end if;
         if (select count(*) from postroad.kind) >= most and exists (
             select from unnest(kinds) n where not exists (select from postroad.kind k where k.name = n)) then
             raise exception 'kind is not known, and there are % already', most
-                using errcode = 'configuration_limit_exceeded';
+                using errcode = 'program_limit_exceeded';
         end if;
     end if;
     insert into postroad.queue (name)
@@ -309,3 +309,13 @@ revoke all on function postroad.make_partitions(integer), postroad.drop_partitio
 
 alter table postroad.process drop constraint process_role_is_known;
 alter table postroad.process add constraint process_role_is_known check (role in ('scheduler', 'worker', 'api'));
+
+-- postroad.enqueue takes over a key whose time is over: what was asked for before is not asked now.
+create function postroad.forget_digest() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    new.digest := null;
+    return new;
+end $$;
+create trigger dedup_is_taken_over before update of job_id on postroad.dedup
+    for each row when (old.job_id <> new.job_id) execute function postroad.forget_digest();

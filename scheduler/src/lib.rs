@@ -7,6 +7,7 @@
 //! | [`watcher`] | none; calls silent processes lost |
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
 //! | [`expirer`] | scheduled → expired |
+//! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
 //! | [`pruner`] | none; makes and drops partitions |
 //! | [`auditor`] | none; keeps the ledger and compares it with what is there |
 
@@ -16,6 +17,7 @@ pub mod dead_letters;
 pub mod dispatcher;
 pub mod expirer;
 pub mod metrics;
+pub mod operator;
 pub mod pruner;
 pub mod rescuer;
 pub mod retrier;
@@ -28,7 +30,7 @@ use postroad_common::membership::{Membership, host_name};
 use postroad_common::service::{Nudge, Service, spawn};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{NewProcess, Role, Store};
+use postroad_common::store::{Channel, Listener, NewProcess, Role, Store};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +39,7 @@ use config::Config;
 use dead_letters::DeadLetters;
 use dispatcher::Dispatcher;
 use expirer::Expirer;
+use operator::Operator;
 use pruner::Pruner;
 use rescuer::Rescuer;
 use retrier::Retrier;
@@ -55,6 +58,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .serve(health.clone());
     metrics::describe();
 
+    let listened = config.database.clone();
     let store = Store::new(config.database)?;
     let (host, pid) = (host_name(), std::process::id());
     let version = env!("CARGO_PKG_VERSION");
@@ -97,7 +101,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watcher = Watcher::new(store.clone(), rescue.clone());
     let rescuer = Rescuer::new(store.clone(), dispatch.clone());
     let services = [
-        spawn(dispatcher, dispatch, &health, &shutdown),
+        spawn(dispatcher, dispatch.clone(), &health, &shutdown),
+        spawn(
+            Operator::new(store.clone(), dispatch.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
         spawn(dead_letters, other.clone(), &health, &shutdown),
         spawn(
             Retrier::new(store.clone()),
@@ -121,6 +131,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             &shutdown,
         ),
     ];
+    let mut calls = Listener::spawn(&listened, &[Channel::Due], &shutdown);
+    tokio::spawn(async move {
+        loop {
+            calls.next().await;
+            dispatch.wake();
+        }
+    });
     tracing::info!("postroad-scheduler {version} is running");
 
     // What has been claimed is published and answered for before the process goes.

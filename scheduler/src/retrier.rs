@@ -1,4 +1,4 @@
-//! Failed → scheduled again by the kind's policy, or dead.
+//! Failed → scheduled again by the kind's policy, or dead; called off while it ran → cancelled.
 //!
 //! Usually a failed job's dead letter brings it here at once (`dead_letters`). This sweep does the
 //! same for failed jobs whose letter was lost. Any number of sweeps may judge one job: the first
@@ -39,9 +39,13 @@ impl Service for Retrier {
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        let cancelled = self.store.finish_cancelling(BATCH).await?;
         let failed = self.store.failed_long_ago(LETTER_PATIENCE, BATCH).await?;
         rule(&self.store, &failed).await?;
-        Ok(Progress::more_if(failed.len() as i64 == BATCH))
+        let is_full = |count: usize| count as i64 == BATCH;
+        Ok(Progress::more_if(
+            is_full(failed.len()) || is_full(cancelled),
+        ))
     }
 }
 

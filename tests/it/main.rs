@@ -5,6 +5,8 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_jobs;
+mod api_tenants;
 mod cluster_ledger;
 mod cluster_library;
 mod cluster_lost_worker;

@@ -19,11 +19,10 @@ async fn a_batch_is_answered_in_its_order() {
 
     let enqueued = room.store.enqueue(&jobs, false).await.unwrap();
 
-    let expected = |job: &NewJob| Enqueued {
-        id: job.id,
-        is_new: true,
-    };
-    assert_eq!(enqueued, jobs.iter().map(expected).collect::<Vec<_>>());
+    let found: Vec<_> = enqueued.iter().map(|one| (one.id, one.is_new)).collect();
+    let expected: Vec<_> = jobs.iter().map(|job| (job.id, true)).collect();
+    assert_eq!(found, expected);
+    assert!(enqueued.iter().all(|one| one.inserted.is_some()));
     assert_eq!(count(&room).await, 5000);
     let tenant: String = room.look(jobs[8].id, "tenant").await;
     assert_eq!(tenant, "tenant-1");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use postroad_common::job::retry::Verdict;
 use postroad_common::job::{JobEvent, JobState, NewJob, OnLost};
 use postroad_common::store::{
-    Ending, Fenced, GateVerdict, Moved, Outcome, Rescued, Resolution, Ruling,
+    Cancelled, Ending, Fenced, GateVerdict, Moved, Outcome, Rescued, Resolution, Retried, Ruling,
 };
 
 use crate::store_fixture::{ALL, Room, failed, job, job_to_hold, unknown};
@@ -184,7 +184,7 @@ async fn arrive_at(room: &Room, state: JobState, new: NewJob) -> Fenced {
             room.finish(job, failed()).await;
             rule(room, job, Verdict::Dead("exhausted")).await;
         }
-        JobState::Cancelled => cancel_by_hand(room, job).await,
+        JobState::Cancelled => assert!(cancel(room, job).await),
         JobState::Expired => {
             let_expire(room, job).await;
             assert_eq!(room.start(job).await, GateVerdict::Expired);
@@ -227,6 +227,8 @@ async fn apply(room: &Room, event: JobEvent, job: Fenced) -> bool {
         JobEvent::ResolvedCompleted => resolve(room, job, Resolution::Completed).await,
         JobEvent::ResolvedRetry => resolve(room, job, Resolution::Retry).await,
         JobEvent::ResolvedDead => resolve(room, job, Resolution::Dead).await,
+        JobEvent::Cancelled => cancel(room, job).await,
+        JobEvent::Revived => revive(room, job).await,
         JobEvent::Expired => {
             let_expire(room, job).await;
             let swept = room.store.expire(ALL).await.unwrap();
@@ -247,6 +249,17 @@ async fn claim(room: &Room, job: Fenced) -> bool {
     }
 }
 
+async fn cancel(room: &Room, job: Fenced) -> bool {
+    room.store.cancel(&[job.id]).await.unwrap() == [Cancelled::Done]
+}
+
+/// Asked of a job that is not finished, it only makes it due at once.
+async fn revive(room: &Room, job: Fenced) -> bool {
+    let sql = "select exists (select from postroad.archive where id = $1)";
+    let row = room.sql.query_one(sql, &[job.id.as_uuid()]).await.unwrap();
+    row.get(0) && room.store.retry(&[job.id]).await.unwrap() == [Retried::Done]
+}
+
 async fn end(room: &Room, job: Fenced, ending: Ending) -> bool {
     let outcome = Outcome { job, ending };
     room.store.finish(&[outcome]).await.unwrap() != [Moved::Superseded]
@@ -264,16 +277,5 @@ async fn resolve(room: &Room, job: Fenced, to: Resolution) -> bool {
 /// Moves `expires_at` into the past: the clock is the database's and cannot be moved instead.
 async fn let_expire(room: &Room, job: Fenced) {
     let sql = "update postroad.job set expires_at = now() - interval '1 s' where id = $1";
-    room.sql.execute(sql, &[job.id.as_uuid()]).await.unwrap();
-}
-
-/// The store cannot cancel yet.
-async fn cancel_by_hand(room: &Room, job: Fenced) {
-    let sql = "with gone as (delete from postroad.job where id = $1 returning *)
-        insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
-            tenant_id, run_at, created_at, args)
-        select id, 'cancelled', priority, attempt, dispatch, queue_id, kind_id, tenant_id, run_at,
-            created_at, args
-        from gone";
     room.sql.execute(sql, &[job.id.as_uuid()]).await.unwrap();
 }

@@ -29,7 +29,7 @@ pub(crate) const HEALTH: &str = "rabbitmq_consume";
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
     pub(crate) queues: Vec<String>,
-    pub(crate) prefetch: u16,
+    pub(crate) prefetch: Prefetch,
     pub(crate) consumer_tag: String,
     pub(crate) intake: Intake,
     pub(crate) health: Health,
@@ -75,11 +75,36 @@ impl Consumer {
         let mut lanes = Vec::with_capacity(self.queues.len());
         for queue in &self.queues {
             let name = topology::work_queue(queue);
-            let subscription =
-                Subscription::open(&connection, &name, self.prefetch, &self.consumer_tag).await?;
+            let subscription = Subscription::open(
+                &connection,
+                &name,
+                self.prefetch.of(queue),
+                &self.consumer_tag,
+            )
+            .await?;
             lanes.push((queue.clone(), subscription));
         }
         Ok(Session { connection, lanes })
+    }
+}
+
+/// How many jobs of each queue run at once here.
+pub(crate) struct Prefetch {
+    default: u16,
+    of_queue: BTreeMap<String, u16>,
+}
+
+impl Prefetch {
+    /// As the worker is configured, but for queues that somebody has set.
+    pub(crate) fn new(default: u16, set: Vec<(String, u16)>) -> Self {
+        Self {
+            default,
+            of_queue: set.into_iter().collect(),
+        }
+    }
+
+    fn of(&self, queue: &str) -> u16 {
+        self.of_queue.get(queue).copied().unwrap_or(self.default)
     }
 }
 
@@ -137,13 +162,13 @@ impl Intake {
     pub(crate) fn new(
         registry: Registry,
         queues: &[String],
-        prefetch: u16,
+        prefetch: &Prefetch,
         asking: mpsc::Sender<Asking>,
     ) -> Self {
         let room = |queue: &String| {
             (
                 queue.clone(),
-                Arc::new(Semaphore::new(usize::from(prefetch))),
+                Arc::new(Semaphore::new(usize::from(prefetch.of(queue)))),
             )
         };
         let rooms = queues.iter().map(room).collect();

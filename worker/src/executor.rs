@@ -10,11 +10,13 @@ use futures_util::FutureExt;
 use postroad_common::failpoint;
 use postroad_common::job::ARGS_BYTES_MAX;
 use postroad_common::job::retry::RETRY_AFTER_MAX;
+use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Ending, Outcome};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::canceller::Cancellations;
 use crate::finisher::Finished;
 use crate::gate::Asking;
 use crate::handler::{Done, JobContext, JobError};
@@ -29,11 +31,15 @@ pub(crate) struct Executor {
     pub(crate) running: TaskTracker,
     pub(crate) finished: mpsc::Sender<Finished>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) settings: TenantSettings,
+    pub(crate) cancellations: Cancellations,
 }
 
 impl Executor {
     pub(crate) fn start(&self, asking: Asking, attempt: i32) {
         let (finished, shutdown) = (self.finished.clone(), self.shutdown.clone());
+        let settings = self.settings.clone();
+        let called_off = self.cancellations.enter(asking.ticket.job());
         self.running.spawn(async move {
             let Asking {
                 ticket,
@@ -49,6 +55,7 @@ impl Executor {
                 attempt,
                 traceparent: envelope.traceparent,
                 stop: shutdown.quiesce.clone(),
+                settings,
             };
             let started = Instant::now();
             let (id, name) = (job.id, kind.name.clone());
@@ -62,6 +69,7 @@ impl Executor {
                         Ok(result) => ending(result),
                         Err(_) => unknown("timeout", format!("no end after {:?}", kind.policy.timeout)),
                     },
+                    () = called_off.cancelled() => Ending::Cancelled,
                     () = shutdown.cancel.cancelled() => Ending::Interrupted,
                 }
             });
@@ -145,5 +153,6 @@ fn word(ending: &Ending) -> &'static str {
         Ending::Unknown { .. } => "ended unclear",
         Ending::Snoozed(_) => "snoozed",
         Ending::Interrupted => "was interrupted",
+        Ending::Cancelled => "was cancelled",
     }
 }

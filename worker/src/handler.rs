@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use postroad_common::job::{JobId, KindPolicy};
+use postroad_common::settings::TenantSettings;
 use postroad_common::store::COMPLETE_IN_TRANSACTION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,8 @@ pub struct JobContext {
     pub traceparent: Option<String>,
     /// Cancelled when the worker wants its handlers to come to an end.
     pub stop: CancellationToken,
+    /// What is set for tenants.
+    pub settings: TenantSettings,
 }
 
 /// An attempt that worked, with an optional result kept in the archive.

@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use postroad_common::broker::Broker;
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
+use postroad_common::service::{Nudge, spawn};
+use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{Fenced, NewProcess, Role, Store};
@@ -14,8 +16,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::canceller::{Cancellations, Canceller};
 use crate::config::Config;
-use crate::consumer::{self, Consumer, Intake, Session};
+use crate::consumer::{self, Consumer, Intake, Prefetch, Session};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
 use crate::gate::{Asking, Gatekeeper};
@@ -83,6 +86,7 @@ impl Worker {
             .serve(health.clone());
         metrics::describe();
 
+        let listened = config.database.clone();
         let store = Store::new(config.database)?;
         let (host, pid) = (host_name(), std::process::id());
         let version = env!("CARGO_PKG_VERSION");
@@ -111,18 +115,30 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let (stages, asking) = Stages::start(&store, &membership, &health, &shutdown);
+        let settings = TenantSettings::spawn(&store, &listened, &shutdown);
+        let (stages, asking) = Stages::start(&store, &membership, settings, &health, &shutdown);
+        let canceller = Canceller {
+            store: store.clone(),
+            membership: membership.clone(),
+            cancellations: stages.cancellations.clone(),
+            period: config.lease / 6,
+        };
+        // Until the very end: what is being drained can still be called off.
+        drop(spawn(canceller, Nudge::default(), &health, &shutdown));
         tracing::info!(
             "postroad-worker {version} is running: queues {}, kinds {}",
             names.join(", "),
             self.registry.names().join(", ")
         );
         let queues = process.queues.clone();
+        let ask_hints = async || store.prefetch_hints(&queues).await;
+        let hints = startup::repeat(&health, &shutdown, ask_hints).await?;
+        let prefetch = Prefetch::new(config.prefetch, hints);
         let consumer = Consumer {
             broker,
-            intake: Intake::new(self.registry, &queues, config.prefetch, asking),
+            intake: Intake::new(self.registry, &queues, &prefetch, asking),
             queues,
-            prefetch: config.prefetch,
+            prefetch,
             consumer_tag: format!("worker.{host}.{pid}"),
             health,
             shutdown: shutdown.clone(),
@@ -146,6 +162,7 @@ impl Worker {
 struct Stages {
     gatekeeper: JoinHandle<Vec<Fenced>>,
     running: TaskTracker,
+    cancellations: Cancellations,
     finisher: JoinHandle<bool>,
     /// Cancelled when a stage ends, in whatever way.
     ended: CancellationToken,
@@ -156,12 +173,14 @@ impl Stages {
     fn start(
         store: &Store,
         membership: &Membership,
+        settings: TenantSettings,
         health: &Health,
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Sender<Asking>) {
         let (asking, asked) = mpsc::channel(CHANNEL);
         let (finished, outcomes) = mpsc::channel(CHANNEL);
         let running = TaskTracker::new();
+        let cancellations = Cancellations::default();
         let gatekeeper = Gatekeeper {
             store: store.clone(),
             membership: membership.clone(),
@@ -169,6 +188,8 @@ impl Stages {
                 running: running.clone(),
                 finished,
                 shutdown: shutdown.clone(),
+                settings,
+                cancellations: cancellations.clone(),
             },
             health: health.clone(),
             shutdown: shutdown.clone(),
@@ -183,6 +204,7 @@ impl Stages {
             gatekeeper: tokio::spawn(alarmed(gatekeeper.run(asked), &ended)),
             finisher: tokio::spawn(alarmed(finisher.run(outcomes), &ended)),
             running,
+            cancellations,
             ended,
         };
         (stages, asking)

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use postroad_common::backoff::Backoff;
 use postroad_common::failpoint;
-use postroad_common::job::{ARGS_BYTES_MAX, JobInput, NewJob};
+use postroad_common::job::{ARGS_BYTES_MAX, InputError, JobInput, NewJob};
 use postroad_common::store::{self, Enqueued, Store};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -230,7 +230,9 @@ fn parse(
         return None;
     }
     let result = if length > LINE_BYTES_MAX {
-        Err(format!("longer than {LINE_BYTES_MAX} bytes").into())
+        Err(InputError::whole(&format!(
+            "longer than {LINE_BYTES_MAX} bytes"
+        )))
     } else {
         JobInput::parse(line).and_then(JobInput::into_job)
     };

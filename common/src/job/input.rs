@@ -66,7 +66,8 @@ impl InputError {
         }
     }
 
-    fn whole(message: &str) -> Self {
+    /// Something is wrong with the input as a whole.
+    pub fn whole(message: &str) -> Self {
         Self::at("", message)
     }
 }
@@ -97,9 +98,7 @@ impl JobInput {
     pub fn parse(json: &[u8]) -> Result<Self, InputError> {
         // serde would take a list of all fields in their order as well.
         if json.trim_ascii_start().first() == Some(&b'[') {
-            return Err(InputError::whole(
-                "a list is not a job: expected an object",
-            ));
+            return Err(InputError::whole("a list is not a job: expected an object"));
         }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let read = serde_path_to_error::deserialize(&mut deserializer);
@@ -123,10 +122,7 @@ impl JobInput {
 
     /// Checks everything that can be checked without the database.
     pub fn into_job(self) -> Result<NewJob, InputError> {
-        fn named<T: FromStr<Err: fmt::Display>>(
-            field: &str,
-            text: &str,
-        ) -> Result<T, InputError> {
+        fn named<T: FromStr<Err: fmt::Display>>(field: &str, text: &str) -> Result<T, InputError> {
             text.parse()
                 .map_err(|error: T::Err| InputError::at(field, &error.to_string()))
         }

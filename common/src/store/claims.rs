@@ -77,23 +77,37 @@ const DUE_QUEUES: &str = "
 /// One scheduler per queue at a time. Who does not get the lock leaves the queue to who has it.
 /// The lock is the queue's row and not an advisory one: it needs no number space of its own.
 const LOCK_QUEUE: &str = "
-    select from postroad.queue where id = $1 and paused_at is null
+    select rate_per_second is not null from postroad.queue where id = $1 and paused_at is null
     for no key update skip locked";
+
+/// Takes $2 tokens out of the bucket, after what has dripped in.
+const SPEND: &str = "
+    update postroad.queue
+    set rate_tokens = least(rate_per_second, rate_tokens
+            + rate_per_second * greatest(extract(epoch from clock_timestamp() - rate_at), 0)) - $2,
+        rate_at = clock_timestamp()
+    where id = $1 and rate_per_second is not null";
 
 /// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
 ///
 /// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
-/// * Every tenant with due work gets an equal share, in an order that changes from claim to claim;
-///   what a tenant leaves of its share is claimed by the next call. Within a tenant: priority,
-///   then due time.
+/// * Every tenant with due work gets a share by its weight, in an order that changes from claim to
+///   claim; what a tenant leaves of its share is claimed by the next call. Within a tenant:
+///   priority, then due time.
+/// * A queue with a rate has a bucket of tokens, one second's worth at most. It is spent under the
+///   queue's lock, so the rate is that of all schedulers together.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
 const CLAIM: &str = "
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
-               then least(q.window_size - in_pipe.n, $2) else 0 end as n
+               then least(q.window_size - in_pipe.n, $2, rate.n) else 0 end as n
         from postroad.queue q,
-             (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe
+             (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe,
+             lateral (select case when q.rate_per_second is null then $2
+                             else floor(least(q.rate_per_second, q.rate_tokens
+                                 + q.rate_per_second * greatest(extract(epoch from clock_timestamp() - q.rate_at), 0)))::bigint
+                             end as n) rate
         where q.id = $1),
     walk(tenant_id) as (
         (select j.tenant_id from postroad.job j where j.queue_id = $1 and j.stage = 0
@@ -104,21 +118,23 @@ const CLAIM: &str = "
                 order by j.tenant_id limit 1)
         from walk w where w.tenant_id is not null),
     due as materialized (
-        select w.tenant_id from walk w
+        select w.tenant_id, t.weight, random() as turn
+        from walk w join postroad.tenant t on t.id = w.tenant_id
         where exists (
             select from generate_series(0, 3) p(priority)
             cross join lateral (
                 select from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
-                limit 1) one)
-        order by random()),
+                limit 1) one)),
     share as materialized (
-        select ceil(credit.n::numeric / greatest((select count(*) from due), 1))::bigint as n
-        from credit),
+        select due.tenant_id,
+               ceil(credit.n::numeric * due.weight / sum(due.weight) over ())::bigint as n
+        from due, credit
+        order by due.turn),
     pick as materialized (
         select job.id
-        from due
+        from share due
         cross join lateral (
             select one.id
             from generate_series(0, 3) p(priority)
@@ -126,11 +142,11 @@ const CLAIM: &str = "
                 select j.id from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = due.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
-                  and (j.expires_at is null or j.expires_at > now())
+                  and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
                 order by j.run_at
-                limit (select n from share)
+                limit due.n
                 for no key update skip locked) one
-            limit (select n from share)) job
+            limit due.n) job
         limit (select n from credit))
     update postroad.job j
     set stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3
@@ -175,13 +191,18 @@ impl Store {
             .with_connection("claiming jobs", async |connection| {
                 let tx = connection.transaction().await?;
                 let lock = tx.prepare_cached(LOCK_QUEUE).await?;
-                if tx.query_opt(&lock, &[&queue.id]).await?.is_none() {
+                let Some(locked) = tx.query_opt(&lock, &[&queue.id]).await? else {
                     return Ok((Vec::new(), Vec::new(), Vec::new()));
-                }
+                };
                 let claim = tx.prepare_cached(CLAIM).await?;
                 let mut rows = tx
                     .query(&claim, &[&queue.id, &limit, &claimer.0, &credit_min])
                     .await?;
+                if locked.get(0) && !rows.is_empty() {
+                    let spend = tx.prepare_cached(SPEND).await?;
+                    let spent = rows.len() as f64;
+                    tx.execute(&spend, &[&queue.id, &spent]).await?;
+                }
                 rows.sort_by_cached_key(|row| {
                     (row.get::<_, i16>(8), row.get::<_, jiff::Timestamp>(9))
                 });

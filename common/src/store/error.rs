@@ -97,6 +97,30 @@ impl Error {
         }
     }
 
+    /// What there may be no more of, if that is what was refused.
+    pub fn limit(&self) -> Option<String> {
+        let refusal = self.driver_error()?.as_db_error()?;
+        (*refusal.code() == SqlState::PROGRAM_LIMIT_EXCEEDED).then(|| refusal.message().to_owned())
+    }
+
+    /// What the schema says against a value that got as far as the database: it is the caller's.
+    pub fn refused_value(&self) -> Option<String> {
+        let refusal = self.driver_error()?.as_db_error()?;
+        // Classes 22 and 23: data exceptions and violated constraints.
+        ["22", "23"]
+            .contains(&&refusal.code().code()[..2])
+            .then(|| match refusal.constraint() {
+                Some(constraint) => format!("the rule `{constraint}` does not allow it"),
+                None => refusal.message().to_owned(),
+            })
+    }
+
+    /// Whether another row has this name already.
+    pub fn is_taken(&self) -> bool {
+        let code = self.driver_error().and_then(|error| error.code());
+        code == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+
     /// Whether the schema is not there at all.
     pub(super) fn is_missing_relation(&self) -> bool {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];

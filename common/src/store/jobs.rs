@@ -1,5 +1,6 @@
 //! Jobs come in: thousands of rows a statement, with dedup.
 
+use sha2::{Digest as _, Sha256};
 use tokio_postgres::types::ToSql;
 
 use super::{Error, Store, millis};
@@ -12,27 +13,30 @@ pub struct Enqueued {
     pub id: JobId,
     /// Whether this call inserted it. False: it was there before, by its id or its dedup key.
     pub is_new: bool,
+    /// Whether the job that stands for it was asked for in the same words, as far as is known.
+    pub is_same: bool,
+    /// What the database decided about a new job.
+    pub inserted: Option<Inserted>,
+}
+
+/// What the database decided about a new job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inserted {
+    /// When it is due.
+    pub run_at: jiff::Timestamp,
+    /// When it was accepted.
+    pub created_at: jiff::Timestamp,
+    /// Its kind's attempts.
+    pub kind_max_attempts: i32,
+    /// Whether its kind is held when its worker is lost.
+    pub kind_holds: bool,
 }
 
 /// A name that is new gets its row first; the batch statement below then finds it.
-const ENSURE_NAMES: &str = "
-    with queues as (
-        insert into postroad.queue (name)
-        select distinct n from unnest($1::text[]) n
-        where not exists (select from postroad.queue q where q.name = n)
-        order by n
-        on conflict (name) do nothing),
-    kinds as (
-        insert into postroad.kind (name)
-        select distinct n from unnest($2::text[]) n
-        where not exists (select from postroad.kind k where k.name = n)
-        order by n
-        on conflict (name) do nothing)
-    insert into postroad.tenant (name)
-    select distinct n from unnest($3::text[]) n
-    where not exists (select from postroad.tenant t where t.name = n)
-    order by n
-    on conflict (name) do nothing";
+const ENSURE_NAMES: &str = "select postroad.ensure_names($1, $2, $3, $4)";
+
+/// Whoever may not be trusted with any number of queues and kinds may add to so many.
+const NAMES_MAX: i32 = 1000;
 
 /// Expired keys of a batch ($1 tenants, $2 kinds, $3 keys), locked in key order. In a statement of
 /// its own: one that waits for a lock does not see the job for which the key is kept by now.
@@ -64,24 +68,26 @@ const FREE_EXPIRED_KEYS: &str = "
 const INSERT: &str = "
     with input as materialized (
         select u.*, q.id as queue_id, k.id as kind_id, t.id as tenant_id,
+               k.max_attempts as kind_max_attempts, k.on_lost = 'hold' as kind_holds,
                coalesce(u.run_at, now() + u.delay_ms * interval '1 ms') as due
         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
                     $7::timestamptz[], $8::bigint[], $9::timestamptz[], $10::int[], $11::text[],
-                    $12::text[], $13::text[])
+                    $12::text[], $13::text[], $16::bytea[])
              with ordinality as u(id, queue, kind, tenant, args, priority, run_at, delay_ms,
-                                  expires_at, max_attempts, on_lost, dedup_key, traceparent, n)
+                                  expires_at, max_attempts, on_lost, dedup_key, traceparent,
+                                  digest, n)
         left join postroad.queue q on q.name = u.queue
         left join postroad.kind k on k.name = u.kind
         left join postroad.tenant t on t.name = u.tenant),
     won as (
-        insert into postroad.dedup (tenant_id, kind_id, key, job_id, expires_at)
+        insert into postroad.dedup (tenant_id, kind_id, key, job_id, expires_at, digest)
         select distinct on (tenant_id, kind_id, dedup_key)
                tenant_id, kind_id, dedup_key, id,
-               greatest(due, now()) + $14 * interval '1 ms'
+               greatest(due, now()) + $14 * interval '1 ms', digest
         from input where dedup_key is not null
         order by tenant_id, kind_id, dedup_key, n
         on conflict (tenant_id, kind_id, key) do nothing
-        returning tenant_id, kind_id, key, job_id),
+        returning tenant_id, kind_id, key, job_id, digest),
     inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
                                   expires_at, max_attempts, on_lost, traceparent)
@@ -92,10 +98,12 @@ const INSERT: &str = "
           and not ($15 and exists (select from postroad.archive a where a.id = input.id))
         order by id
         on conflict (id) do nothing
-        returning id)
+        returning id, run_at, created_at)
     select coalesce(won.job_id, before.job_id,
                     case when input.dedup_key is null then input.id end),
-           inserted.id is not null
+           inserted.id is not null,
+           coalesce(won.digest, before.digest, input.digest) is not distinct from input.digest,
+           inserted.run_at, inserted.created_at, input.kind_max_attempts, input.kind_holds
     from input
     left join won on won.tenant_id = input.tenant_id and won.kind_id = input.kind_id
                  and won.key = input.dedup_key
@@ -105,7 +113,7 @@ const INSERT: &str = "
     order by input.n";
 
 const FIRST_JOB: &str = "
-    select d.job_id
+    select d.job_id, coalesce(d.digest, $4) is not distinct from $4
     from postroad.dedup d
     join postroad.tenant t on t.id = d.tenant_id
     join postroad.kind k on k.id = d.kind_id
@@ -127,13 +135,13 @@ impl Store {
         let queues = column(jobs, |job| job.queue.as_str());
         let kinds = column(jobs, |job| job.kind.as_str());
         let tenants = column(jobs, |job| job.tenant.as_str());
-        self.query("adding names", ENSURE_NAMES, &[&queues, &kinds, &tenants])
-            .await?;
+        self.ensure_names(&queues, &kinds, &tenants).await?;
 
         let keys = column(jobs, |job| job.dedup_key.as_deref());
+        let digests = column(jobs, digest);
         let rows = self
             .with_connection("enqueueing jobs", async |connection| {
-                let tx = connection.transaction().await?;
+                let tx = self.begin(connection).await?;
                 if keys.iter().any(Option::is_some) {
                     for sql in [LOCK_EXPIRED_KEYS, FREE_EXPIRED_KEYS] {
                         let statement = tx.prepare_cached(sql).await?;
@@ -166,6 +174,7 @@ impl Store {
                             &column(jobs, |job| job.traceparent.as_deref()),
                             &(millis(DEDUP_FOR) as f64),
                             &is_resend,
+                            &digests,
                         ],
                     )
                     .await?;
@@ -179,6 +188,13 @@ impl Store {
                 Some(id) => Enqueued {
                     id: id.into(),
                     is_new: row.get(1),
+                    is_same: row.get(2),
+                    inserted: row.get::<_, Option<_>>(3).map(|run_at| Inserted {
+                        run_at,
+                        created_at: row.get(4),
+                        kind_max_attempts: row.get(5),
+                        kind_holds: row.get(6),
+                    }),
                 },
                 None => self.first_job(job).await?,
             });
@@ -186,10 +202,36 @@ impl Store {
         Ok(enqueued)
     }
 
+    /// Adds the names that are new. What has been there once stays.
+    async fn ensure_names(
+        &self,
+        queues: &[&str],
+        kinds: &[&str],
+        tenants: &[&str],
+    ) -> Result<(), Error> {
+        // Within a scope the tenant is there already, and nobody may add one.
+        let tenants = if self.scope.is_some() { &[] } else { tenants };
+        let all = [("queue", queues), ("kind", kinds), ("tenant", tenants)];
+        if all
+            .iter()
+            .all(|(what, names)| self.names.are_there(what, names))
+        {
+            return Ok(());
+        }
+        let most = self.scope.is_some().then_some(NAMES_MAX);
+        let params: [&(dyn ToSql + Sync); 4] = [&queues, &kinds, &tenants, &most];
+        self.query("adding names", ENSURE_NAMES, &params).await?;
+        for (what, names) in all {
+            self.names.note_there(what, names);
+        }
+        Ok(())
+    }
+
     /// The job that had the key first; or this one after all, if the key was pruned meanwhile.
     async fn first_job(&self, job: &NewJob) -> Result<Enqueued, Error> {
         let (tenant, kind) = (job.tenant.as_str(), job.kind.as_str());
-        let params: [&(dyn ToSql + Sync); 3] = [&tenant, &kind, &job.dedup_key];
+        let digest = digest(job);
+        let params: [&(dyn ToSql + Sync); 4] = [&tenant, &kind, &job.dedup_key, &digest];
         let rows = self
             .query("finding the first job", FIRST_JOB, &params)
             .await?;
@@ -197,11 +239,39 @@ impl Store {
             return Ok(Enqueued {
                 id: row.get::<_, uuid::Uuid>(0).into(),
                 is_new: false,
+                is_same: row.get(1),
+                inserted: None,
             });
         }
         let again = Box::pin(self.enqueue(std::slice::from_ref(job), true)).await?;
         Ok(again[0])
     }
+}
+
+/// What was asked for under a dedup key, in 32 bytes. Where it came from (id, trace) is no part of it.
+fn digest(job: &NewJob) -> Option<Vec<u8>> {
+    job.dedup_key.as_ref()?;
+    let mut digest = Sha256::new();
+    let mut field = |text: &str| {
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text.as_bytes());
+    };
+    field(job.queue.as_str());
+    field(job.args.get());
+    field(&job.priority.to_string());
+    field(&match job.run_at {
+        RunAt::Now => "now".to_owned(),
+        RunAt::After(wait) => format!("after {}", wait.as_millis()),
+        RunAt::At(at) => format!("at {at}"),
+    });
+    field(&job.expires_at.map(|at| at.to_string()).unwrap_or_default());
+    field(&job.max_attempts.map(|n| n.to_string()).unwrap_or_default());
+    field(
+        job.on_lost
+            .map(|on_lost| on_lost.as_str())
+            .unwrap_or_default(),
+    );
+    Some(digest.finalize().to_vec())
 }
 
 fn column<'a, T>(jobs: &'a [NewJob], field: impl Fn(&'a NewJob) -> T) -> Vec<T> {

@@ -31,39 +31,57 @@ macro_rules! archive_from {
     };
 }
 
+mod audit;
 mod claims;
 mod error;
 mod housekeeping;
+mod job_actions;
+mod job_pages;
 mod jobs;
 mod ledger;
+mod listener;
 mod names;
+mod operations;
 mod outcomes;
 mod processes;
+mod queues;
 mod rescues;
 mod retries;
 mod schema;
+mod scope;
+mod secrets;
 mod session;
+mod tokens;
 mod view;
 
 use std::time::Duration;
 
 use deadpool::Runtime;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Transaction};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use audit::Audited;
 pub use claims::{Claim, DueQueue};
 pub use error::Error;
 pub use housekeeping::PARTITION_DAYS_AHEAD;
-pub use jobs::Enqueued;
+pub use job_actions::{Cancelled, Retried};
+pub use job_pages::{JobPage, JobQuery, JobView};
+pub use jobs::{Enqueued, Inserted};
 pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
+pub use listener::{Channel, Listener};
+pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
+pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
 pub use schema::{SCHEMA_VERSION, SchemaState};
+pub use scope::Scope;
+pub use secrets::WebhookSecrets;
+pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
 
 use crate::config::{DATABASE_URL_DEFAULT, Env};
@@ -134,6 +152,7 @@ impl Settings {
 pub struct Store {
     pool: Pool,
     names: names::Names,
+    scope: Option<Scope>,
 }
 
 impl Store {
@@ -161,6 +180,7 @@ impl Store {
         Ok(Self {
             pool,
             names: names::Names::default(),
+            scope: None,
         })
     }
 
@@ -187,9 +207,24 @@ impl Store {
     ) -> Result<Vec<Row>, Error> {
         self.with_connection(operation, async |connection| {
             let statement = connection.prepare_cached(sql).await?;
-            connection.query(&statement, params).await
+            match self.scope {
+                None => connection.query(&statement, params).await,
+                Some(scope) => scope.query(connection, &statement, params).await,
+            }
         })
         .await
+    }
+
+    /// Begins a transaction of several statements, within this store's scope.
+    async fn begin<'a>(
+        &self,
+        connection: &'a mut Object,
+    ) -> Result<Transaction<'a>, tokio_postgres::Error> {
+        let transaction = connection.transaction().await?;
+        if let Some(scope) = self.scope {
+            scope.enter(&transaction).await?;
+        }
+        Ok(transaction)
     }
 
     /// Lends a connection to `act`, for at most [`CALL_TIMEOUT`].

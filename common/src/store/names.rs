@@ -1,6 +1,6 @@
 //! Names of kinds and tenants by their ids. A name never changes, so it is read once per process.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use deadpool_postgres::GenericClient;
@@ -9,6 +9,8 @@ use deadpool_postgres::GenericClient;
 pub(super) struct Names {
     kinds: Cache,
     tenants: Cache,
+    /// Names that are known to have their row, by what they name.
+    there: Arc<RwLock<HashSet<(&'static str, Arc<str>)>>>,
 }
 
 type Cache = Arc<RwLock<HashMap<i32, Arc<str>>>>;
@@ -21,6 +23,25 @@ pub(super) enum Of {
 }
 
 impl Names {
+    /// Whether all of these are known to have their row.
+    pub(super) fn are_there(&self, what: &'static str, names: &[&str]) -> bool {
+        let there = self.there.read().unwrap_or_else(PoisonError::into_inner);
+        let mut before = "";
+        names.iter().all(|name| {
+            // A batch is mostly one name over and over.
+            let is_known = *name == before || there.contains(&(what, Arc::from(*name)));
+            before = name;
+            is_known
+        })
+    }
+
+    /// Remembers that these have their row.
+    pub(super) fn note_there(&self, what: &'static str, names: &[&str]) {
+        let mut there = self.there.write().unwrap_or_else(PoisonError::into_inner);
+        let distinct: BTreeSet<&str> = names.iter().copied().collect();
+        there.extend(distinct.into_iter().map(|name| (what, Arc::from(name))));
+    }
+
     /// The names of `ids`, read over `client` as far as they are not known yet.
     pub(super) async fn read(
         &self,

@@ -65,6 +65,9 @@ pub enum Ending {
     Snoozed(Duration),
     /// The worker had to stop first: held, or scheduled again where the kind may be repeated.
     Interrupted,
+    /// Somebody called it off while it ran: held where it may not be repeated, as nobody knows
+    /// whether it took effect; cancelled otherwise.
+    Cancelled,
 }
 
 /// Where an ended attempt left its job.
@@ -372,6 +375,12 @@ impl Verb {
             } => verb("failed", *retry_after, Some(*code), Some(message)),
             Ending::Unknown { code, message } => verb("unknown", None, Some(*code), Some(message)),
             Ending::Snoozed(wait) => verb("snoozed", Some(*wait), None, None),
+            Ending::Cancelled => Some(Self {
+                name: "cancelled",
+                wait: None,
+                code: Some("cancelled"),
+                message: Some("called off while it ran; it may have taken effect".to_owned()),
+            }),
             Ending::Interrupted => Some(Self {
                 name: "interrupted",
                 wait: None,

@@ -60,7 +60,7 @@ const RETRY: &str = "
         claimed_by = null, started_at = null, worker_id = null,
         run_at = now() + d.wait_ms * interval '1 ms'
     from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)
-    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
+    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
     returning j.id";
 
 const BURY: &str = concat!(

@@ -101,14 +101,16 @@ const UNFINISHED: &str = "
 const RESOLVE_RETRY: &str = "
     update postroad.job
     set stage = 0, ended_at = null, claimed_at = null, claimed_by = null, started_at = null,
-        worker_id = null, run_at = now()
-    where id = any($1) and stage = 3
+        worker_id = null, run_at = now(), cancel_at = null
+    where id = any($1) and stage = 3 and ($2::int is null or tenant_id = $2)
     returning id";
 
 const RESOLVE_FINAL: &str = concat!(
     "
     with gone as (
-        delete from postroad.job where id = any($1) and stage = 3 returning *)
+        delete from postroad.job
+        where id = any($1) and stage = 3 and ($3::int is null or tenant_id = $3)
+        returning *)
     ",
     archive_from!(
         "gone",
@@ -166,16 +168,28 @@ impl Store {
         let ids: Vec<_> = ids.iter().map(|id| *id.as_uuid()).collect();
         let rows = match to {
             Resolution::Retry => {
-                self.query("resolving held jobs", RESOLVE_RETRY, &[&ids])
-                    .await?
+                self.query(
+                    "resolving held jobs",
+                    RESOLVE_RETRY,
+                    &[&ids, &self.tenant_id()],
+                )
+                .await?
             }
             Resolution::Completed => {
-                self.query("resolving held jobs", RESOLVE_FINAL, &[&ids, &"completed"])
-                    .await?
+                self.query(
+                    "resolving held jobs",
+                    RESOLVE_FINAL,
+                    &[&ids, &"completed", &self.tenant_id()],
+                )
+                .await?
             }
             Resolution::Dead => {
-                self.query("resolving held jobs", RESOLVE_FINAL, &[&ids, &"dead"])
-                    .await?
+                self.query(
+                    "resolving held jobs",
+                    RESOLVE_FINAL,
+                    &[&ids, &"dead", &self.tenant_id()],
+                )
+                .await?
             }
         };
         Ok(rows

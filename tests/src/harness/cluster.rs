@@ -33,6 +33,7 @@ use super::broker::{Stranger, Vhost};
 use super::endpoints::{Endpoints, addr, at, connect, with_path};
 pub use super::eventually::eventually;
 pub use super::program::Program;
+use super::roles;
 use crate::faults::footprint::Footprint;
 use crate::simulator::{self, Simulator};
 
@@ -166,7 +167,7 @@ impl Builder {
     /// Starts the cluster, and returns when every program is ready.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let room = ROOM.acquire().await.expect("nobody closes the semaphore");
-        let site = match &self.place {
+        let mut site = match &self.place {
             Place::Shared => Site::create(&Endpoints::shared()?, true).await?,
             Place::Beside(endpoints) => Site::create(endpoints, true).await?,
             Place::DatabaseBeside(endpoints) => Site::create(endpoints, false).await?,
@@ -223,6 +224,8 @@ struct Site {
     database_url: String,
     vhost: Vhost,
     owns_vhost: bool,
+    /// Whether programs have login users of their own; those of an older schema have not.
+    has_roles: bool,
 }
 
 impl Site {
@@ -247,6 +250,7 @@ impl Site {
                 false => Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             },
             owns_vhost,
+            has_roles: false,
         })
     }
 
@@ -256,12 +260,24 @@ impl Site {
             database_url: endpoints.database_url.clone(),
             vhost: Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             owns_vhost: false,
+            has_roles: false,
         })
     }
 
-    async fn migrate(&self) -> anyhow::Result<()> {
-        postroad_migrations::migrate(&mut connect(&self.database_url).await?).await?;
+    async fn migrate(&mut self) -> anyhow::Result<()> {
+        let mut client = connect(&self.database_url).await?;
+        postroad_migrations::migrate(&mut client).await?;
+        roles::create(&mut client).await?;
+        self.has_roles = true;
         Ok(())
+    }
+
+    /// How a program of this name connects: with the rights that it needs and no others.
+    fn database_url_of(&self, program: &str) -> anyhow::Result<String> {
+        match self.has_roles {
+            true => roles::url_of(&self.database_url, program),
+            false => Ok(self.database_url.clone()),
+        }
     }
 
     async fn delete(&self) -> anyhow::Result<()> {
@@ -356,6 +372,11 @@ impl Cluster {
         &self.site.database_url
     }
 
+    /// How a program of this name connects to the database.
+    pub fn database_url_for(&self, program: &str) -> anyhow::Result<String> {
+        self.site.database_url_of(program)
+    }
+
     /// For more programs with the same end.
     pub fn processes(&self) -> &Processes {
         &self.processes
@@ -414,7 +435,7 @@ impl Cluster {
         } = program;
         let dir = dir.as_deref().or(self.programs_dir.as_deref());
         let (mut database_url, mut amqp_url) = (
-            self.site.database_url.clone(),
+            self.site.database_url_of(name)?,
             self.site.vhost.amqp_url().to_owned(),
         );
         if let Some(proxy) = postgres {
@@ -426,7 +447,9 @@ impl Cluster {
         let mut all = self.env.clone();
         all.insert("DATABASE_URL".to_owned(), database_url);
         all.insert("AMQP_URL".to_owned(), amqp_url);
-        all.insert("POSTROAD_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        for listen in ["POSTROAD_ADMIN_LISTEN", "POSTROAD_LISTEN"] {
+            all.insert(listen.to_owned(), "127.0.0.1:0".to_owned());
+        }
         all.extend(env);
         let number = self.programs.len();
         let log = self
@@ -477,6 +500,16 @@ impl Cluster {
         let port = admin_port(&self.log(id)).context("the log names no admin page")?;
         let response = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?;
         Ok(String::from_utf8_lossy(&response.bytes().await?).into_owned())
+    }
+
+    /// Where an api serves.
+    pub fn api_url(&self, id: Id) -> anyhow::Result<String> {
+        let log = self.log(id);
+        let url = log.split_once(" serves ").map(|(_, rest)| rest);
+        let url = url.and_then(|rest| rest.split_whitespace().next());
+        Ok(url
+            .context("the log does not say where the api serves")?
+            .to_owned())
     }
 
     /// Everything that a program has logged.

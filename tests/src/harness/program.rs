@@ -29,6 +29,11 @@ impl Program {
         Self::of("postroad-worker")
     }
 
+    /// An api, configured as its cluster says.
+    pub fn api() -> Self {
+        Self::of("postroad-api")
+    }
+
     /// The worker of `worker/examples/greet.rs`, with a kind of its own.
     pub fn greeter() -> Self {
         Self::of("examples/greet")

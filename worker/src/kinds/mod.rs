@@ -12,7 +12,8 @@ pub mod webhook;
 use serde::de::{Deserialize, Error};
 use serde_json::value::RawValue;
 
-pub use http::egress::{EgressPolicy, InvalidNetwork, RefusedUrl, parse_allow};
+pub use postroad_common::egress::{EgressPolicy, InvalidNetwork, RefusedUrl, parse_allow};
+
 pub use http::signature::{InvalidSigningSecret, SigningSecret};
 
 /// Reads args that are an object. serde alone would take a list of its values as well, and so

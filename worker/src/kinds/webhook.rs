@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use postroad_common::egress::EgressPolicy;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::http::compact::compact;
-use super::http::egress::EgressPolicy;
 use super::http::signature::SigningSecret;
-use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, header_value, job_headers};
+use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, VettedDns, header_value, job_headers};
 use super::read_object;
 use crate::{Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
@@ -45,7 +45,8 @@ const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "postroad-", "proxy-"];
 /// What the operator decides about webhooks.
 #[derive(Debug, Default)]
 pub struct WebhookConfig {
-    /// Signs the webhooks of every tenant. Without one they are sent unsigned.
+    /// Signs the webhooks of tenants that have no secret of their own. Without one those are sent
+    /// unsigned.
     pub secret: Option<SigningSecret>,
     /// Private networks that may be reached all the same.
     pub allow: Vec<IpNet>,
@@ -165,7 +166,7 @@ impl Webhook {
 
     pub(super) fn with_limits(config: WebhookConfig, limits: Limits) -> anyhow::Result<Self> {
         let egress = EgressPolicy::new(config.allow);
-        let http = HttpClient::new(limits, Some(Arc::new(egress.clone())))?;
+        let http = HttpClient::new(limits, Some(Arc::new(VettedDns(egress.clone()))))?;
         Ok(Self {
             secret: config.secret,
             egress,
@@ -173,21 +174,36 @@ impl Webhook {
         })
     }
 
-    /// The secret that signs for a tenant: so far the same one for all.
-    fn secret_of(&self, _tenant: &str) -> Option<&SigningSecret> {
-        self.secret.as_ref()
+    /// What signs for a job's tenant: its own secrets, or the operator's for those without.
+    async fn sign(
+        &self,
+        job: &JobContext,
+        timestamp: i64,
+        body: &str,
+    ) -> Result<Option<String>, JobError> {
+        let id = job.id.to_string();
+        let Some(own) = job.settings.webhook_secrets(&job.tenant).await? else {
+            let operators = self.secret.as_ref();
+            return Ok(operators.map(|secret| secret.sign(&id, timestamp, body)));
+        };
+        let mut signatures = Vec::with_capacity(2);
+        for secret in std::iter::once(&own.current).chain(&own.previous) {
+            let secret: SigningSecret = secret.parse()?;
+            signatures.push(secret.sign(&id, timestamp, body));
+        }
+        // As the specification has it: receivers take a message that any of them fits.
+        Ok(Some(signatures.join(" ")))
     }
 
     /// What is sent beside the args' own headers, which can name none of these.
-    fn protocol_headers(&self, job: &JobContext, body: &str) -> Result<HeaderMap, JobError> {
-        let (id, timestamp) = (job.id.to_string(), Timestamp::now().as_second());
+    async fn protocol_headers(&self, job: &JobContext, body: &str) -> Result<HeaderMap, JobError> {
+        let timestamp = Timestamp::now().as_second();
         let mut headers = job_headers(job)?;
-        if let Some(secret) = self.secret_of(&job.tenant) {
-            let signature = secret.sign(&id, timestamp, body);
+        if let Some(signature) = self.sign(job, timestamp, body).await? {
             headers.insert(WEBHOOK_SIGNATURE, HeaderValue::try_from(signature)?);
         }
         headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-        headers.insert(WEBHOOK_ID, HeaderValue::try_from(id)?);
+        headers.insert(WEBHOOK_ID, HeaderValue::try_from(job.id.to_string())?);
         Ok(headers)
     }
 }
@@ -207,7 +223,7 @@ impl Handler for Webhook {
     async fn run(&self, job: JobContext, args: WebhookArgs) -> Result<Done, JobError> {
         let url = self.egress.check(&args.url).map_err(JobError::fatal)?;
         let mut headers = args.headers;
-        headers.extend(self.protocol_headers(&job, &args.body)?);
+        headers.extend(self.protocol_headers(&job, &args.body).await?);
         self.http.post(url, headers, args.body).await?.outcome(None)
     }
 }

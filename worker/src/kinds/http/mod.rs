@@ -9,7 +9,6 @@
 
 mod answer;
 pub(super) mod compact;
-pub(super) mod egress;
 pub(super) mod signature;
 
 use std::error::Error;
@@ -17,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use reqwest::dns::Resolve;
+use postroad_common::egress::{BlockedAddress, EgressPolicy};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 pub(super) use self::answer::Answer;
-use self::egress::BlockedAddress;
 use crate::{JobContext, JobError};
 
 /// How long one attempt of a kind that calls a provider may take.
@@ -119,6 +118,19 @@ impl From<Failure> for JobError {
 pub(super) struct HttpClient {
     client: reqwest::Client,
     limits: Limits,
+}
+
+/// Looks names up itself, and hands on the addresses that may be connected to.
+pub(super) struct VettedDns(pub(super) EgressPolicy);
+
+impl Resolve for VettedDns {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(Box::new(policy.permit(found)?.into_iter()) as Addrs)
+        })
+    }
 }
 
 impl HttpClient {

@@ -13,9 +13,10 @@ use tokio::runtime::Runtime;
 
 use super::provider::{End, Provider, Reply};
 use super::{Ending, PATIENT, args, ending, job, loopback};
+use postroad_common::egress::{BlockedAddress, EgressPolicy};
+
 use crate::Handler;
 use crate::args::parse;
-use crate::kinds::http::egress::{BlockedAddress, EgressPolicy};
 use crate::kinds::http::{Failure, HttpClient};
 use crate::kinds::sms::SmsArgs;
 use crate::kinds::webhook::{Webhook, WebhookArgs, WebhookConfig};

@@ -44,6 +44,7 @@ fn job<H: Handler>(_handler: &H) -> JobContext {
         attempt: 3,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         stop: CancellationToken::new(),
+        settings: TenantSettings::default(),
     }
 }
 

@@ -151,7 +151,7 @@ impl ModelStore {
                 self.give_back(fenced, JobEvent::Snoozed, Some(now + millis(*wait)));
                 Moved::Scheduled
             }
-            Ending::Unknown { .. } | Ending::Interrupted if holds => {
+            Ending::Unknown { .. } | Ending::Interrupted | Ending::Cancelled if holds => {
                 self.advance(fenced.id, JobEvent::BecameUnclear, |job| {
                     job.ended_at = Some(now);
                 });
@@ -161,7 +161,7 @@ impl ModelStore {
                 self.give_back(fenced, JobEvent::Interrupted, None);
                 Moved::Scheduled
             }
-            Ending::Unknown { .. } => {
+            Ending::Unknown { .. } | Ending::Cancelled => {
                 self.advance(fenced.id, JobEvent::Failed, |job| {
                     job.ended_at = Some(now);
                 });
@@ -173,6 +173,7 @@ impl ModelStore {
                 self.note_error(fenced.id, attempt, code);
             }
             Ending::Interrupted => self.note_error(fenced.id, attempt, "interrupted"),
+            Ending::Cancelled => self.note_error(fenced.id, attempt, "cancelled"),
             Ending::Completed(_) | Ending::Snoozed(_) => {}
         }
         Some(moved)

@@ -36,12 +36,17 @@ impl ModelStore {
             Enqueued {
                 id: first.map_or(job.id, |kept| kept.job),
                 is_new: inserted.contains(&job.id),
+                // What the words were and what the database decided is not modelled.
+                is_same: true,
+                inserted: None,
             }
         };
         let answer_all = jobs.iter().map(|job| match self.has_bug(Bug::DoubleTick) {
             true => Enqueued {
                 id: job.id,
                 is_new: true,
+                is_same: true,
+                inserted: None,
             },
             false => answer(job),
         });

@@ -2,16 +2,16 @@
 //! network.
 //!
 //! The decision is made about addresses and never about names. A host that is an IP literal is
-//! checked in [`EgressPolicy::check`], because the HTTP client connects to literals without
-//! asking its resolver. A name is looked up by the policy itself when a connection is made, and
-//! the client gets exactly the addresses that passed: no second look-up could answer otherwise.
+//! checked in [`EgressPolicy::check`], when a job is handed in and again before it is sent, because
+//! the HTTP client connects to literals without asking its resolver. A name is looked up when a
+//! connection is made, and the client gets exactly the addresses that passed
+//! [`EgressPolicy::permit`]: no second look-up could answer otherwise.
 //! Redirects, the third way in, are never followed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -202,7 +202,7 @@ impl EgressPolicy {
     }
 
     /// Those of the addresses that may be connected to; an error if that is none.
-    fn permit(
+    pub fn permit(
         &self,
         found: impl Iterator<Item = SocketAddr>,
     ) -> Result<Vec<SocketAddr>, BlockedAddress> {
@@ -214,16 +214,6 @@ impl EgressPolicy {
         } else {
             Ok(permitted)
         }
-    }
-}
-
-impl Resolve for EgressPolicy {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            Ok(Box::new(policy.permit(found)?.into_iter()) as Addrs)
-        })
     }
 }
 

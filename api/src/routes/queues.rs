@@ -1,0 +1,266 @@
+//! Queues: looked at by everybody, set by operators.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use postroad_common::config::parse_duration;
+use postroad_common::store::{QueueChange, QueueRow};
+use postroad_common::token::Permission;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::App;
+use crate::auth::Caller;
+use crate::body::Json;
+use crate::problem::Problem;
+
+/// A queue: its settings, and what is in it of the token's tenant (of all tenants, for operators).
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Queue {
+    name: String,
+    /// Since when nothing is dispatched of it.
+    #[schema(required = true)]
+    paused_at: Option<jiff::Timestamp>,
+    /// Jobs between dispatch and end at once.
+    window_size: i32,
+    /// How long a message may wait in RabbitMQ.
+    pipe_ttl_seconds: f64,
+    /// Jobs of it that a worker runs at once, instead of the worker's own setting.
+    #[schema(required = true)]
+    prefetch: Option<i32>,
+    /// Jobs of it that may be dispatched in a second, by all schedulers together.
+    #[schema(required = true)]
+    rate_per_second: Option<i32>,
+    /// Due and not dispatched; counted up to 10,000.
+    due: i64,
+    dispatched: i64,
+    running: i64,
+    failed: i64,
+    held: i64,
+    /// How long the oldest of them has been due.
+    #[schema(required = true)]
+    oldest_due_seconds: Option<f64>,
+}
+
+impl From<QueueRow> for Queue {
+    fn from(row: QueueRow) -> Self {
+        Self {
+            name: row.name,
+            paused_at: row.paused_at,
+            window_size: row.window_size,
+            pipe_ttl_seconds: row.pipe_ttl_seconds,
+            prefetch: row.prefetch,
+            rate_per_second: row.rate_per_second,
+            due: row.due,
+            dispatched: row.dispatched,
+            running: row.running,
+            failed: row.failed,
+            held: row.held,
+            oldest_due_seconds: row.oldest_due_seconds,
+        }
+    }
+}
+
+/// All queues.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Queues {
+    items: Vec<Queue>,
+}
+
+/// A change. What is left out stays as it is; null takes a limit away.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QueuePatch {
+    /// Jobs between dispatch and end at once: 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
+    window_size: Option<i32>,
+    /// How long a message may wait in RabbitMQ: from `1s` to `1d`.
+    #[schema(example = "60s", pattern = "^[0-9]+(ms|s|m|h|d)$")]
+    pipe_ttl: Option<String>,
+    /// Jobs of it that a worker runs at once: 1 to 2,000. Workers read it when they start.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 2000)]
+    prefetch: Option<Option<i32>>,
+    /// Jobs of it that may be dispatched in a second: 1 to 1,000,000.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 1_000_000)]
+    rate_per_second: Option<Option<i32>>,
+}
+
+/// A field that is there, be it null.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<i32>>, D::Error> {
+    Deserialize::deserialize(from).map(Some)
+}
+
+impl QueuePatch {
+    fn checked(&self) -> Result<QueueChange, Problem> {
+        let in_range = |pointer: &str, value: Option<i32>, most: i32| match value {
+            Some(value) if !(1..=most).contains(&value) => Err(Problem::invalid(
+                pointer,
+                format!("must be from 1 to {most}"),
+            )),
+            _ => Ok(()),
+        };
+        in_range("/window_size", self.window_size, 100_000)?;
+        in_range("/prefetch", self.prefetch.flatten(), 2000)?;
+        in_range(
+            "/rate_per_second",
+            self.rate_per_second.flatten(),
+            1_000_000,
+        )?;
+        let ttl = self.pipe_ttl.as_deref();
+        let pipe_ttl = ttl.map(|text| duration("/pipe_ttl", text, Duration::from_secs(1), DAY));
+        Ok(QueueChange {
+            window_size: self.window_size,
+            pipe_ttl: pipe_ttl.transpose()?,
+            prefetch: self.prefetch,
+            rate_per_second: self.rate_per_second,
+        })
+    }
+}
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A duration with its unit, between two limits.
+pub(super) fn duration(
+    pointer: &str,
+    text: &str,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, Problem> {
+    match parse_duration(text) {
+        Some(value) if (min..=max).contains(&value) => Ok(value),
+        Some(_) => Err(Problem::invalid(
+            pointer,
+            format!("must be from {min:?} to {max:?}"),
+        )),
+        None => Err(Problem::invalid(
+            pointer,
+            "must be a duration with its unit, such as `30s`",
+        )),
+    }
+}
+
+/// Lists the queues.
+#[utoipa::path(
+    get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
+    responses(
+        (status = 200, description = "All queues, by name", body = Queues),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `queues:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Queues>, Problem> {
+    caller.may(Permission::QueuesRead)?;
+    let rows = caller.store().queues(None).await?;
+    let items = rows.into_iter().map(Queue::from).collect();
+    Ok(axum::Json(Queues { items }))
+}
+
+/// Sets a queue. In force with the next dispatch.
+#[utoipa::path(
+    patch, path = "/v1/queues/{name}", tag = "queues", operation_id = "set_queue",
+    params(("name" = String, Path, description = "The queue's name")),
+    request_body = QueuePatch,
+    responses(
+        (status = 200, description = "The queue", body = Queue),
+        (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `queues:write` is needed, which operators have", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A value cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn set(
+    caller: Caller,
+    Path(name): Path<String>,
+    Json(patch): Json<QueuePatch>,
+) -> Result<axum::Json<Queue>, Problem> {
+    caller.may(Permission::QueuesWrite)?;
+    let change = patch.checked()?;
+    if !caller.store().set_queue(known(&name)?, &change).await? {
+        return Err(Problem::not_found("queue"));
+    }
+    let detail = json!({
+        "window_size": patch.window_size, "pipe_ttl": patch.pipe_ttl,
+        "prefetch": patch.prefetch, "rate_per_second": patch.rate_per_second,
+    });
+    caller.audit("queue.set", &name, detail).await?;
+    find(&caller, &name).await
+}
+
+/// Pauses a queue: what is due stays where it is; what is dispatched goes on.
+#[utoipa::path(
+    post, path = "/v1/queues/{name}/pause", tag = "queues", operation_id = "pause_queue",
+    params(("name" = String, Path, description = "The queue's name")),
+    responses(
+        (status = 200, description = "The queue", body = Queue),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `queues:write` is needed, which operators have", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn pause(
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<axum::Json<Queue>, Problem> {
+    pause_or_resume(&caller, &name, true).await
+}
+
+/// Resumes a queue.
+#[utoipa::path(
+    post, path = "/v1/queues/{name}/resume", tag = "queues", operation_id = "resume_queue",
+    params(("name" = String, Path, description = "The queue's name")),
+    responses(
+        (status = 200, description = "The queue", body = Queue),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `queues:write` is needed, which operators have", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<axum::Json<Queue>, Problem> {
+    let queue = pause_or_resume(&caller, &name, false).await?;
+    app.waker.wake();
+    Ok(queue)
+}
+
+async fn pause_or_resume(
+    caller: &Caller,
+    name: &str,
+    pause: bool,
+) -> Result<axum::Json<Queue>, Problem> {
+    caller.may(Permission::QueuesWrite)?;
+    if !caller.store().pause_queue(known(name)?, pause).await? {
+        return Err(Problem::not_found("queue"));
+    }
+    let action = if pause { "queue.pause" } else { "queue.resume" };
+    caller.audit(action, name, json!({})).await?;
+    find(caller, name).await
+}
+
+async fn find(caller: &Caller, name: &str) -> Result<axum::Json<Queue>, Problem> {
+    let rows = caller.store().queues(Some(name)).await?;
+    let row = rows.into_iter().next();
+    row.map(|row| axum::Json(Queue::from(row)))
+        .ok_or_else(|| Problem::not_found("queue"))
+}
+
+/// What cannot be a name is not one of a queue.
+fn known(name: &str) -> Result<&str, Problem> {
+    match name.parse::<postroad_common::job::QueueName>() {
+        Ok(_) => Ok(name),
+        Err(_) => Err(Problem::not_found("queue")),
+    }
+}

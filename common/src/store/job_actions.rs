@@ -1,0 +1,150 @@
+//! What people do to single jobs: call them off, or run them again.
+
+use uuid::Uuid;
+
+use super::{Error, Store};
+use crate::job::JobId;
+
+/// What came of asking for a job to be cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled. A message of it that is still about will be refused by the gate.
+    Done,
+    /// It runs: its worker is told with its next heartbeat.
+    Asked,
+    /// It cannot be: it is held, finished, or not there.
+    Not,
+}
+
+/// What came of asking for a job to be run again, or at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It is due now.
+    Done,
+    /// It cannot be: it is under way, held, completed, or not there.
+    Not,
+}
+
+/// A job that runs is only asked about: who takes its row away would not know what it did.
+const CANCEL: &str = concat!(
+    "
+    with asked as (
+        update postroad.job j
+        set cancel_at = coalesce(j.cancel_at, now())
+        where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
+          and j.stage = 1 and j.started_at is not null
+        returning j.id),
+    gone as (
+        delete from postroad.job j
+        where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
+          and (j.stage in (0, 2) or (j.stage = 1 and j.started_at is null))
+        returning j.*),
+    archived as (
+        ",
+    archive_from!("gone", "'cancelled'", "'cancelled'", "null", "args"),
+    ")
+    select id, true from archived union all select id, false from asked"
+);
+
+/// Back to life under the old fence, so that the ledger does not count it as a new job: attempts
+/// start from nothing, and an expiry that is over would only end it again.
+const REVIVE: &str = "
+    with back as (
+        delete from postroad.archive a
+        where a.id = any($1) and ($2::int is null or a.tenant_id = $2)
+          and a.state in ('dead', 'cancelled', 'expired')
+        returning a.*)
+    insert into postroad.job
+        (id, dispatch, priority, queue_id, kind_id, tenant_id, max_attempts, run_at, expires_at,
+         created_at, on_lost, traceparent, args)
+    select id, greatest(dispatch, 1), priority, queue_id, kind_id, tenant_id, max_attempts, now(),
+           case when expires_at > now() then expires_at end, created_at, on_lost, traceparent, args
+    from back order by id
+    returning id";
+
+const HURRY: &str = "
+    update postroad.job j
+    set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
+        claimed_by = null, started_at = null, worker_id = null, run_at = least(j.run_at, now())
+    where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
+      and j.stage in (0, 2) and j.cancel_at is null
+    returning j.id";
+
+/// Those that were to be cancelled and are back where nobody runs them.
+const FINISH_CANCELLING: &str = concat!(
+    "
+    with asked as materialized (
+        select j.id from postroad.job j
+        where j.cancel_at is not null and j.stage in (0, 2)
+        limit $1 for update skip locked),
+    gone as (
+        delete from postroad.job j using asked where j.id = asked.id returning j.*)
+    ",
+    archive_from!(
+        "gone",
+        "'cancelled'",
+        "'cancelled while it ran'",
+        "null",
+        "args"
+    )
+);
+
+const CANCELLED_OF: &str = "
+    select id, dispatch from postroad.job
+    where cancel_at is not null and stage = 1 and worker_id = $1";
+
+impl Store {
+    /// Cancels jobs of this store's tenant; what came of it, in the order given.
+    pub async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Cancelled>, Error> {
+        let asked: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
+        let rows = self
+            .query("cancelling jobs", CANCEL, &[&asked, &self.tenant_id()])
+            .await?;
+        let of = |id: &Uuid| {
+            let row = rows.iter().find(|row| row.get::<_, Uuid>(0) == *id);
+            match row.map(|row| row.get(1)) {
+                Some(true) => Cancelled::Done,
+                Some(false) => Cancelled::Asked,
+                None => Cancelled::Not,
+            }
+        };
+        Ok(asked.iter().map(of).collect())
+    }
+
+    /// Runs jobs of this store's tenant again: dead, cancelled and expired ones; and at once those
+    /// that wait for their time or for their next attempt. What came of it, in the order given.
+    pub async fn retry(&self, ids: &[JobId]) -> Result<Vec<Retried>, Error> {
+        let asked: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&asked, &self.tenant_id()];
+        let mut done: Vec<Uuid> = Vec::new();
+        for (operation, sql) in [("hurrying jobs", HURRY), ("reviving jobs", REVIVE)] {
+            let rows = self.query(operation, sql, &params).await?;
+            done.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
+        }
+        let of = |id: &Uuid| match done.contains(id) {
+            true => Retried::Done,
+            false => Retried::Not,
+        };
+        Ok(asked.iter().map(of).collect())
+    }
+
+    /// Cancels up to `limit` jobs that were asked to be while they ran and do not run any more.
+    pub async fn finish_cancelling(&self, limit: i64) -> Result<usize, Error> {
+        Ok(self
+            .query("cancelling jobs that ran", FINISH_CANCELLING, &[&limit])
+            .await?
+            .len())
+    }
+
+    /// The jobs that this worker runs and that are to be cancelled.
+    pub async fn to_cancel(&self, worker: super::ProcessId) -> Result<Vec<super::Fenced>, Error> {
+        let rows = self
+            .query("looking for cancelled jobs", CANCELLED_OF, &[&worker.0])
+            .await?;
+        let fenced = |row: &tokio_postgres::Row| super::Fenced {
+            id: row.get::<_, Uuid>(0).into(),
+            dispatch: row.get(1),
+        };
+        Ok(rows.iter().map(fenced).collect())
+    }
+}

@@ -1,0 +1,241 @@
+//! Queues and kinds, as people see and set them. What is set is read with the next claim.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Error, Store, from_millis, millis};
+
+/// A queue: its settings, and what is in it of this store's tenant.
+#[derive(Clone, Debug, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct QueueRow {
+    pub name: String,
+    pub paused_at: Option<Timestamp>,
+    pub window_size: i32,
+    pub pipe_ttl_seconds: f64,
+    pub prefetch: Option<i32>,
+    pub rate_per_second: Option<i32>,
+    /// Due and not dispatched, counted up to 10,000.
+    pub due: i64,
+    pub dispatched: i64,
+    pub running: i64,
+    pub failed: i64,
+    pub held: i64,
+    /// How long the oldest due job has been due.
+    pub oldest_due_seconds: Option<f64>,
+}
+
+/// A change of a queue. Empty fields stay as they are; an inner `None` takes the limit away.
+#[derive(Clone, Debug, Default)]
+pub struct QueueChange {
+    /// Jobs in the pipe at once.
+    pub window_size: Option<i32>,
+    /// How long a message may wait in RabbitMQ.
+    pub pipe_ttl: Option<Duration>,
+    /// Jobs of it that a worker runs at once.
+    pub prefetch: Option<Option<i32>>,
+    /// Jobs of it that enter the pipe in a second.
+    pub rate_per_second: Option<Option<i32>>,
+}
+
+/// A kind: how its jobs are tried.
+#[derive(Clone, Debug, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct KindRow {
+    pub name: String,
+    pub on_lost: String,
+    pub max_attempts: i32,
+    pub backoff_base_seconds: f64,
+    pub backoff_cap_seconds: f64,
+    /// When a worker said first that it runs them; none: no worker has yet.
+    pub registered_at: Option<Timestamp>,
+    /// Since when an operator's policy stands instead of the workers'.
+    pub overridden_at: Option<Timestamp>,
+}
+
+/// A change of a kind's policy. Empty fields stay as they are.
+#[derive(Clone, Debug, Default)]
+pub struct KindChange {
+    /// `retry` or `hold`.
+    pub on_lost: Option<String>,
+    /// Attempts before a job is dead.
+    pub max_attempts: Option<i32>,
+    /// Wait before the second attempt.
+    pub backoff_base: Option<Duration>,
+    /// The longest wait between two.
+    pub backoff_cap: Option<Duration>,
+}
+
+/// Each count is the range of a small index; due jobs are counted to an end.
+const QUEUES: &str = "
+    with pipe as (
+        select queue_id, count(*) filter (where started_at is null) as dispatched,
+               count(started_at) as running
+        from postroad.job
+        where stage = 1 and ($1::int is null or tenant_id = $1) group by queue_id),
+    failed as (
+        select queue_id, count(*) as n from postroad.job
+        where stage = 2 and ($1::int is null or tenant_id = $1) group by queue_id),
+    held as (
+        select queue_id, count(*) as n from postroad.job
+        where stage = 3 and ($1::int is null or tenant_id = $1) group by queue_id)
+    select q.name, q.paused_at, q.window_size,
+           extract(epoch from q.pipe_ttl)::double precision, q.prefetch, q.rate_per_second,
+           due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
+           coalesce(failed.n, 0), coalesce(held.n, 0),
+           extract(epoch from now() - due.oldest)::double precision
+    from postroad.queue q
+    left join pipe on pipe.queue_id = q.id
+    left join failed on failed.queue_id = q.id
+    left join held on held.queue_id = q.id
+    cross join lateral (
+        select count(*) as n, min(run_at) as oldest
+        from (select j.run_at from postroad.job j
+              where j.queue_id = q.id and j.stage = 0 and j.run_at <= now()
+                and ($1::int is null or j.tenant_id = $1)
+              limit 10000) some) due
+    where ($2::text is null or q.name = $2)
+    order by q.name";
+
+const PAUSE: &str = "
+    update postroad.queue set paused_at = case when $2 then coalesce(paused_at, now()) end
+    where name = $1 returning id";
+
+const SET_QUEUE: &str = "
+    update postroad.queue
+    set window_size = coalesce($2, window_size),
+        pipe_ttl = coalesce($3::float8 * interval '1 ms', pipe_ttl),
+        prefetch = case when $4 then $5 else prefetch end,
+        rate_per_second = case when $6 then $7 else rate_per_second end
+    where name = $1 returning id";
+
+const KINDS: &str = "
+    select name, on_lost, max_attempts, extract(epoch from backoff_base)::double precision,
+           extract(epoch from backoff_cap)::double precision, registered_at, overridden_at
+    from postroad.kind where ($1::text is null or name = $1) order by name";
+
+const SET_KIND: &str = "
+    update postroad.kind
+    set on_lost = coalesce($2, on_lost), max_attempts = coalesce($3, max_attempts),
+        backoff_base = coalesce($4::float8 * interval '1 ms', backoff_base),
+        backoff_cap = coalesce($5::float8 * interval '1 ms', backoff_cap),
+        overridden_at = now()
+    where name = $1 returning id";
+
+const RESET_KIND: &str = "
+    update postroad.kind set overridden_at = null where name = $1 returning id";
+
+impl Store {
+    /// All queues, or the one of this name, with what is in them of this store's tenant.
+    pub async fn queues(&self, name: Option<&str>) -> Result<Vec<QueueRow>, Error> {
+        let rows = self
+            .query("reading queues", QUEUES, &[&self.tenant_id(), &name])
+            .await?;
+        let queue = |row: &tokio_postgres::Row| QueueRow {
+            name: row.get(0),
+            paused_at: row.get(1),
+            window_size: row.get(2),
+            pipe_ttl_seconds: row.get(3),
+            prefetch: row.get(4),
+            rate_per_second: row.get(5),
+            due: row.get(6),
+            dispatched: row.get(7),
+            running: row.get(8),
+            failed: row.get(9),
+            held: row.get(10),
+            oldest_due_seconds: row.get::<_, Option<f64>>(11).map(|age| age.max(0.0)),
+        };
+        Ok(rows.iter().map(queue).collect())
+    }
+
+    /// Pauses or resumes a queue: nothing is dispatched of a paused one. False: there is none.
+    pub async fn pause_queue(&self, name: &str, pause: bool) -> Result<bool, Error> {
+        Ok(!self
+            .query("pausing or resuming a queue", PAUSE, &[&name, &pause])
+            .await?
+            .is_empty())
+    }
+
+    /// Sets a queue. False: there is none of this name.
+    pub async fn set_queue(&self, name: &str, change: &QueueChange) -> Result<bool, Error> {
+        let ttl = change.pipe_ttl.map(|ttl| millis(ttl) as f64);
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
+            &name,
+            &change.window_size,
+            &ttl,
+            &change.prefetch.is_some(),
+            &change.prefetch.flatten(),
+            &change.rate_per_second.is_some(),
+            &change.rate_per_second.flatten(),
+        ];
+        Ok(!self
+            .query("setting a queue", SET_QUEUE, &params)
+            .await?
+            .is_empty())
+    }
+
+    /// All kinds, or the one of this name.
+    pub async fn kinds(&self, name: Option<&str>) -> Result<Vec<KindRow>, Error> {
+        let rows = self.query("reading kinds", KINDS, &[&name]).await?;
+        let kind = |row: &tokio_postgres::Row| KindRow {
+            name: row.get(0),
+            on_lost: row.get(1),
+            max_attempts: row.get(2),
+            backoff_base_seconds: row.get(3),
+            backoff_cap_seconds: row.get(4),
+            registered_at: row.get(5),
+            overridden_at: row.get(6),
+        };
+        Ok(rows.iter().map(kind).collect())
+    }
+
+    /// Sets a kind's policy, which workers then leave alone. False: there is none of this name.
+    pub async fn set_kind(&self, name: &str, change: &KindChange) -> Result<bool, Error> {
+        let base = change.backoff_base.map(|base| millis(base) as f64);
+        let cap = change.backoff_cap.map(|cap| millis(cap) as f64);
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&name, &change.on_lost, &change.max_attempts, &base, &cap];
+        Ok(!self
+            .query("setting a kind", SET_KIND, &params)
+            .await?
+            .is_empty())
+    }
+
+    /// Gives a kind back to its workers, whose next start writes their policy. False: there is none.
+    pub async fn reset_kind(&self, name: &str) -> Result<bool, Error> {
+        Ok(!self
+            .query("resetting a kind", RESET_KIND, &[&name])
+            .await?
+            .is_empty())
+    }
+
+    /// How many jobs of a queue a worker is to run at once, where somebody has set it.
+    pub async fn prefetch_hints(&self, queues: &[String]) -> Result<Vec<(String, u16)>, Error> {
+        const SQL: &str = "
+            select name, prefetch from postroad.queue where name = any($1) and prefetch is not null";
+        let rows = self
+            .query("reading prefetch hints", SQL, &[&queues])
+            .await?;
+        let hint = |row: &tokio_postgres::Row| {
+            let prefetch = u16::try_from(row.get::<_, i32>(1)).unwrap_or(u16::MAX);
+            (row.get(0), prefetch)
+        };
+        Ok(rows.iter().map(hint).collect())
+    }
+
+    /// How long a message of a queue may wait in RabbitMQ.
+    pub async fn pipe_ttl(&self, queue: &str) -> Result<Option<Duration>, Error> {
+        let rows = self.queues(Some(queue)).await?;
+        Ok(rows
+            .first()
+            .map(|row| from_millis((row.pipe_ttl_seconds * 1000.0) as i64)))
+    }
+}
