@@ -39,7 +39,7 @@ grant update on postroad.queue to postroad_scheduler;
 grant update (next_at, last_at) on postroad.schedule to postroad_scheduler;
 grant update (cursor, done, updated_at, finished_at) on postroad.operation to postroad_scheduler;
 grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
-    postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
+    postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
 
 -- === The worker ===
 
@@ -62,7 +62,7 @@ grant update (stopped_at, updated_at) on postroad.operation to postroad_api;
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second) on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
 grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
-    postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
+    postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
 
 -- === People who only look ===
 

@@ -51,6 +51,9 @@ pub(crate) async fn frame(mut request: Request, next: Next) -> Response {
 
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if problem.status().is_server_error() {
+            tracing::warn!(request_id = id, "{method} {route}: {}", problem.status());
+        }
         let own = std::mem::take(response.headers_mut());
         response = problem.respond(&id);
         keep(&own, &mut response);

@@ -150,6 +150,13 @@ impl Problem {
         problem
     }
 
+    /// A mistake of ours.
+    fn internal() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let detail = "a mistake of the server's, which its log tells under this request's id";
+        Self::new(status, "internal", "Not the client's fault", detail)
+    }
+
     /// What the router said without a body.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let (name, title, detail) = match status {
@@ -222,8 +229,13 @@ impl From<&store::Error> for Problem {
         if let Some(refusal) = error.refused_value() {
             return Self::invalid("", refusal);
         }
-        tracing::warn!("{error}");
-        Self::unavailable()
+        if error.is_transient() {
+            tracing::warn!("{error}");
+            return Self::unavailable();
+        }
+        // Nothing that a client can send leads here.
+        tracing::error!("{error}");
+        Self::internal()
     }
 }
 

@@ -113,6 +113,12 @@ create function postroad.touch_tokens(token_ids text[]) returns void
 $$;
 comment on function postroad.touch_tokens is 'Says that these tokens are in use; called about once a minute.';
 
+-- An id is one job's for ever, whoever asks: also of a job that the asker may not see.
+create function postroad.is_archived(job_id uuid) returns boolean
+    language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select exists (select from postroad.archive a where a.id = job_id)
+$$;
+
 -- === Names ===
 
 create function postroad.ensure_names(queues text[], kinds text[], tenants text[], most integer default null)
@@ -304,7 +310,7 @@ alter view postroad.ledger set (security_invoker = true);
 alter function postroad.make_partitions(integer) security definer;
 alter function postroad.drop_partitions(interval) security definer;
 revoke all on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
-    postroad.find_token(text), postroad.touch_tokens(text[]),
+    postroad.find_token(text), postroad.touch_tokens(text[]), postroad.is_archived(uuid),
     postroad.ensure_names(text[], text[], text[], integer) from public;
 
 alter table postroad.process drop constraint process_role_is_known;

@@ -95,7 +95,7 @@ const INSERT: &str = "
                expires_at, max_attempts, on_lost, traceparent
         from input
         where (dedup_key is null or id in (select job_id from won))
-          and not ($15 and exists (select from postroad.archive a where a.id = input.id))
+          and not ($15 and postroad.is_archived(input.id))
         order by id
         on conflict (id) do nothing
         returning id, run_at, created_at)

@@ -101,7 +101,7 @@ const QUEUES: &str = "
         from (select j.run_at from postroad.job j
               where j.queue_id = q.id and j.stage = 0 and j.run_at <= now()
                 and ($1::int is null or j.tenant_id = $1)
-              limit 10000) some) due
+              limit 10000) counted) due
     where ($2::text is null or q.name = $2)
     order by q.name";
 

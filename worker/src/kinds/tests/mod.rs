@@ -10,6 +10,7 @@ mod webhook;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use postroad_common::settings::TenantSettings;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
