@@ -88,7 +88,7 @@ Examples:
   postroad tokens revoke 4fK2mZ9a --yes        without being asked")]
     Revoke {
         /// Its id: the eight characters after `prk_`. Not the token itself.
-        #[arg(value_parser = id)]
+        // Checked later: clap would repeat what it was.
         id: String,
         #[command(flatten)]
         sure: Sure,
@@ -155,6 +155,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             list(&store, tenant.as_ref(), operator, json).await
         }
         Command::Revoke { id, sure } => {
+            let id = self::id(&id).map_err(exit::usage)?;
             let store = Setup::of_process()?.current_store().await?;
             revoke(&store, &id, sure).await
         }

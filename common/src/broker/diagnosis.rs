@@ -55,8 +55,9 @@ impl Broker {
             refused: refused(&connection).await?,
             ..Diagnosis::default()
         };
-        // A connection that is dropped is closed without a word, which the broker logs.
-        connection.close().await?;
+        // A connection that is dropped is closed without a word, which the broker logs. That it was
+        // about to close its channels when it was closed is none of our business.
+        drop(connection.close().await);
         let mut depths = DepthReader::new(self.clone());
         let fixed = [PARKED_QUEUE, DEAD_QUEUE].map(str::to_owned);
         let read = depths.read(&fixed).await?;

@@ -132,7 +132,7 @@ const DEAD: &str = "
     from postroad.queue q
     join (select queue_id, count(*) as n
           from (select queue_id from postroad.archive
-                where state <> 'completed' and state = 'dead' limit $1) some
+                where state <> 'completed' and state = 'dead' limit $1) counted
           group by queue_id) dead on dead.queue_id = q.id
     order by q.name";
 
