@@ -196,10 +196,8 @@ async fn a_token_is_printed_alone_kept_as_a_hash_and_revoked() {
         (&rows[0]["id"], &rows[0]["state"]),
         (&json!(token.id()), &json!("good"))
     );
-    assert_eq!(
-        cli.json(&["tokens", "list", "--operator", "--json"]).await,
-        [json!(0); 0]
-    );
+    let of_operators = cli.json(&["tokens", "list", "--operator", "--json"]).await;
+    assert!(of_operators.is_empty(), "{of_operators:?}");
 
     cli.ok(&["tokens", "revoke", token.id(), "--yes"]).await;
     cli.ok(&["tokens", "revoke", token.id(), "--yes"]).await;

@@ -41,6 +41,7 @@ Examples:
         /// Only this action, such as `queue.pause`, or all that begin with it, such as `queue`.
         #[arg(long)]
         action: Option<String>,
+        /// Only of this tenant.
         #[arg(long)]
         tenant: Option<TenantName>,
         /// Since this moment (RFC 3339), or so long ago, such as 2h.
@@ -49,8 +50,10 @@ Examples:
         /// Only changes with a smaller number than this.
         #[arg(long, value_name = "NUMBER")]
         before: Option<i64>,
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

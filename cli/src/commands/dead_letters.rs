@@ -31,10 +31,13 @@ Examples:
 
 #[derive(clap::Args, Clone)]
 struct Filter {
+    /// Only of this kind.
     #[arg(long)]
     kind: Option<KindName>,
+    /// Only in this queue.
     #[arg(long)]
     queue: Option<QueueName>,
+    /// Only of this tenant.
     #[arg(long)]
     tenant: Option<TenantName>,
     /// Dead since this moment (RFC 3339), or for so long at most, such as 2h.
@@ -56,8 +59,10 @@ Examples:
         /// Only jobs with a smaller id than this one.
         #[arg(long, value_name = "ID")]
         before: Option<JobId>,
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

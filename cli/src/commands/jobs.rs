@@ -40,19 +40,25 @@ Examples:
   postroad jobs list --json --limit 1000 | jq -r .id
   postroad jobs list --after 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a --limit 100")]
     List {
+        /// Only in this state.
         #[arg(long, value_parser = PossibleValuesParser::new(JobState::ALL.map(JobState::as_str)))]
         state: Option<String>,
+        /// Only of this kind.
         #[arg(long)]
         kind: Option<String>,
+        /// Only in this queue.
         #[arg(long)]
         queue: Option<String>,
+        /// Only of this tenant.
         #[arg(long)]
         tenant: Option<String>,
         /// Only jobs after this one.
         #[arg(long, value_name = "ID")]
         after: Option<JobId>,
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },
@@ -63,6 +69,7 @@ Examples:
   postroad jobs get 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a --json | jq .args")]
     Get {
         id: JobId,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

@@ -38,6 +38,7 @@ Examples:
   postroad kinds list
   postroad kinds list --json | jq -r 'select(.overridden_at) | .name'")]
     List {
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

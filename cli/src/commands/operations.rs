@@ -36,8 +36,10 @@ Examples:
   postroad operations list
   postroad operations list --json | jq -r 'select(.state == \"running\") | .id'")]
     List {
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },
@@ -51,6 +53,7 @@ Examples:
         /// Wait until it has ended.
         #[arg(long)]
         watch: bool,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

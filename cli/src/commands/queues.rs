@@ -34,6 +34,7 @@ Examples:
   postroad queues list
   postroad queues list --json | jq -r 'select(.paused_at) | .name'")]
     List {
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },
@@ -45,6 +46,7 @@ Examples:
     Get {
         #[arg(value_name = "QUEUE")]
         name: QueueName,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

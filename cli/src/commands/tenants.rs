@@ -54,6 +54,7 @@ Examples:
   postroad tenants list
   postroad tenants list --json | jq -r 'select(.disabled_at) | .name'")]
     List {
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },
@@ -65,6 +66,7 @@ Examples:
     Get {
         #[arg(value_name = "TENANT")]
         name: TenantName,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

@@ -78,6 +78,7 @@ Examples:
         /// Only operators'.
         #[arg(long)]
         operator: bool,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },

@@ -34,8 +34,10 @@ Examples:
         /// Those too that have ended in the last day.
         #[arg(long)]
         all: bool,
+        /// Only of this role.
         #[arg(long, value_parser = PossibleValuesParser::new(["scheduler", "worker", "api"]))]
         role: Option<String>,
+        /// One JSON object a line, with the fields of the API.
         #[arg(long)]
         json: bool,
     },
