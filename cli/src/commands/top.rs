@@ -71,8 +71,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.json {
         return output::line(now.json(&before));
     }
-    let width = output::width();
-    let mut text = frame(&now, Some(&before), width).join("\n");
+    let size = Size {
+        rows: None,
+        columns: output::width(),
+    };
+    let mut text = frame(&now, Some(&before), size).join("\n");
     text.push('\n');
     output::print(&text)
 }
@@ -93,9 +96,13 @@ async fn draw(store: &Store, interval: Duration) -> anyhow::Result<()> {
     let mut shown = Vec::new();
     loop {
         let (rows, columns) = output::size().unwrap_or((24, 80));
+        let size = Size {
+            rows: Some(rows.saturating_sub(1)),
+            columns: Some(columns),
+        };
         match Look::take(store).await {
             Ok(now) => {
-                shown = frame(&now, before.as_ref(), Some(columns));
+                shown = frame(&now, before.as_ref(), size);
                 before = Some(now);
             }
             Err(error) if error.is_transient() => {
@@ -177,8 +184,33 @@ impl Look {
     }
 }
 
+/// What there is room for; none: for everything.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    rows: Option<usize>,
+    columns: Option<usize>,
+}
+
+/// Lines that are there whatever there is to show: two of figures, two headers, two empty ones, and
+/// how many queues are left out.
+const FIXED_LINES: usize = 7;
+
+impl Size {
+    /// How many queues and how many processes have room: half of it for each, and what one of them
+    /// leaves for the other.
+    fn share(self, queues: usize, processes: usize) -> (usize, usize) {
+        let Some(rows) = self.rows else {
+            return (queues, processes);
+        };
+        let room = rows.saturating_sub(FIXED_LINES);
+        let processes = processes.min((room / 2).max(room.saturating_sub(queues)));
+        (queues.min(room - processes), processes)
+    }
+}
+
 /// What is shown, line by line, none of them wider than the terminal.
-fn frame(now: &Look, before: Option<&Look>, width: Option<usize>) -> Vec<String> {
+fn frame(now: &Look, before: Option<&Look>, size: Size) -> Vec<String> {
+    let width = size.columns;
     let cut = |text: String| match width {
         Some(width) => truncate_str(&text, width.max(1), "…").into_owned(),
         None => text,
@@ -206,9 +238,18 @@ fn frame(now: &Look, before: Option<&Look>, width: Option<usize>) -> Vec<String>
         )),
         String::new(),
     ];
-    push(&mut lines, &queue_table(now), width);
+    let (queues, processes) = size.share(now.queues.len(), now.processes.len());
+    push(&mut lines, &queue_table(now, queues), width);
+    if queues < now.queues.len() {
+        let more = now.queues.len() - queues;
+        lines.push(cut(format!("and {more} queues with less in them")));
+    }
     lines.push(String::new());
-    push(&mut lines, &workers::table(&now.processes), width);
+    push(
+        &mut lines,
+        &workers::table(&now.processes[..processes]),
+        width,
+    );
     if now.processes.is_empty() {
         lines.push(cut("nothing runs".to_owned()));
     }
@@ -219,13 +260,22 @@ fn push(lines: &mut Vec<String>, table: &Table, width: Option<usize>) {
     lines.extend(table.render(width).text.lines().map(str::to_owned));
 }
 
-fn queue_table(look: &Look) -> Table {
+/// So many queues, the fullest ones.
+fn queue_table(look: &Look, most: usize) -> Table {
     let mut table = Table::new([
         "QUEUE", "DUE", "OLDEST", "PIPE", "RUNNING", "FAILED", "HELD", "DEAD", "PAUSED",
     ])
     .of_names()
     .right(1..=8);
-    for queue in &look.queues {
+    let mut fullest: Vec<_> = look.queues.iter().collect();
+    if most < fullest.len() {
+        let jobs = |queue: &QueueRow| {
+            queue.due + queue.dispatched + queue.running + queue.failed + queue.held
+        };
+        fullest.sort_by_key(|queue| std::cmp::Reverse(jobs(queue)));
+        fullest.truncate(most);
+    }
+    for queue in fullest {
         table.row([
             queue.name.clone(),
             queue.due.to_string(),
@@ -297,11 +347,47 @@ mod tests {
         }
     }
 
+    fn columns(columns: usize) -> Size {
+        Size {
+            rows: None,
+            columns: Some(columns),
+        }
+    }
+
+    #[test]
+    fn where_not_everything_has_room_the_fullest_queues_and_some_processes_are_shown() {
+        let mut now = look(150, 12.0);
+        for n in 0..50 {
+            let mut queue = now.queues[0].clone();
+            queue.name = format!("q{n}");
+            queue.due = n;
+            now.queues.push(queue);
+            now.processes.push(now.processes[0].clone());
+        }
+        let of_rows = |rows| Size {
+            rows: Some(rows),
+            columns: None,
+        };
+        for rows in 8..120 {
+            assert!(
+                frame(&now, None, of_rows(rows)).len() <= rows,
+                "{rows} rows"
+            );
+        }
+        let text = frame(&now, None, of_rows(23)).join("\n");
+        assert!(text.contains("q49 ") && !text.contains("q0 "), "{text}");
+        assert!(text.contains("and 44 queues with less in them"), "{text}");
+        assert_eq!(text.matches("a-machine-with").count(), 8, "{text}");
+        assert_eq!(of_rows(0).share(5, 5), (0, 0));
+        assert_eq!(of_rows(17).share(2, 50), (2, 8));
+        assert_eq!(Size::default().share(5, 5), (5, 5));
+    }
+
     #[test]
     fn it_fits_every_width() {
         let (before, now) = (look(100, 10.0), look(150, 12.0));
         for width in 0..200 {
-            for line in frame(&now, Some(&before), Some(width)) {
+            for line in frame(&now, Some(&before), columns(width)) {
                 assert!(measure_text_width(&line) <= width.max(1), "{width}: {line}");
             }
         }
@@ -310,7 +396,7 @@ mod tests {
     #[test]
     fn at_80_columns_all_numbers_are_there() {
         let (before, now) = (look(100, 10.0), look(150, 12.0));
-        let text = frame(&now, Some(&before), Some(80)).join("\n");
+        let text = frame(&now, Some(&before), columns(80)).join("\n");
         for shown in [
             "completed 25.0/s",
             "accepted 0.0/s",
@@ -326,7 +412,7 @@ mod tests {
     #[test]
     fn a_clock_that_stands_still_gives_no_rate() {
         assert_eq!(look(1, 10.0).rates(&look(0, 10.0)), None);
-        assert!(frame(&look(1, 10.0), None, None)[0].contains("completed -"));
+        assert!(frame(&look(1, 10.0), None, Size::default())[0].contains("completed -"));
         let after_redrive = look(0, 11.0).rates(&look(9, 10.0)).unwrap();
         assert_eq!(after_redrive.completed, 0.0);
     }

@@ -130,13 +130,14 @@ const TOTALS: &str = "
 const DEAD: &str = "
     select q.name, dead.n
     from postroad.queue q
-    join (select queue_id, count(*) as n
-          from (select queue_id from postroad.archive
-                where state <> 'completed' and state = 'dead' limit $1) counted
+    join (select queue_id, count(*) filter (where state = 'dead') as n
+          from (select queue_id, state from postroad.archive
+                where state <> 'completed' limit $1) counted
           group by queue_id) dead on dead.queue_id = q.id
+    where dead.n > 0
     order by q.name";
 
-/// Dead jobs that are counted for a glance.
+/// Jobs that ended without success and are looked at for a glance.
 pub const DEAD_COUNTED_MAX: i64 = 100_000;
 
 impl Store {
@@ -207,7 +208,8 @@ impl Store {
         })
     }
 
-    /// The dead jobs of each queue that has any, [`DEAD_COUNTED_MAX`] over all at most.
+    /// The dead jobs of each queue that has any, among [`DEAD_COUNTED_MAX`] that ended without
+    /// success.
     pub async fn dead_by_queue(&self) -> Result<Vec<(String, i64)>, Error> {
         let rows = self
             .query("counting dead jobs", DEAD, &[&DEAD_COUNTED_MAX])
