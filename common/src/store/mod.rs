@@ -33,6 +33,7 @@ macro_rules! archive_from {
 
 mod audit;
 mod claims;
+mod diagnosis;
 mod error;
 mod housekeeping;
 mod job_actions;
@@ -43,6 +44,7 @@ mod listener;
 mod names;
 mod operations;
 mod outcomes;
+mod overview;
 mod processes;
 mod queues;
 mod rescues;
@@ -52,6 +54,8 @@ mod schema;
 mod scope;
 mod secrets;
 mod session;
+mod tenants;
+mod token_admin;
 mod tokens;
 mod view;
 
@@ -66,6 +70,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use audit::Audited;
 pub use claims::{Claim, DueQueue};
+pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
 pub use housekeeping::PARTITION_DAYS_AHEAD;
 pub use job_actions::{Cancelled, Retried};
@@ -75,6 +80,7 @@ pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
 pub use listener::{Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
+pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use rescues::Rescued;
@@ -83,6 +89,8 @@ pub use schedules::{DueSchedule, NewSchedule, ScheduleRow};
 pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
+pub use tenants::{Changed, Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
 
