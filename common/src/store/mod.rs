@@ -34,6 +34,7 @@ macro_rules! archive_from {
 mod audit;
 mod claims;
 mod error;
+mod gauges;
 mod housekeeping;
 mod job_actions;
 mod job_pages;
@@ -66,6 +67,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub use audit::Audited;
 pub use claims::{Claim, DueQueue};
 pub use error::Error;
+pub use gauges::{DUE_COUNTED_MAX, QueueGauges};
 pub use housekeeping::PARTITION_DAYS_AHEAD;
 pub use job_actions::{Cancelled, Retried};
 pub use job_pages::{JobPage, JobQuery, JobView};
