@@ -1,4 +1,4 @@
-# One image with the three programs; docker-compose.yml says which one a container runs.
+# One image with the four programs; docker-compose.yml says which one a container runs.
 # Builds with BuildKit and with the classic builder, so it uses nothing that only one of them has.
 
 ARG RUST_IMAGE=rust:1.95-bookworm
@@ -21,13 +21,14 @@ RUN find . -type f \
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY --from=manifests /src .
-RUN cargo build --locked --release -p postroad -p postroad-scheduler -p postroad-worker
+RUN cargo build --locked --release -p postroad -p postroad-api -p postroad-scheduler -p postroad-worker
 COPY . .
 # Files keep their own times when they are copied, and cargo must not take them for older than the
 # empty programs they replace. Not in target/: dependencies have generated code there.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release -p postroad -p postroad-scheduler -p postroad-worker \
-    && install -D -t /out target/release/postroad target/release/postroad-scheduler target/release/postroad-worker
+    && cargo build --locked --release -p postroad -p postroad-api -p postroad-scheduler -p postroad-worker \
+    && install -D -t /out target/release/postroad target/release/postroad-api \
+        target/release/postroad-scheduler target/release/postroad-worker
 
 FROM ${RUNTIME_IMAGE}
 ARG VERSION=unknown

@@ -70,12 +70,11 @@ ci: lint test ## what CI runs
 compose-test: ## docker-compose.yml with stand-in images; needs root, not part of ci
 	tests/compose/run.sh $(ARGS)
 
-# No prerequisite: a newer sample must not replace passwords that the servers already keep.
-.env: ## random passwords for docker-compose.yml
-	@umask 077; while IFS= read -r line; do \
-	  case "$$line" in *_PASSWORD=) line="$$line$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')";; esac; \
-	  printf '%s\n' "$$line"; \
-	done < .env.sample > $@.new && mv $@.new $@
+# Always run: it adds what a newer sample asks for, and leaves passwords that the servers keep.
+.env: FORCE ## random passwords for docker-compose.yml
+	@deploy/make-env.sh
+
+FORCE:
 
 clean: ## remove build output, private servers and their data
 	cargo clean

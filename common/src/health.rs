@@ -92,6 +92,8 @@ impl AdminPage {
             .set_buckets(&SECONDS_BUCKETS)
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|error| AdminPageError::Metrics(error.to_string()))?;
+        metrics::describe_gauge!(BUILD_INFO, "always 1; the version that runs");
+        metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         if let Ok(address) = listener.local_addr() {
             tracing::info!("admin page on http://{address}");
         }
@@ -121,6 +123,9 @@ impl AdminPage {
         });
     }
 }
+
+/// Which version runs, for whoever looks at many processes at once.
+const BUILD_INFO: &str = "postroad_build_info";
 
 /// Histogram buckets for everything measured in seconds: 1 ms to 5 min.
 const SECONDS_BUCKETS: [f64; 15] = [

@@ -11,12 +11,14 @@
 //! | [`ticker`] | none; makes the jobs of recurring schedules |
 //! | [`pruner`] | none; makes and drops partitions |
 //! | [`auditor`] | none; keeps the ledger and compares it with what is there |
+//! | [`gauges`] | none; shows how much is where |
 
 pub mod auditor;
 pub mod config;
 pub mod dead_letters;
 pub mod dispatcher;
 pub mod expirer;
+pub mod gauges;
 pub mod metrics;
 pub mod operator;
 pub mod pruner;
@@ -41,6 +43,7 @@ use config::Config;
 use dead_letters::DeadLetters;
 use dispatcher::Dispatcher;
 use expirer::Expirer;
+use gauges::Gauges;
 use operator::Operator;
 use pruner::Pruner;
 use rescuer::Rescuer;
@@ -133,6 +136,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             &shutdown,
         ),
         spawn(auditor, other.clone(), &health, &shutdown),
+        spawn(
+            Gauges::new(store.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
         spawn(
             Pruner::new(store, config.retention),
             other,

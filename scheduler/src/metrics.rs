@@ -3,6 +3,7 @@
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use postroad_common::store::QueueGauges;
 
 const CLAIMED: &str = "postroad_jobs_claimed_total";
 const RELEASED: &str = "postroad_jobs_released_total";
@@ -15,6 +16,10 @@ const RESCUED: &str = "postroad_jobs_rescued_total";
 const EXPIRED: &str = "postroad_jobs_expired_total";
 const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
 const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
+const JOBS: &str = "postroad_jobs";
+const OLDEST_DUE: &str = "postroad_oldest_due_seconds";
+const QUEUE_PAUSED: &str = "postroad_queue_paused";
+const PROCESSES: &str = "postroad_processes";
 
 /// Says what each metric means. Once, after the recorder is installed.
 pub fn describe() {
@@ -57,6 +62,41 @@ pub fn describe() {
         Unit::Count,
         "alarms that the auditor has raised, by check"
     );
+    describe_gauge!(
+        JOBS,
+        Unit::Count,
+        "unfinished jobs, by queue and state; due ones are counted up to 10000"
+    );
+    describe_gauge!(
+        OLDEST_DUE,
+        Unit::Seconds,
+        "how long the oldest due job of a queue has been due"
+    );
+    describe_gauge!(QUEUE_PAUSED, Unit::Count, "1 for a queue that is paused");
+    describe_gauge!(
+        PROCESSES,
+        Unit::Count,
+        "processes heard of within their lease, by role"
+    );
+    begin_at_zero();
+}
+
+/// What alerts wait for exists before it happens: a counter that is first seen at 1 has not grown.
+fn begin_at_zero() {
+    process_lost_by(0);
+    ["rejected", "expired", "delivery_limit", "other"].map(|reason| dead_letters(reason, 0));
+    ["message_id", "version", "dispatch", "kind", "body"].map(|reason| parked_by(reason, 0));
+    ["retry", "dead"].map(|verdict| ruled_by(verdict, 0));
+    ["claim", "failed", "held"].map(|what| rescued(what, 0));
+    ["conservation", "doubled", "stuck"].map(|check| ledger_alarms(check, 0));
+    [
+        "returned",
+        "nacked",
+        "unknown",
+        "dead_lettered",
+        "refused_by_worker",
+    ]
+    .map(|reason| released(reason, 0));
 }
 
 pub(crate) fn claimed(queue: &str, jobs: usize) {
@@ -72,19 +112,35 @@ pub(crate) fn publish_seconds(seconds: f64) {
 }
 
 pub(crate) fn dead_letter(reason: &'static str) {
-    counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+    dead_letters(reason, 1);
+}
+
+fn dead_letters(reason: &'static str, count: u64) {
+    counter!(DEAD_LETTERS, "reason" => reason).increment(count);
 }
 
 pub(crate) fn parked(reason: &'static str) {
-    counter!(PARKED, "reason" => reason).increment(1);
+    parked_by(reason, 1);
+}
+
+fn parked_by(reason: &'static str, count: u64) {
+    counter!(PARKED, "reason" => reason).increment(count);
 }
 
 pub(crate) fn ruled(verdict: &'static str) {
-    counter!(RULED, "verdict" => verdict).increment(1);
+    ruled_by(verdict, 1);
+}
+
+fn ruled_by(verdict: &'static str, count: u64) {
+    counter!(RULED, "verdict" => verdict).increment(count);
 }
 
 pub(crate) fn process_lost() {
-    counter!(LOST_PROCESSES).increment(1);
+    process_lost_by(1);
+}
+
+fn process_lost_by(count: u64) {
+    counter!(LOST_PROCESSES).increment(count);
 }
 
 pub(crate) fn rescued(what: &'static str, jobs: usize) {
@@ -100,5 +156,28 @@ pub(crate) fn ledger_imbalance(jobs: u64) {
 }
 
 pub(crate) fn ledger_alarm(check: &'static str) {
-    counter!(LEDGER_ALARMS, "check" => check).increment(1);
+    ledger_alarms(check, 1);
+}
+
+fn ledger_alarms(check: &'static str, count: u64) {
+    counter!(LEDGER_ALARMS, "check" => check).increment(count);
+}
+
+pub(crate) fn queue(at: &QueueGauges) {
+    let states = [
+        ("due", at.due),
+        ("dispatched", at.dispatched),
+        ("running", at.running),
+        ("failed", at.failed),
+        ("held", at.held),
+    ];
+    for (state, jobs) in states {
+        gauge!(JOBS, "queue" => at.queue.clone(), "state" => state).set(jobs as f64);
+    }
+    gauge!(OLDEST_DUE, "queue" => at.queue.clone()).set(at.oldest_due_seconds);
+    gauge!(QUEUE_PAUSED, "queue" => at.queue.clone()).set(f64::from(u8::from(at.is_paused)));
+}
+
+pub(crate) fn processes(role: &str, count: i64) {
+    gauge!(PROCESSES, "role" => role.to_owned()).set(count as f64);
 }

@@ -84,7 +84,7 @@ cargo_config() {
 }
 
 # The names, from the files that use them.
-image_of() { sed -n "s/^ *image: *\\($1:.*\\)$/\\1/p" "$repo/docker-compose.yml"; }
+image_of() { sed -n "s/^ *image: *\\($1:.*\\)$/\\1/p" "$repo/docker-compose.yml" | sort -u; }
 build_arg() { sed -n "s/^ARG $1=//p" "$repo/Dockerfile"; }
 
 mkdir -p "$cache"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tries docker-compose.yml: builds the image, starts everything with four workers, sends jobs, kills
-# a worker, sends more, stops and starts everything again, and takes it all down.
+# Tries docker-compose.yml: builds the image, starts everything with four workers, sends jobs, scales
+# to eight workers, kills one, sends more over the API too, stops and starts everything again, and
+# takes it all down. On the way it looks at what each program's users may do.
 #
 #   tests/compose/run.sh             with an engine of its own and stand-ins for the official images
 #                                    (Debian, root; build-images.sh says why)
@@ -23,7 +24,40 @@ work=$(mktemp -d)
 
 # Through the command line, in a container that is there anyway.
 send_jobs() {
-    seq "$1" | sed 's/.*/{"kind":"echo","args":{"n":&}}/' | compose exec -T scheduler postroad enqueue --file -
+    seq "$1" | sed 's/.*/{"kind":"echo","args":{"n":&}}/' | cli enqueue --file -
+}
+
+cli() { compose run --rm -T cli "$@"; }
+
+make_token() {
+    cli tokens create --tenant default --name compose-test > "$work/token"
+    cut -c 1-8 "$work/token"
+    # A header file, so that the token is no argument that other users see.
+    printf 'Authorization: Bearer %s\n' "$(cat "$work/token")" > "$work/authorization"
+}
+
+# api PATH [CURL ARGUMENT...]
+api() {
+    local path=$1
+    shift
+    curl -sS --fail-with-body --max-time 10 -H "@$work/authorization" "$@" "http://127.0.0.1:$api_port$path"
+}
+
+send_a_job_over_http() {
+    api /v1/jobs -H 'Content-Type: application/json' -d '{"kind":"echo","args":{"over":"http"}}' | tee "$work/job"
+    job=$(grep -oE '"id": ?"[0-9a-f-]{36}"' "$work/job" | head -n 1 | grep -oE '[0-9a-f-]{36}')
+    echo "$job" > "$work/job-id"
+}
+
+the_job_is_completed() { api "/v1/jobs/$(cat "$work/job-id")" | grep -E '"state": ?"completed"'; }
+the_job_completes() { wait_for 30 "the job" the_job_is_completed || api "/v1/jobs/$(cat "$work/job-id")"; }
+
+# A queue that nobody has used before: the scheduler declares it, and a worker of its own takes it.
+a_new_queue_works() {
+    compose run --rm -d -e POSTROAD_QUEUES=brand-new worker > "$work/new-worker"
+    cli enqueue --kind echo --queue brand-new
+    wait_for 90 "the job in the new queue" completed_are "$1"
+    docker stop "$(tail -n 1 "$work/new-worker")"
 }
 
 # As any program with a connection to the database would.
@@ -43,7 +77,9 @@ containers_of() { containers --filter "label=com.docker.compose.service=$1"; }
 healthy() { containers_of "$1" | xargs -r docker inspect --format '{{.State.Health.Status}}' | grep -cx healthy || true; }
 has_healthy() { [[ $(healthy "$1") == "$2" ]]; }
 exit_codes_are_zero() { ! docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$@" | grep -vx 'exited 0'; }
-random() { od -An -N18 -tx1 /dev/urandom | tr -d ' \n'; }
+sql_as() { compose exec -T -e PGPASSWORD="$(secret "POSTGRES_${1^^}_PASSWORD")" postgres psql -XAtq -h 127.0.0.1 -U "$1" -d postroad -c "$2"; }
+secret() { sed -n "s/^$1=//p" "$work/env"; }
+pages() { curl -sS --fail-with-body --max-time 10 -u "$1:$(secret "$2")" "http://127.0.0.1:$admin_port/api/$3"; }
 
 # check WHAT COMMAND...: in a subshell of its own, so that the first failing line ends it.
 check() {
@@ -75,22 +111,21 @@ summary() {
     echo "compose: $passed passed, $failed failed"
 }
 
+# free_port FROM
 free_port() {
-    local port=15672
+    local port=$1
     while (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do port=$((port + 1)); done
     echo "$port"
 }
 
 write_env() {
-    admin_password=$(random)
-    admin_port=$(free_port)
-    (
-        umask 077
-        printf '%s=%s\n' POSTGRES_PASSWORD "$(random)" RABBITMQ_PASSWORD "$admin_password" \
-            POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" > "$work/env"
-    )
+    local name
+    admin_port=$(free_port 15672)
+    api_port=$(free_port 8080)
+    "$repo/deploy/make-env.sh" "$work/env"
+    printf '%s=%s\n' POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" POSTROAD_API_PORT "$api_port" >> "$work/env"
     # Compose would let the caller's own values win over the file's.
-    unset POSTGRES_PASSWORD RABBITMQ_PASSWORD POSTROAD_RABBITMQ_ADMIN_PORT
+    for name in $(sed -n 's/^\([A-Z_]*\)=.*/\1/p' "$work/env"); do unset "$name"; done
 }
 
 install_packages() {
@@ -157,18 +192,20 @@ has_no_password() { ! grep -E '_PASS(WORD)?' "$repo/docker-compose.yml" | grep -
 everything_is_healthy() {
     wait_for 120 "postgres" has_healthy postgres 1
     wait_for 120 "rabbitmq" has_healthy rabbitmq 1
+    wait_for 60 "the api" has_healthy api 1
     wait_for 60 "the scheduler" has_healthy scheduler 1
     wait_for 60 "$1 workers" has_healthy worker "$1"
 }
 
-migrate_ended_well() { exit_codes_are_zero "$(containers_of migrate)"; }
+migrate_ended_well() { exit_codes_are_zero "$(containers_of migrate)" "$(containers_of users)"; }
 
 completed_are() { [[ $(completed) == "$1" ]]; }
 all_completed() { wait_for 180 "$1 completed jobs" completed_are "$1" || { states; return 1; }; }
 
 admin_pages_answer() {
     curl -fsS --max-time 10 -o /dev/null "http://127.0.0.1:$admin_port/"
-    curl -fsS --max-time 10 -u "postroad:$admin_password" "http://127.0.0.1:$admin_port/api/whoami"
+    pages postroad RABBITMQ_PASSWORD whoami
+    pages monitoring RABBITMQ_MONITORING_PASSWORD queues/postroad | grep -c '"name":"postroad.jobs.default"'
 }
 
 guest_is_refused() {
@@ -177,26 +214,75 @@ guest_is_refused() {
 
 only_loopback_is_bound() {
     local bound
-    bound=$(containers | xargs docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}' | xargs)
+    bound=$(containers | xargs docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}}:{{.HostPort}}{{"\n"}}{{end}}{{end}}' | grep . | sort)
     echo "$bound"
-    [[ $bound == "127.0.0.1:$admin_port" ]]
+    [[ $bound == "$(printf '127.0.0.1:%s\n' "$admin_port" "$api_port" | sort)" ]]
 }
 
 programs_are_confined() {
     local id
-    for id in $(containers_of migrate) $(containers_of scheduler) $(containers_of worker); do
+    for id in $(containers_of migrate) $(containers_of users) $(containers_of api) $(containers_of scheduler) $(containers_of worker); do
         docker inspect --format '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}' "$id"
     done | sort -u > "$work/confined"
     cat "$work/confined"
     diff "$work/confined" - <<< '65532:65532 true [ALL] [no-new-privileges:true]'
 }
 
+# Each program by the name that its connections carry, and the user they logged in as.
+each_program_has_its_user() {
+    sql "select distinct application_name, usename from pg_stat_activity where application_name ~ '^postroad-' order by 1" > "$work/users"
+    pages postroad RABBITMQ_PASSWORD connections \
+        | grep -oE '"connection_name":"postroad-[a-z]+|"user":"[a-z]+"' | cut -d '"' -f 4 | paste - - | sort -u > "$work/broker-users"
+    cat "$work/users" "$work/broker-users"
+    diff "$work/users" - <<< $'postroad-api|api\npostroad-scheduler|scheduler\npostroad-worker|worker'
+    # The order of the two fields is the broker's business.
+    [[ $(grep -c . "$work/broker-users") == 2 ]]
+    grep -q 'postroad-scheduler' "$work/broker-users" && grep -qw 'worker' "$work/broker-users"
+}
+
+# Every line is something that the user must not be able to do.
+users_may_no_more() {
+    local user statement
+    while IFS='|' read -r user statement; do
+        if sql_as "$user" "$statement" > "$work/refused" 2>&1 || ! grep -E 'permission denied|must be owner' "$work/refused"; then
+            echo "$user: $statement"
+            cat "$work/refused"
+            return 1
+        fi
+    done <<'STATEMENTS'
+worker|select * from postroad.token
+worker|select * from postroad.audit_log
+worker|create table postroad.mine ()
+worker|drop table postroad.job
+scheduler|select * from postroad.token
+scheduler|select * from postroad.tenant_secret
+scheduler|create role mine
+api|select * from postroad.tenant_secret
+api|insert into postroad.tenant (name) values ('mine')
+api|truncate postroad.job
+readonly|delete from postroad.job
+readonly|select * from postroad.token
+STATEMENTS
+    [[ $(sql_as api 'select count(*) from postroad.job') == 0 ]]
+}
+
+broker_users_may_no_more() {
+    local user name
+    for user in scheduler worker; do
+        name=RABBITMQ_${user^^}_PASSWORD
+        # The pages are for people.
+        [[ $(curl -sS --max-time 10 -u "$user:$(secret "$name")" -o /dev/null -w '%{http_code}' "http://127.0.0.1:$admin_port/api/overview") == 401 ]]
+    done
+    pages postroad RABBITMQ_PASSWORD permissions
+    ! pages monitoring RABBITMQ_MONITORING_PASSWORD queues/postroad/postroad.parked/contents -X DELETE
+}
+
 kill_a_worker() { docker kill "$(containers_of worker | head -n 1)"; }
 
 stop_drains() {
-    compose stop scheduler worker
+    compose stop api scheduler worker
     # shellcheck disable=SC2046 # one argument each
-    exit_codes_are_zero $(containers_of scheduler) $(containers_of worker)
+    exit_codes_are_zero $(containers_of api) $(containers_of scheduler) $(containers_of worker)
 }
 
 starts_again_with_its_data() {
@@ -205,7 +291,7 @@ starts_again_with_its_data() {
     compose up -d --scale worker=4
     everything_is_healthy 4
     migrate_ended_well
-    completed_are $((3 * jobs))
+    completed_are $((3 * jobs + 2))
 }
 
 leaves_nothing() {
@@ -239,17 +325,26 @@ main() {
     check "ports are bound on 127.0.0.1 only" only_loopback_is_bound
     check "the admin pages answer" admin_pages_answer
     check "guest may not log in" guest_is_refused
+    check "each program has a user of its own" each_program_has_its_user
+    check "which may do no more in the database" users_may_no_more
+    check "and no more in the broker" broker_users_may_no_more
 
     check "$jobs jobs are sent" send_jobs "$jobs"
     check "all are completed" all_completed "$jobs"
     check "$jobs jobs are sent by SQL" send_jobs_by_sql "$jobs"
+    check "it scales to 8 workers" compose up -d --scale worker=8
+    check "everything is healthy" everything_is_healthy 8
     check "a worker is killed" kill_a_worker
+    check "a token is made" make_token
+    check "a job is sent over HTTP with it" send_a_job_over_http
+    check "it is completed" the_job_completes
     check "$jobs more jobs are sent" send_jobs "$jobs"
-    check "all are completed" all_completed $((3 * jobs))
-    check "up brings the fourth worker back" compose up -d --scale worker=4
-    check "everything is healthy" everything_is_healthy 4
+    check "all are completed" all_completed $((3 * jobs + 1))
+    check "a new queue needs no administrator" a_new_queue_works $((3 * jobs + 2))
+    check "up brings the killed worker back" compose up -d --scale worker=8
+    check "everything is healthy" everything_is_healthy 8
 
-    check "scheduler and workers drain and end with 0 when stopped" stop_drains
+    check "api, scheduler and workers drain and end with 0 when stopped" stop_drains
     check "after down and up its data is still there" starts_again_with_its_data
     check "down -v leaves nothing" leaves_nothing
 

@@ -17,7 +17,7 @@ use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{self, Fenced, Gate, GateVerdict, ProcessId, Store};
+use postroad_common::store::{Fenced, Gate, GateVerdict, Store};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::executor::Executor;
@@ -88,17 +88,23 @@ impl Gatekeeper {
     /// Asks until there is an answer. None: the worker stops first.
     async fn ask(&self, fences: &[Fenced]) -> Option<Vec<GateVerdict>> {
         let (mut backoff, mut is_again) = (Backoff::default(), false);
+        let mut late = Vec::new();
         loop {
+            late.clear();
             match self.membership.id() {
                 None => self
                     .health
                     .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
                 Some(id) => match self
-                    .ask_once(id, fences, std::mem::replace(&mut is_again, true))
+                    .store
+                    .ask_gate(id, fences, std::mem::replace(&mut is_again, true), |by| {
+                        late.push(by);
+                    })
                     .await
                 {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
                         self.health.good(HEALTH);
+                        late.drain(..).for_each(metrics::late);
                         return Some(verdicts);
                     }
                     // Asked again, the gate grants what is still this worker's and nothing else.
@@ -117,18 +123,6 @@ impl Gatekeeper {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
                 () = self.shutdown.quiesce.cancelled() => return None,
             }
-        }
-    }
-
-    async fn ask_once(
-        &self,
-        id: ProcessId,
-        fences: &[Fenced],
-        is_again: bool,
-    ) -> Result<Gate, store::Error> {
-        match is_again {
-            false => self.store.gate(id, fences).await,
-            true => self.store.gate_again(id, fences).await,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The metrics of the worker. Labels are bounded: registered kinds and fixed words, never a job.
 
+use std::time::Duration;
+
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use postroad_common::store::Moved;
 
 const ATTEMPTS: &str = "postroad_job_attempts_total";
 const ATTEMPT_SECONDS: &str = "postroad_job_attempt_duration_seconds";
+const LATENESS: &str = "postroad_job_lateness_seconds";
 const OUTCOMES: &str = "postroad_outcomes_total";
 const REFUSED: &str = "postroad_deliveries_refused_total";
 const REJECTED: &str = "postroad_deliveries_rejected_total";
@@ -21,6 +24,11 @@ pub(crate) fn describe() {
         ATTEMPT_SECONDS,
         Unit::Seconds,
         "duration of attempts, by kind"
+    );
+    describe_histogram!(
+        LATENESS,
+        Unit::Seconds,
+        "how long jobs had been due when an attempt started"
     );
     describe_counter!(OUTCOMES, Unit::Count, "where outcomes left their jobs");
     describe_counter!(
@@ -43,6 +51,10 @@ pub(crate) fn describe() {
 pub(crate) fn attempt(kind: &str, ended: &'static str, seconds: f64) {
     counter!(ATTEMPTS, "kind" => kind.to_owned(), "outcome" => ended).increment(1);
     histogram!(ATTEMPT_SECONDS, "kind" => kind.to_owned()).record(seconds);
+}
+
+pub(crate) fn late(by: Duration) {
+    histogram!(LATENESS).record(by.as_secs_f64());
 }
 
 pub(crate) fn moved(moved: Moved) {

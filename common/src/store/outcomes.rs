@@ -112,7 +112,8 @@ const GATE: &str = concat!(
           and (j.started_at is null or ($4 and j.worker_id = $1))
           and (j.expires_at is null or j.expires_at > now() or j.started_at is not null)
           and exists (select from worker)
-        returning j.id, j.dispatch, j.attempt),
+        returning j.id, j.dispatch, j.attempt,
+                  extract(epoch from j.started_at - j.run_at)::double precision as late),
     expired as (
         delete from postroad.job j
         using asked
@@ -130,7 +131,7 @@ const GATE: &str = concat!(
         "args"
     ),
     ")
-    select exists (select from worker), started.attempt, expired.id is not null
+    select exists (select from worker), started.attempt, expired.id is not null, started.late
     from asked
     left join started on started.id = asked.id and started.dispatch = asked.dispatch
     left join expired on expired.id = asked.id and expired.dispatch = asked.dispatch
@@ -218,20 +219,22 @@ const RELEASE_NEVER_RUN: &str = "
 impl Store {
     /// Asks for the right to start these deliveries, each once.
     pub async fn gate(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
-        self.ask_gate(worker, jobs, false).await
+        self.ask_gate(worker, jobs, false, |_| ()).await
     }
 
     /// Asks the very same question again, whose answer did not come: jobs that the first one
     /// started are granted once more.
     pub async fn gate_again(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
-        self.ask_gate(worker, jobs, true).await
+        self.ask_gate(worker, jobs, true, |_| ()).await
     }
 
-    async fn ask_gate(
+    /// The one or the other; tells `late` how long each granted job was due when it started.
+    pub async fn ask_gate(
         &self,
         worker: ProcessId,
         jobs: &[Fenced],
         is_again: bool,
+        mut late: impl FnMut(Duration),
     ) -> Result<Gate, Error> {
         let (ids, dispatches) = fences(jobs);
         let rows = self
@@ -249,6 +252,9 @@ impl Store {
             None if row.get(2) => GateVerdict::Expired,
             None => GateVerdict::Refused,
         };
+        for seconds in rows.iter().filter_map(|row| row.get::<_, Option<f64>>(3)) {
+            late(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
         Ok(Gate::Judged(rows.iter().map(verdict).collect()))
     }
 
