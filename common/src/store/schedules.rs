@@ -34,8 +34,10 @@ pub struct ScheduleRow {
     pub on_lost: Option<String>,
     pub expires_after_seconds: Option<f64>,
     pub paused_at: Option<Timestamp>,
+    #[serde(skip)]
     pub next_at: Option<Timestamp>,
     pub last_at: Option<Timestamp>,
+    #[serde(skip)]
     pub version: i32,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -52,6 +54,15 @@ pub enum ScheduleChange {
     Superseded,
     /// There is none of this name.
     NotFound,
+}
+
+/// What one call has made of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticked {
+    /// Jobs.
+    pub jobs: i64,
+    /// Ticks that were written down without one.
+    pub passed_over: i64,
 }
 
 /// A tick that is over.
@@ -131,7 +142,7 @@ macro_rules! schedules {
 const LIST: &str = concat!(
     schedules!("postroad.schedule s"),
     " where ($1::int is null or s.tenant_id = $1) and ($2::text is null or s.name = $2)
-        and ($3::text is null or s.name > $3)
+        and ($3::text is null or (s.name, t.name) > ($3, $5))
       order by s.name, t.name limit $4"
 );
 
@@ -234,7 +245,7 @@ const TICK: &str = "
         set next_at = $6, last_at = coalesce((select max(tick_at) from won where job_id is not null), s.last_at)
         from due where s.id = due.id
         returning s.id)
-    select count(*) from made";
+    select (select count(*) from made), (select count(*) from won where job_id is null)";
 
 const PRUNE: &str = "
     with old as materialized (
@@ -307,18 +318,18 @@ impl Store {
             .is_empty())
     }
 
-    /// Schedules by name, after this one; or the one of this name.
+    /// Schedules by name and tenant, after this one; or those of this name.
     pub async fn schedules(
         &self,
         tenant: Option<i32>,
         name: Option<&str>,
-        after: Option<&str>,
+        after: Option<(&str, &str)>,
         limit: i64,
     ) -> Result<Vec<ScheduleRow>, Error> {
         let tenant = self.tenant_id().or(tenant);
-        let rows = self
-            .query("reading schedules", LIST, &[&tenant, &name, &after, &limit])
-            .await?;
+        let (after, of) = after.unzip();
+        let params: [&(dyn ToSql + Sync); 5] = [&tenant, &name, &after, &limit, &of];
+        let rows = self.query("reading schedules", LIST, &params).await?;
         Ok(rows.iter().map(schedule).collect())
     }
 
@@ -413,9 +424,9 @@ impl Store {
         Ok(rows[0].get::<_, Option<i64>>(0).map(super::from_millis))
     }
 
-    /// Makes the jobs of a plan, and moves the schedule on; says how many jobs that were. Nothing
-    /// happens if another scheduler was there first, or the schedule is not what it was.
-    pub async fn tick(&self, due: &DueSchedule, plan: &Plan) -> Result<i64, Error> {
+    /// Makes the jobs of a plan, and moves the schedule on. Nothing happens if another scheduler was
+    /// there first, or the schedule is not what it was.
+    pub async fn tick(&self, due: &DueSchedule, plan: &Plan) -> Result<Ticked, Error> {
         let passed_over = plan.passed_over.iter().map(|tick| (*tick, None));
         let made = plan.ticks.iter().map(|tick| (*tick, Some(Uuid::now_v7())));
         let (ticks, ids): (Vec<Timestamp>, Vec<Option<Uuid>>) = passed_over.chain(made).unzip();
@@ -438,7 +449,10 @@ impl Store {
             failpoint!("ticker.before_commit");
             tx.commit().await?;
             failpoint!("ticker.committed");
-            Ok(rows[0].get(0))
+            Ok(Ticked {
+                jobs: rows[0].get(0),
+                passed_over: rows[0].get(1),
+            })
         })
         .await
     }
