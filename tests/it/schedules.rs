@@ -169,6 +169,21 @@ async fn what_cannot_be_a_schedule_is_refused_with_its_pointer() {
             );
         }
     }
+    let table = include_str!("../data/schedules_refused.json");
+    let table: Vec<(String, String, String)> = serde_json::from_str(table).unwrap();
+    for (field, value, says) in &table {
+        let mut schedule = good.clone();
+        schedule[field] = json!(value);
+        let refused = api.post("/v1/schedules", &schedule).await.unwrap();
+        let pointer = refused.problem(422).unwrap();
+        assert_eq!(pointer, Some(format!("/{field}")), "{value:?}: {refused:?}");
+        let detail = refused.json()["detail"].to_string();
+        let says = serde_json::to_string(says).unwrap();
+        assert!(
+            detail.contains(says.trim_matches('"')),
+            "{value:?}: {detail}"
+        );
+    }
     let inside = json!({"name": "s", "cron": "* * * * *", "kind": "webhook", "args": {"url": "http://10.0.0.1/", "body": ""}});
     let refused = api.post("/v1/schedules", &inside).await.unwrap();
     assert_eq!(refused.problem(422).unwrap().as_deref(), Some("/args/url"));
@@ -303,7 +318,12 @@ async fn a_tick_computed_before_the_schedule_was_changed_is_not_made() {
     })
     .await
     .unwrap();
-    let due = cluster.store.due_schedules(10, &[]).await.unwrap().remove(0);
+    let due = cluster
+        .store
+        .due_schedules(10, &[])
+        .await
+        .unwrap()
+        .remove(0);
     let change = json!({"cron": "0 0 1 1 *"});
     api.call(Method::PATCH, "/v1/schedules/s", &change)
         .await

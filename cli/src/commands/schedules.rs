@@ -117,7 +117,12 @@ Examples:
         #[arg(long, value_name = "EXPRESSION", conflicts_with = "name")]
         cron: Option<String>,
         /// Its time zone.
-        #[arg(long, value_name = "ZONE", default_value = "UTC", conflicts_with = "name")]
+        #[arg(
+            long,
+            value_name = "ZONE",
+            default_value = "UTC",
+            conflicts_with = "name"
+        )]
         timezone: String,
         /// How many.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -247,9 +252,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn recurrence(cron: &str, timezone: &str) -> anyhow::Result<Recurrence> {
-    Recurrence::parse(cron, timezone).map_err(|invalid| {
-        exit::usage(format_args!("--{}: {}", invalid.field, invalid.message))
-    })
+    Recurrence::parse(cron, timezone)
+        .map_err(|invalid| exit::usage(format_args!("--{}: {}", invalid.field, invalid.message)))
 }
 
 impl Create {
@@ -339,7 +343,10 @@ async fn create(store: &Store, new: Create) -> anyhow::Result<()> {
         return line(serde_json::to_string(&view(&row))?);
     }
     let is_paused = if new.paused { ", and paused" } else { "" };
-    note(format_args!("schedule `{}` is there{is_paused}", new.which.name));
+    note(format_args!(
+        "schedule `{}` is there{is_paused}",
+        new.which.name
+    ));
     let ticks = recurrence.next(store.now().await?, SHOWN);
     output::table(&tick_table(&recurrence, &ticks))
 }
@@ -468,7 +475,9 @@ async fn resume(store: &Store, which: &Which) -> anyhow::Result<()> {
         ScheduleChange::Applied => {
             audit(store, tenant, "schedule.resume", which, json!({})).await?;
             let next = output::moment_or(next_at, "never");
-            note(format_args!("schedule `{name}` is not paused; it ticks next at {next}"));
+            note(format_args!(
+                "schedule `{name}` is not paused; it ticks next at {next}"
+            ));
         }
         ScheduleChange::AlreadyDone => {
             note(format_args!("schedule `{name}` was not paused before"));
@@ -495,7 +504,10 @@ async fn run_now(store: &Store, which: &Which) -> anyhow::Result<()> {
 async fn delete(store: &Store, which: &Which, sure: Sure) -> anyhow::Result<()> {
     let name = &which.name;
     let (tenant, _) = find(store, which).await?;
-    sure.of(&format!("delete schedule `{name}` of tenant `{}`", which.tenant))?;
+    sure.of(&format!(
+        "delete schedule `{name}` of tenant `{}`",
+        which.tenant
+    ))?;
     if !store.delete_schedule(tenant, name.as_str()).await? {
         return Err(missing(which));
     }

@@ -93,7 +93,8 @@ impl Recurrence {
     /// The newest `most` ticks from `due` on and before `until`, oldest first. Found from their
     /// end, so that nobody counts a year of seconds for its last hundred.
     fn newest(&self, due: Timestamp, until: Timestamp, most: usize) -> Vec<Timestamp> {
-        let earlier = std::iter::successors(self.last_before(until), |tick| self.last_before(*tick));
+        let earlier =
+            std::iter::successors(self.last_before(until), |tick| self.last_before(*tick));
         let mut ticks: Vec<_> = earlier.take_while(|tick| *tick > due).take(most).collect();
         // Was a tick when it was written down, whatever the zone's rules are by now.
         if ticks.len() < most && due < until {

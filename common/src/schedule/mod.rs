@@ -113,7 +113,10 @@ impl Recurrence {
             true => self.next_fixed(at)?,
             false => {
                 let from = at.to_zoned(self.zone.clone());
-                self.cron.find_next_occurrence(&from, false).ok()?.timestamp()
+                self.cron
+                    .find_next_occurrence(&from, false)
+                    .ok()?
+                    .timestamp()
             }
         };
         (next > at && next.as_second() < LAST_SECOND).then_some(next)
@@ -149,7 +152,11 @@ impl Recurrence {
         let mut wall = at.to_zoned(self.zone.clone()).datetime();
         for _ in 0..SEARCH_MAX {
             let from = wall.to_zoned(TimeZone::UTC).ok()?;
-            wall = self.cron.find_next_occurrence(&from, false).ok()?.datetime();
+            wall = self
+                .cron
+                .find_next_occurrence(&from, false)
+                .ok()?
+                .datetime();
             match self.moment_of(wall) {
                 Some(moment) if moment > at => return Some(moment),
                 _ => {}
@@ -165,7 +172,11 @@ impl Recurrence {
             AmbiguousOffset::Fold { before, after } => before.duration_until(after).abs(),
             _ => SignedDuration::ZERO,
         };
-        let mut from = here.checked_add(overlap).ok()?.to_zoned(TimeZone::UTC).ok()?;
+        let mut from = here
+            .checked_add(overlap)
+            .ok()?
+            .to_zoned(TimeZone::UTC)
+            .ok()?;
         for _ in 0..SEARCH_MAX {
             let last = self.last_in(&from, from.timestamp())?;
             match self.moment_of(last.datetime()) {

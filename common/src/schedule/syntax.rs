@@ -238,7 +238,9 @@ fn check_nth(field: &Field, item: &str) -> Result<(), String> {
 }
 
 fn check_range(field: &Field, item: &str) -> Result<(), String> {
-    let Some((first, last)) = item.split_once('-').filter(|(a, b)| !(a.is_empty() || b.is_empty()))
+    let Some((first, last)) = item
+        .split_once('-')
+        .filter(|(a, b)| !(a.is_empty() || b.is_empty()))
     else {
         return Err(format!("`{}` lacks an end of its range", shown(item)));
     };
@@ -258,7 +260,10 @@ fn check_range(field: &Field, item: &str) -> Result<(), String> {
 /// A number or a name.
 fn value(field: &Field, text: &str) -> Result<u8, String> {
     let (min, max) = (*field.range.start(), *field.range.end());
-    let named = field.names.iter().position(|name| name.eq_ignore_ascii_case(text));
+    let named = field
+        .names
+        .iter()
+        .position(|name| name.eq_ignore_ascii_case(text));
     if let Some(place) = named.and_then(|place| u8::try_from(place).ok()) {
         return Ok(place + min);
     }
@@ -270,7 +275,10 @@ fn value(field: &Field, text: &str) -> Result<u8, String> {
                 [first, .., last] => format!(" or one of {first} to {last}"),
                 [_] => String::new(),
             };
-            format!("`{}` must be a number from {min} to {max}{names}", shown(text))
+            format!(
+                "`{}` must be a number from {min} to {max}{names}",
+                shown(text)
+            )
         })
 }
 

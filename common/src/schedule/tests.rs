@@ -28,7 +28,12 @@ fn ticks(cron: &str, zone: &str, from: &str, n: usize) -> Vec<String> {
 }
 
 /// An expression, a zone, a moment before, and what follows it.
-type Story = (&'static str, &'static str, &'static str, &'static [&'static str]);
+type Story = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+);
 
 fn check(stories: &[Story]) {
     for (cron, zone, from, expected) in stories {
@@ -45,7 +50,11 @@ fn a_fixed_time_in_a_gap_runs_once_at_the_end_of_the_gap() {
             "30 2 * * *",
             "Europe/Stockholm",
             "2026-03-28T00:00:00Z",
-            &["03-28 02:30 +0100", "03-29 03:00 +0200", "03-30 02:30 +0200"],
+            &[
+                "03-28 02:30 +0100",
+                "03-29 03:00 +0200",
+                "03-30 02:30 +0200",
+            ],
         ),
         // 02:00 to 03:00 on 2026-03-08.
         (
@@ -99,7 +108,11 @@ fn several_fixed_times_in_one_gap_are_one_tick_at_its_end() {
             "30 2,3 * * *",
             "Europe/Stockholm",
             "2026-03-29T00:00:00Z",
-            &["03-29 03:00 +0200", "03-29 03:30 +0200", "03-30 02:30 +0200"],
+            &[
+                "03-29 03:00 +0200",
+                "03-29 03:30 +0200",
+                "03-30 02:30 +0200",
+            ],
         ),
         (
             "0 2,3 * * *",
@@ -124,7 +137,11 @@ fn a_fixed_time_in_an_overlap_runs_once_the_first_time() {
             "0,30 2,14 * * *",
             "Europe/Stockholm",
             "2026-10-24T22:00:00Z",
-            &["10-25 02:00 +0200", "10-25 02:30 +0200", "10-25 14:00 +0100"],
+            &[
+                "10-25 02:00 +0200",
+                "10-25 02:30 +0200",
+                "10-25 14:00 +0100",
+            ],
         ),
         // Between the two times: it was there.
         (
@@ -169,7 +186,11 @@ fn any_other_tick_follows_the_clock_on_the_wall() {
             "*/30 * * * *",
             "Europe/Stockholm",
             "2026-03-29T00:29:00Z",
-            &["03-29 01:30 +0100", "03-29 03:00 +0200", "03-29 03:30 +0200"],
+            &[
+                "03-29 01:30 +0100",
+                "03-29 03:00 +0200",
+                "03-29 03:30 +0200",
+            ],
         ),
         (
             "*/30 * * * *",
@@ -216,7 +237,11 @@ fn any_other_tick_follows_the_clock_on_the_wall() {
             "@hourly",
             "America/Sao_Paulo",
             "2018-02-18T00:30:00Z",
-            &["02-17 23:00 -0200", "02-17 23:00 -0300", "02-18 00:00 -0300"],
+            &[
+                "02-17 23:00 -0200",
+                "02-17 23:00 -0300",
+                "02-18 00:00 -0300",
+            ],
         ),
     ]);
 }
@@ -307,7 +332,13 @@ fn what_cannot_be_is_refused_with_its_field_and_its_place() {
 
 #[test]
 fn there_are_zones_where_the_system_has_none() {
-    for zone in ["UTC", "Europe/Stockholm", "US/Eastern", "Etc/GMT+2", "America/Argentina/Ushuaia"] {
+    for zone in [
+        "UTC",
+        "Europe/Stockholm",
+        "US/Eastern",
+        "Etc/GMT+2",
+        "America/Argentina/Ushuaia",
+    ] {
         assert!(Recurrence::parse("* * * * *", zone).is_ok(), "{zone}");
         assert!(TimeZone::get(zone).is_ok());
     }
@@ -318,7 +349,10 @@ fn there_are_zones_where_the_system_has_none() {
 #[test]
 fn a_tick_is_never_in_the_next_century_but_one() {
     let of = of("0 0 1 1 *", "UTC");
-    assert_eq!(of.next_after(at("2198-06-01T00:00:00Z")), Some(at("2199-01-01T00:00:00Z")));
+    assert_eq!(
+        of.next_after(at("2198-06-01T00:00:00Z")),
+        Some(at("2199-01-01T00:00:00Z"))
+    );
     assert_eq!(of.next_after(at("2199-06-01T00:00:00Z")), None);
 }
 
@@ -438,9 +472,11 @@ fn moment() -> impl Strategy<Value = Timestamp> {
         "2018-11-04T03:00:00Z",
         "2018-02-18T02:00:00Z",
     ];
-    let near = (prop::sample::select(changes.to_vec()), -100_000_000_i64..100_000_000).prop_map(
-        |(change, millis)| at(change) + SignedDuration::from_millis(millis),
-    );
+    let near = (
+        prop::sample::select(changes.to_vec()),
+        -100_000_000_i64..100_000_000,
+    )
+        .prop_map(|(change, millis)| at(change) + SignedDuration::from_millis(millis));
     let far = (1_300_000_000_000_i64..1_900_000_000_000)
         .prop_map(|millis| Timestamp::from_millisecond(millis).expect("in range"));
     prop_oneof![near, far]

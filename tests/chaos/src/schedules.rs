@@ -100,7 +100,9 @@ async fn tenant_id(store: &Store, name: &str) -> Result<i32, Error> {
             request_id: None,
             detail: json!({}),
         };
-        store.create_tenant(&TenantChange::default(), &audited).await?;
+        store
+            .create_tenant(&TenantChange::default(), &audited)
+            .await?;
     }
 }
 
@@ -126,7 +128,10 @@ async fn end_one(store: &Store, one: &Ticking) -> anyhow::Result<u64> {
             break;
         }
         if Instant::now() >= deadline {
-            bail!("nobody makes its ticks: {:?} is not past {stop}", row.next_at);
+            bail!(
+                "nobody makes its ticks: {:?} is not past {stop}",
+                row.next_at
+            );
         }
         tokio::time::sleep(REST).await;
     }
@@ -278,16 +283,30 @@ mod tests {
             first: 100,
         };
         let mut submits: Vec<_> = (100..103).map(|second| ticking.submit(second)).collect();
-        let births = [birth(1, 100.0), birth(2, 101.0), birth(3, 101.0), birth(4, 103.0)];
+        let births = [
+            birth(1, 100.0),
+            birth(2, 101.0),
+            birth(3, 101.0),
+            birth(4, 103.0),
+        ];
 
         name_jobs(&mut submits, &births);
 
-        let of = |id| submits.iter().find(|submit| submit.id == Uuid::from_u128(id)).unwrap();
+        let of = |id| {
+            submits
+                .iter()
+                .find(|submit| submit.id == Uuid::from_u128(id))
+                .unwrap()
+        };
         assert_eq!(submits.len(), 5);
         assert_eq!(of(1).answer, Answer::Accepted(Uuid::from_u128(1)));
         assert_eq!((of(2).due, &of(2).tick), (101.0, &of(3).tick));
         assert_eq!(of(4).answer, Answer::Refused);
         let missed = submits.iter().find(|submit| submit.due == 102.0).unwrap();
-        assert_eq!(missed.answer, Answer::Accepted(missed.id), "accepted, and without a job");
+        assert_eq!(
+            missed.answer,
+            Answer::Accepted(missed.id),
+            "accepted, and without a job"
+        );
     }
 }

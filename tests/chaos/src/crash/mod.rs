@@ -147,7 +147,11 @@ fn setup(point: &Point) -> Setup {
         Needs::LostPrograms => provider.latency = Latency::Fixed(Duration::from_millis(200)),
         Needs::Nothing | Needs::Sigterm | Needs::Schedules => {}
     }
-    let schedules = if point.needs == Needs::Schedules { 2 } else { 0 };
+    let schedules = if point.needs == Needs::Schedules {
+        2
+    } else {
+        0
+    };
     Setup {
         schedulers: 0,
         workers: 0,

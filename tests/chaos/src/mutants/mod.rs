@@ -97,7 +97,10 @@ impl Bug {
     fn is_the_schedulers(self) -> bool {
         matches!(
             self,
-            Self::NoConfirmWait | Self::EarlyByASecond | Self::ScheduleTicksTwice | Self::ScheduleTickLost
+            Self::NoConfirmWait
+                | Self::EarlyByASecond
+                | Self::ScheduleTicksTwice
+                | Self::ScheduleTickLost
         )
     }
 
