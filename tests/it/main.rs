@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_bad_input;
 mod api_jobs;
 mod api_tenants;
 mod cli_conventions;

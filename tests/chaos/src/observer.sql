@@ -1,6 +1,8 @@
 -- The observer's own log of every move of every job, by triggers: what Postroad's programs say of
 -- themselves is no evidence. Nothing of the product knows of this schema.
 
+-- Its functions are their owner's: the programs' users know of none of it either.
+
 create schema chaos;
 
 create table chaos.move (
@@ -18,7 +20,8 @@ create table chaos.move (
     attempt         integer not null
 );
 
-create function chaos.job_moved() returns trigger language plpgsql as $$
+create function chaos.job_moved() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, from_state, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
@@ -30,7 +33,8 @@ begin
     return null;
 end $$;
 
-create function chaos.job_archived() returns trigger language plpgsql as $$
+create function chaos.job_archived() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
