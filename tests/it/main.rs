@@ -19,6 +19,7 @@ mod cluster_shutdown;
 mod cluster_startup;
 mod faults;
 mod ledger;
+mod metrics;
 mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;
