@@ -125,7 +125,9 @@ write_env() {
     "$repo/deploy/make-env.sh" "$work/env"
     printf '%s=%s\n' POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" POSTROAD_API_PORT "$api_port" >> "$work/env"
     # Compose would let the caller's own values win over the file's.
-    for name in $(sed -n 's/^\([A-Z_]*\)=.*/\1/p' "$work/env"); do unset "$name"; done
+    while IFS='=' read -r name _; do
+        [[ $name != [A-Z]* ]] || unset "$name"
+    done < "$work/env"
 }
 
 install_packages() {

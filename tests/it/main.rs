@@ -25,6 +25,7 @@ mod cluster_shutdown;
 mod cluster_startup;
 mod faults;
 mod ledger;
+mod metrics;
 mod schedules;
 mod store_claims;
 mod store_enqueue;
