@@ -61,6 +61,11 @@ impl Env {
             .filter(|value| !value.is_empty())
     }
 
+    /// The names of all variables that are set.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
     /// A parsed variable, or `default`. What does not parse is remembered as a problem.
     pub fn parse<T>(&mut self, name: &str, default: T) -> T
     where

@@ -8,6 +8,7 @@
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
+//! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
@@ -30,6 +31,8 @@ pub mod health;
 pub mod membership;
 #[cfg(feature = "runtime")]
 pub mod program;
+#[cfg(feature = "store")]
+pub mod schedule;
 #[cfg(feature = "runtime")]
 pub mod service;
 #[cfg(feature = "store")]

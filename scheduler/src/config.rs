@@ -23,7 +23,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Connections to Postgres: one per service, with some to spare for overlapping calls.
-const CONNECTIONS_MAX: usize = 9;
+const CONNECTIONS_MAX: usize = 11;
 
 /// Everything that can be set.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
 //! | [`expirer`] | scheduled → expired |
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
+//! | [`ticker`] | none; makes the jobs of recurring schedules |
 //! | [`pruner`] | none; makes and drops partitions |
 //! | [`declarer`] | none; has the broker's side of queues made |
 //! | [`auditor`] | none; keeps the ledger and compares it with what is there |
@@ -25,6 +26,7 @@ pub mod operator;
 pub mod pruner;
 pub mod rescuer;
 pub mod retrier;
+pub mod ticker;
 pub mod watcher;
 
 use anyhow::{Context, bail};
@@ -49,6 +51,7 @@ use operator::Operator;
 use pruner::Pruner;
 use rescuer::Rescuer;
 use retrier::Retrier;
+use ticker::Ticker;
 use watcher::Watcher;
 
 /// Runs a scheduler until it is asked to stop.
@@ -109,6 +112,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rescuer = Rescuer::new(store.clone(), dispatch.clone());
     let services = [
         spawn(dispatcher, dispatch.clone(), &health, &shutdown),
+        spawn(
+            Ticker::new(store.clone(), dispatch.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
         spawn(
             Operator::new(store.clone(), dispatch.clone()),
             other.clone(),

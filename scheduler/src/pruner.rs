@@ -37,12 +37,14 @@ impl Service for Pruner {
         let keys = self.store.prune_dedup(BATCH).await;
         let made = self.store.make_partitions().await;
         let dropped = self.store.drop_partitions(self.retention).await;
+        let ticks = self.store.prune_ticks(self.retention, BATCH).await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
+        let ticks = ticks?;
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
         }
-        Ok(Progress::more_if(keys as i64 == BATCH))
+        Ok(Progress::more_if(keys.max(ticks) as i64 == BATCH))
     }
 }

@@ -7,6 +7,12 @@
 
 mod api_jobs;
 mod api_tenants;
+mod cli_conventions;
+mod cli_doctor;
+mod cli_fixture;
+mod cli_jobs;
+mod cli_queues;
+mod cli_tenants;
 mod cluster_ledger;
 mod cluster_library;
 mod cluster_lost_worker;
@@ -20,6 +26,7 @@ mod cluster_startup;
 mod faults;
 mod ledger;
 mod metrics;
+mod schedules;
 mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;

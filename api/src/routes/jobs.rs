@@ -141,7 +141,11 @@ pub(crate) async fn submit(
     answer(&caller, &job, enqueued).await
 }
 
-async fn answer(caller: &Caller, job: &NewJob, enqueued: Enqueued) -> Result<Response, Problem> {
+pub(super) async fn answer(
+    caller: &Caller,
+    job: &NewJob,
+    enqueued: Enqueued,
+) -> Result<Response, Problem> {
     if !enqueued.is_same {
         metrics::rejected("conflict", 1);
         return Err(Problem::conflict(format!(
@@ -244,7 +248,7 @@ impl<'a> Submitter<'a> {
     }
 
     /// Refuses now what a worker would refuse later.
-    fn vet(&self, job: &NewJob) -> Result<(), Problem> {
+    pub(super) fn vet(&self, job: &NewJob) -> Result<(), Problem> {
         #[derive(Deserialize)]
         struct Target {
             url: String,

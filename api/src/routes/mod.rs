@@ -8,6 +8,7 @@ mod kinds;
 mod ledger;
 mod operations;
 mod queues;
+mod schedules;
 
 use postroad_common::store::JobView;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,13 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
         .routes(routes!(operations::stop))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(
+            schedules::get,
+            schedules::change,
+            schedules::delete
+        ))
+        .routes(routes!(schedules::run))
         .routes(routes!(ledger::get))
 }
 

@@ -105,9 +105,9 @@ async fn enqueue_one(args: Args) -> anyhow::Result<()> {
     let job = input.into_job()?;
     let store = Setup::of_process()?.current_store().await?;
     let enqueued = enqueue(&store, &[job]).await?;
-    println!("{}", enqueued[0].id);
+    output::line(enqueued[0].id)?;
     if !enqueued[0].is_new {
-        eprintln!("enqueued before under the same dedup key: this is the first job's id");
+        output::note("enqueued before under the same dedup key: this is the first job's id");
     }
     Ok(())
 }
@@ -141,7 +141,9 @@ async fn enqueue_file(path: PathBuf) -> anyhow::Result<()> {
         rejected,
         ..
     } = counts;
-    println!("enqueued={enqueued}\nduplicates={duplicates}\nrejected={rejected}");
+    output::line(format_args!(
+        "enqueued={enqueued}\nduplicates={duplicates}\nrejected={rejected}"
+    ))?;
     if rejected > 0 {
         bail!("{rejected} lines were no jobs and were left out");
     }
@@ -241,7 +243,7 @@ fn parse(
         Err(error) => {
             counts.rejected += 1;
             if counts.rejected <= REJECTS_SHOWN {
-                progress.suspend(|| eprintln!("line {}: {error}", counts.line));
+                progress.suspend(|| output::note(format_args!("line {}: {error}", counts.line)));
             }
             None
         }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use postroad_common::config::Env;
 
 use crate::cluster::http_client;
+use crate::output::line;
 
 /// Succeeds if the program whose admin page is at POSTROAD_ADMIN_LISTEN is ready.
 #[derive(clap::Args)]
@@ -36,6 +37,5 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if !status.is_success() {
         bail!("not ready: {text}");
     }
-    println!("ready");
-    Ok(())
+    line("ready")
 }

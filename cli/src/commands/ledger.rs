@@ -1,12 +1,10 @@
 //! `postroad ledger`: where every accepted job is, and whether that is all of them.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
+use anyhow::Context;
 use postroad_common::audit::{Audit, CONFIRM, Look, QueueLook};
 use postroad_common::broker::DepthReader;
 use postroad_common::config::parse_duration;
@@ -14,6 +12,8 @@ use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
 use postroad_common::store::{self, Account};
 use serde_json::{Value, json};
 
+use crate::exit;
+use crate::output::{self, Table, note};
 use crate::setup::Setup;
 
 /// Shows where every accepted job is, per tenant, and whether that is all of them.
@@ -50,7 +50,7 @@ Examples:
   postroad ledger --json --watch >> ledger.ndjson
 
 Exit codes: 0 every account is balanced, or --watch was ended, 1 failed, 3 an alarm stands,
-78 the configuration cannot be used.";
+4 there is no such tenant, 78 the configuration cannot be used.";
 
 /// What a script tests for: the ledger could be read, and it is not well.
 const EXIT_ALARM: u8 = 3;
@@ -85,7 +85,7 @@ async fn once(mut audit: Audit, args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         picture(&look)
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    output::print(&text)?;
     Ok(match look.has_alarm() {
         true => ExitCode::from(EXIT_ALARM),
         false => ExitCode::SUCCESS,
@@ -100,7 +100,7 @@ async fn watch(mut audit: Audit, args: &Args, interval: Duration) -> anyhow::Res
             let look = match look(&mut audit, args).await {
                 Ok(look) => look,
                 Err(error) if is_transient(&error) => {
-                    eprintln!("{error}: trying again");
+                    note(format_args!("{error}: trying again"));
                     tokio::time::sleep(interval).await;
                     continue;
                 }
@@ -111,9 +111,7 @@ async fn watch(mut audit: Audit, args: &Args, interval: Duration) -> anyhow::Res
                 (_, true) => format!("{REDRAW}{}\n{}", look.ledger.at, picture(&look)),
                 (_, false) => lines(&look),
             };
-            let mut out = std::io::stdout();
-            out.write_all(text.as_bytes())?;
-            out.flush()?;
+            output::print(&text)?;
             tokio::time::sleep(interval).await;
         }
     };
@@ -131,21 +129,19 @@ fn is_transient(error: &anyhow::Error) -> bool {
 async fn look(audit: &mut Audit, args: &Args) -> anyhow::Result<Look> {
     let look = audit.look(args.tenant.as_deref()).await?;
     if let (Some(tenant), []) = (&args.tenant, look.ledger.accounts.as_slice()) {
-        bail!("there is no tenant `{tenant}`");
+        return Err(exit::not_found(format_args!(
+            "there is no tenant `{tenant}`"
+        )));
     }
     Ok(look)
 }
 
 /// For people: a table of tenants, one of queues, and what is wrong.
 fn picture(look: &Look) -> String {
-    let mut text = format!(
-        "{}\n",
-        table(&TENANT_COLUMNS, look.ledger.accounts.iter().map(tenant_row))
-    );
-    text += &format!(
-        "\n{}\n",
-        table(&QUEUE_COLUMNS, look.queues.iter().map(queue_row))
-    );
+    let width = output::width();
+    let table = |table: Table| table.render(width).text;
+    let mut text = table(tenants(&look.ledger.accounts));
+    text += &format!("\n{}", table(queues(&look.queues)));
     if let Some(error) = &look.broker_error {
         text += &format!("\nRabbitMQ was not asked: {error}\n");
     }
@@ -156,15 +152,22 @@ fn picture(look: &Look) -> String {
     text
 }
 
-fn table<const N: usize>(columns: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(columns);
-    for row in rows {
-        table.add_row(row);
+fn tenants(accounts: &[Account]) -> Table {
+    let mut table = Table::new(TENANT_COLUMNS)
+        .of_names()
+        .right(1..TENANT_COLUMNS.len());
+    for account in accounts {
+        table.row(tenant_row(account));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    table
+}
+
+fn queues(queues: &[QueueLook]) -> Table {
+    let mut table = Table::new(QUEUE_COLUMNS)
+        .of_names()
+        .right(1..QUEUE_COLUMNS.len());
+    for queue in queues {
+        table.row(queue_row(queue));
     }
     table
 }

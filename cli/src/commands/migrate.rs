@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use postroad_common::broker::topology;
-use postroad_common::config::parse_duration;
+use postroad_common::store::Store;
+use serde_json::json;
 
+use super::values::duration;
+use crate::actor;
+use crate::output::note;
 use crate::setup::Setup;
 
 /// Creates or updates the schema in Postgres and the queues in RabbitMQ.
@@ -18,6 +22,10 @@ pub(crate) struct Args {
     /// Change nothing; fail if anything is missing.
     #[arg(long)]
     check: bool,
+    /// Create or update the group roles that the programs' database users are members of; nothing
+    /// else. Needs a user who owns the schema and may create roles.
+    #[arg(long, conflicts_with = "check")]
+    roles: bool,
     /// How long to wait for servers that do not answer yet.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     wait: Duration,
@@ -27,17 +35,15 @@ const HELP: &str = "\
 Examples:
   postroad migrate
   postroad migrate --check        in a deployment, before the new programs start
+  postroad migrate --roles        the least that each program needs, after each new version
   DATABASE_URL=postgres://admin@db/app AMQP_URL=amqps://admin@mq/postroad postroad migrate";
-
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    parse_duration(text).ok_or("a duration with its unit, such as `30s`, is expected")
-}
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let setup = Setup::of_process()?;
-    match args.check {
-        true => check(&setup, args.wait).await,
-        false => migrate(&setup, args.wait, |text| eprintln!("{text}")).await,
+    match (args.check, args.roles) {
+        (true, _) => check(&setup, args.wait).await,
+        (_, true) => roles(setup.current_store().await?).await,
+        _ => migrate(&setup, args.wait, |text| note(text)).await,
     }
 }
 
@@ -55,6 +61,15 @@ pub(crate) async fn migrate(
     }
     if applied.is_empty() {
         say("schema: nothing to do");
+    } else {
+        let actor = actor::name();
+        let audited = actor::audited(
+            &actor,
+            "schema.migrate",
+            "postroad",
+            json!({"applied": applied}),
+        );
+        setup.store.audit(&audited).await?;
     }
     let queues = setup.store.queue_names().await?;
     let declared = topology::declare(&connection, &queues).await?;
@@ -81,6 +96,34 @@ async fn check(setup: &Setup, wait: Duration) -> anyhow::Result<()> {
             missing.join(", ")
         );
     }
-    eprintln!("schema and broker are up to date");
+    note("schema and broker are up to date");
+    Ok(())
+}
+
+const ROLES: &str = "\
+roles: postroad_scheduler, postroad_worker, postroad_api and postroad_readonly have what they need in
+this database, and no more. They cannot log in: give each program a user of its own, and name it in
+the program's DATABASE_URL.
+
+  create user my_scheduler login password '…' in role postroad_scheduler;
+  create user my_worker    login password '…' in role postroad_worker;
+  create user my_api       login password '…' in role postroad_api;
+  create user my_dashboard login password '…' in role postroad_readonly;
+
+Then `postroad doctor`, with each of them in DATABASE_URL, says which program it may run.";
+
+async fn roles(store: Store) -> anyhow::Result<()> {
+    let mut client = store.own_connection().await?;
+    postroad_migrations::grant_roles(&mut client).await?;
+    let actor = actor::name();
+    store
+        .audit(&actor::audited(
+            &actor,
+            "roles.grant",
+            "postroad",
+            json!({}),
+        ))
+        .await?;
+    note(ROLES);
     Ok(())
 }

@@ -16,7 +16,7 @@ const HEARTBEAT_SECONDS: u16 = 15;
 /// Where the broker is.
 #[derive(Clone)]
 pub struct Settings {
-    uri: AMQPUri,
+    pub(super) uri: AMQPUri,
 }
 
 impl fmt::Debug for Settings {
@@ -70,7 +70,7 @@ fn without_url(error: String, url: &str) -> String {
 /// Opens connections on behalf of one process.
 #[derive(Clone, Debug)]
 pub struct Broker {
-    settings: Settings,
+    pub(super) settings: Settings,
     process: String,
 }
 

@@ -8,6 +8,7 @@
 //! * [`Subscription`] is one consumer on one channel; its [`Settler`] owns the acks of that channel,
 //!   so an ack can never reach another channel than the one that delivered.
 //! * [`DepthReader`] asks queues how many messages wait in them.
+//! * [`Diagnosis`] is what the broker says of itself and of whoever asks.
 //!
 //! lapin's own recovery stays off: whoever uses a connection rebuilds it, with everything on it,
 //! when anything on it ends.
@@ -16,6 +17,7 @@ mod codec;
 mod connection;
 mod consumer;
 mod depth;
+mod diagnosis;
 mod error;
 mod publisher;
 pub mod topology;
@@ -24,6 +26,7 @@ pub use codec::{DeathReason, RawMessage};
 pub use connection::{Broker, Connection, Settings};
 pub use consumer::{Delivery, Settle, Settler, Subscription};
 pub use depth::{Depth, DepthReader};
+pub use diagnosis::{Diagnosis, Refused};
 pub use error::Error;
 pub use publisher::{CONFIRM_WINDOW, Outgoing, Published, Publisher};
 

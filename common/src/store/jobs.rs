@@ -203,7 +203,7 @@ impl Store {
     }
 
     /// Adds the names that are new. What has been there once stays.
-    async fn ensure_names(
+    pub(super) async fn ensure_names(
         &self,
         queues: &[&str],
         kinds: &[&str],

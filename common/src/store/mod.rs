@@ -33,6 +33,7 @@ macro_rules! archive_from {
 
 mod audit;
 mod claims;
+mod diagnosis;
 mod error;
 mod gauges;
 mod housekeeping;
@@ -44,14 +45,18 @@ mod listener;
 mod names;
 mod operations;
 mod outcomes;
+mod overview;
 mod processes;
 mod queues;
 mod rescues;
 mod retries;
+mod schedules;
 mod schema;
 mod scope;
 mod secrets;
 mod session;
+mod tenants;
+mod token_admin;
 mod tokens;
 mod view;
 
@@ -66,6 +71,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use audit::Audited;
 pub use claims::{Claim, DueQueue};
+pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
 pub use gauges::{DUE_COUNTED_MAX, QueueGauges};
 pub use housekeeping::PARTITION_DAYS_AHEAD;
@@ -76,13 +82,17 @@ pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
 pub use listener::{Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
+pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
+pub use schedules::{DueSchedule, NewSchedule, ScheduleRow};
 pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
+pub use tenants::{Changed, Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
 

@@ -92,6 +92,8 @@ const CALL_LOST: &str = "
     where id = $1 and seen_at = $2 and lost_at is null and stopped_at is null
     returning id";
 
+/// What an operator has set stays, whatever the worker would have it; that the worker runs the kind
+/// is noted all the same.
 const REGISTER_KINDS: &str = "
     insert into postroad.kind as k
         (name, on_lost, max_attempts, backoff_base, backoff_cap, registered_at)
@@ -101,13 +103,16 @@ const REGISTER_KINDS: &str = "
         as u(name, on_lost, max_attempts, base_ms, cap_ms)
     order by u.name
     on conflict (name) do update
-        set on_lost = excluded.on_lost, max_attempts = excluded.max_attempts,
-            backoff_base = excluded.backoff_base, backoff_cap = excluded.backoff_cap,
+        set on_lost = case when k.overridden_at is null then excluded.on_lost else k.on_lost end,
+            max_attempts = case when k.overridden_at is null then excluded.max_attempts else k.max_attempts end,
+            backoff_base = case when k.overridden_at is null then excluded.backoff_base else k.backoff_base end,
+            backoff_cap = case when k.overridden_at is null then excluded.backoff_cap else k.backoff_cap end,
             registered_at = excluded.registered_at
-        where (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap)
-              is distinct from
-              (excluded.on_lost, excluded.max_attempts, excluded.backoff_base, excluded.backoff_cap)
-           or k.registered_at is null";
+        where k.registered_at is null
+           or (k.overridden_at is null
+               and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap)
+                   is distinct from
+                   (excluded.on_lost, excluded.max_attempts, excluded.backoff_base, excluded.backoff_cap))";
 
 const REGISTER_QUEUES: &str = "
     insert into postroad.queue (name)
@@ -173,7 +178,7 @@ impl Store {
             .is_empty())
     }
 
-    /// Writes the policies of the kinds that a worker runs.
+    /// Writes the policies of the kinds that a worker runs, except those that an operator has set.
     pub async fn register_kinds(&self, kinds: &[(KindName, KindPolicy)]) -> Result<(), Error> {
         let names: Vec<_> = kinds.iter().map(|(name, _)| name.as_str()).collect();
         let on_lost: Vec<_> = kinds

@@ -48,7 +48,7 @@ impl FakeClock {
     }
 
     /// What a program has to find in its environment.
-    pub(crate) fn env(&self) -> [(String, String); 4] {
+    pub fn env(&self) -> [(String, String); 4] {
         let text = |path: &Path| path.display().to_string();
         [
             ("LD_PRELOAD", text(&self.library)),

@@ -7,6 +7,7 @@ use postroad_common::job::JobId;
 use postroad_common::store::{JobFilter, Store};
 
 use super::simulator::SimulatorClient;
+use crate::output;
 
 const PAGE: i64 = 10_000;
 
@@ -59,17 +60,15 @@ impl Report {
             ..
         } = self;
         let drain = self.drain_time.as_secs_f64();
-        println!(
-            "accepted={accepted}\ndelivered={delivered}\nlost={lost}\nduplicates={duplicates}"
-        );
-        println!(
-            "accept_seconds={:.2}\nheld={held}",
-            self.accept_time.as_secs_f64()
-        );
-        println!(
-            "drain_seconds={drain:.2}\njobs_per_second={:.0}",
+        let text = format!(
+            "accepted={accepted}\ndelivered={delivered}\nlost={lost}\nduplicates={duplicates}\n\
+             accept_seconds={:.2}\nheld={held}\n\
+             drain_seconds={drain:.2}\njobs_per_second={:.0}\n",
+            self.accept_time.as_secs_f64(),
             *delivered as f64 / drain
         );
+        // Everything has to be stopped, whether anybody reads this or not.
+        drop(output::print(&text));
     }
 
     /// Fails when anything was lost or arrived twice.

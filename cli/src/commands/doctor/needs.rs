@@ -1,0 +1,94 @@
+//! What each program must be allowed to do in the database: the same as `migrations/roles.sql`
+//! grants, which a test compares.
+
+use postroad_common::store::Need;
+
+/// A program, and what it needs.
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    pub(super) needs: &'static [Need],
+}
+
+const fn to(privilege: &'static str, object: &'static str) -> Need {
+    Need { object, privilege }
+}
+
+/// The programs that run for long.
+pub(super) const PROGRAMS: [Program; 3] = [
+    Program {
+        name: "scheduler",
+        needs: &[
+            to("SELECT", "job"),
+            to("INSERT", "job"),
+            to("UPDATE", "job"),
+            to("DELETE", "job"),
+            to("SELECT", "archive"),
+            to("INSERT", "archive"),
+            to("DELETE", "archive"),
+            to("SELECT", "attempt_error"),
+            to("INSERT", "attempt_error"),
+            to("DELETE", "dedup"),
+            to("INSERT", "process"),
+            to("UPDATE", "process"),
+            to("DELETE", "process"),
+            to("INSERT", "schedule_tick"),
+            to("DELETE", "ledger_entry"),
+            to("UPDATE", "ledger_total"),
+            to("SELECT", "tenant"),
+            to("SELECT", "kind"),
+            to("UPDATE", "queue"),
+            to("SELECT", "schedule"),
+            to("UPDATE", "schedule"),
+            to("SELECT", "operation"),
+            to("UPDATE", "operation"),
+            to("EXECUTE", "make_partitions(integer)"),
+            to("EXECUTE", "drop_partitions(interval)"),
+        ],
+    },
+    Program {
+        name: "worker",
+        needs: &[
+            to("SELECT", "job"),
+            to("UPDATE", "job"),
+            to("DELETE", "job"),
+            to("INSERT", "archive"),
+            to("INSERT", "attempt_error"),
+            to("SELECT", "process"),
+            to("INSERT", "process"),
+            to("UPDATE", "process"),
+            to("INSERT", "kind"),
+            to("UPDATE", "kind"),
+            to("INSERT", "queue"),
+            to("SELECT", "tenant"),
+            to("SELECT", "tenant_secret"),
+        ],
+    },
+    Program {
+        name: "api",
+        needs: &[
+            to("SELECT", "job"),
+            to("INSERT", "job"),
+            to("UPDATE", "job"),
+            to("DELETE", "job"),
+            to("INSERT", "dedup"),
+            to("UPDATE", "dedup"),
+            to("SELECT", "archive"),
+            to("INSERT", "archive"),
+            to("DELETE", "archive"),
+            to("SELECT", "attempt_error"),
+            to("SELECT", "tenant"),
+            to("UPDATE", "queue"),
+            to("UPDATE", "kind"),
+            to("INSERT", "schedule"),
+            to("UPDATE", "schedule"),
+            to("DELETE", "schedule"),
+            to("INSERT", "operation"),
+            to("UPDATE", "operation"),
+            to("INSERT", "audit_log"),
+            to("SELECT", "ledger"),
+            to("EXECUTE", "find_token(text)"),
+            to("EXECUTE", "touch_tokens(text[])"),
+            to("EXECUTE", "ensure_names(text[], text[], text[], integer)"),
+        ],
+    },
+];

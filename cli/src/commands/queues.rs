@@ -1,0 +1,254 @@
+//! `postroad queues`: look at queues, pause and set them. What is set is read with the next claim.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use postroad_common::job::QueueName;
+use postroad_common::store::{QueueChange, QueueRow, Store};
+use serde_json::{Value, json};
+
+use super::values::{Limit, duration, prefetch, rate};
+use crate::output::{self, Table, line, note, number_or, stretch};
+use crate::setup::Setup;
+use crate::{actor, exit};
+
+/// Looks at queues, pauses and sets them.
+#[derive(clap::Args)]
+#[command(after_long_help = HELP)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  postroad queues list
+  postroad queues pause sms              nothing more is dispatched; what runs goes on
+  postroad queues set sms --rate 50      fifty jobs a second, over all schedulers";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists queues with what is in them, as a table or one JSON object a line.
+    #[command(after_long_help = "\
+Examples:
+  postroad queues list
+  postroad queues list --json | jq -r 'select(.paused_at) | .name'")]
+    List {
+        /// One JSON object a line, with the fields of the API.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one queue.
+    #[command(after_long_help = "\
+Examples:
+  postroad queues get sms
+  postroad queues get sms --json | jq .oldest_due_seconds")]
+    Get {
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+        /// One JSON object a line, with the fields of the API.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Dispatches nothing more of it. Jobs that are in the pipe or run go on.
+    #[command(after_long_help = "Examples:\n  postroad queues pause sms")]
+    Pause {
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+    },
+    /// Dispatches its jobs again.
+    #[command(after_long_help = "Examples:\n  postroad queues resume sms")]
+    Resume {
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+    },
+    /// Sets what is given, and leaves the rest.
+    #[command(after_long_help = "\
+Examples:
+  postroad queues set sms --rate 50
+  postroad queues set sms --rate none --prefetch 20
+  postroad queues set webhooks --window 5000 --pipe-ttl 2m")]
+    Set {
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+        /// How many of its jobs may be between the claim and the finish line (1 to 100000).
+        #[arg(long, value_name = "JOBS", value_parser = clap::value_parser!(i32).range(1..=100_000))]
+        window: Option<i32>,
+        /// How long a message may wait in RabbitMQ before its job goes back to scheduled (1s to 1d).
+        #[arg(long, value_name = "DURATION", value_parser = pipe_ttl)]
+        pipe_ttl: Option<Duration>,
+        /// How many of its jobs a worker runs at once (1 to 2000), or `none`: as POSTROAD_PREFETCH says.
+        #[arg(long, value_name = "JOBS", value_parser = prefetch)]
+        prefetch: Option<Limit<i32>>,
+        /// How many of its jobs may enter the pipe in a second, over all schedulers, or `none`.
+        #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+        rate: Option<Limit<i32>>,
+    },
+}
+
+fn pipe_ttl(text: &str) -> Result<Duration, &'static str> {
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    duration(text)
+        .ok()
+        .filter(|time| allowed.contains(time))
+        .ok_or("a duration from 1s to 1d is expected")
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let change = match &args.command {
+        Command::Set {
+            window,
+            pipe_ttl,
+            prefetch,
+            rate,
+            ..
+        } => Some(QueueChange {
+            window_size: *window,
+            pipe_ttl: *pipe_ttl,
+            prefetch: prefetch.map(|limit| limit.0),
+            rate_per_second: rate.map(|limit| limit.0),
+        }),
+        _ => None,
+    };
+    if change
+        .as_ref()
+        .is_some_and(|change| detail(change) == json!({}))
+    {
+        return Err(exit::usage(
+            "nothing to set: give --window, --pipe-ttl, --prefetch or --rate",
+        ));
+    }
+    let store = Setup::of_process()?.current_store().await?;
+    match args.command {
+        Command::List { json } => list(&store, json).await,
+        Command::Get { name, json } => get(&store, &name, json).await,
+        Command::Pause { name } => pause(&store, &name, true).await,
+        Command::Resume { name } => pause(&store, &name, false).await,
+        Command::Set { name, .. } => set(&store, &name, &change.unwrap_or_default()).await,
+    }
+}
+
+async fn queue(store: &Store, name: &QueueName) -> anyhow::Result<QueueRow> {
+    let mut queues = store.queues(Some(name.as_str())).await?;
+    queues.pop().ok_or_else(|| no_queue(name))
+}
+
+fn no_queue(name: &QueueName) -> anyhow::Error {
+    exit::not_found(format_args!(
+        "there is no queue `{name}`: the first job or worker that names one makes it"
+    ))
+}
+
+async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
+    let queues = store.queues(None).await?;
+    if json {
+        return output::json_lines(&queues);
+    }
+    let mut table = Table::new([
+        "QUEUE", "DUE", "OLDEST", "PIPE", "RUNNING", "FAILED", "HELD", "PAUSED", "WINDOW", "TTL",
+        "PREFETCH", "RATE",
+    ])
+    .of_names()
+    .right(1..=6)
+    .right(8..=11);
+    for queue in &queues {
+        table.row([
+            queue.name.clone(),
+            queue.due.to_string(),
+            queue
+                .oldest_due_seconds
+                .map_or_else(|| "-".to_owned(), stretch),
+            queue.dispatched.to_string(),
+            queue.running.to_string(),
+            queue.failed.to_string(),
+            queue.held.to_string(),
+            output::moment_or(queue.paused_at, "no"),
+            queue.window_size.to_string(),
+            stretch(queue.pipe_ttl_seconds),
+            number_or(queue.prefetch, "-"),
+            number_or(queue.rate_per_second, "-"),
+        ]);
+    }
+    output::table(&table)
+}
+
+async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> {
+    let queue = queue(store, name).await?;
+    if json {
+        return line(serde_json::to_string(&queue)?);
+    }
+    output::pairs(&[
+        ("queue", queue.name.clone()),
+        ("paused", output::moment_or(queue.paused_at, "no")),
+        ("window", queue.window_size.to_string()),
+        ("pipe ttl", stretch(queue.pipe_ttl_seconds)),
+        ("prefetch", number_or(queue.prefetch, "as the worker says")),
+        ("rate per second", number_or(queue.rate_per_second, "none")),
+        ("due", queue.due.to_string()),
+        (
+            "oldest due",
+            queue
+                .oldest_due_seconds
+                .map_or_else(|| "-".to_owned(), stretch),
+        ),
+        ("dispatched", queue.dispatched.to_string()),
+        ("running", queue.running.to_string()),
+        ("failed", queue.failed.to_string()),
+        ("held", queue.held.to_string()),
+    ])
+}
+
+async fn pause(store: &Store, name: &QueueName, pause: bool) -> anyhow::Result<()> {
+    let (action, now) = match pause {
+        true => ("queue.pause", "paused"),
+        false => ("queue.resume", "not paused"),
+    };
+    if queue(store, name).await?.paused_at.is_some() == pause {
+        note(format_args!("queue `{name}` was {now} before"));
+        return Ok(());
+    }
+    if !store.pause_queue(name.as_str(), pause).await? {
+        return Err(no_queue(name));
+    }
+    let actor = actor::name();
+    store
+        .audit(&actor::audited(&actor, action, name.as_str(), json!({})))
+        .await?;
+    note(format_args!("queue `{name}` is {now}"));
+    Ok(())
+}
+
+/// What is set, and no more, in the words of the API.
+fn detail(change: &QueueChange) -> Value {
+    let mut detail = serde_json::Map::new();
+    if let Some(window) = change.window_size {
+        detail.insert("window_size".to_owned(), json!(window));
+    }
+    if let Some(ttl) = change.pipe_ttl {
+        detail.insert("pipe_ttl_seconds".to_owned(), json!(ttl.as_secs_f64()));
+    }
+    if let Some(prefetch) = change.prefetch {
+        detail.insert("prefetch".to_owned(), json!(prefetch));
+    }
+    if let Some(rate) = change.rate_per_second {
+        detail.insert("rate_per_second".to_owned(), json!(rate));
+    }
+    Value::Object(detail)
+}
+
+async fn set(store: &Store, name: &QueueName, change: &QueueChange) -> anyhow::Result<()> {
+    if !store.set_queue(name.as_str(), change).await? {
+        return Err(no_queue(name));
+    }
+    let actor = actor::name();
+    store
+        .audit(&actor::audited(
+            &actor,
+            "queue.set",
+            name.as_str(),
+            detail(change),
+        ))
+        .await?;
+    note(format_args!("queue `{name}` is set"));
+    Ok(())
+}

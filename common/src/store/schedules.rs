@@ -1,0 +1,340 @@
+//! Recurring schedules: kept by people, ticked by schedulers.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{Error, Store, millis};
+use crate::failpoint;
+use crate::schedule::{Misfire, Plan};
+
+/// A schedule, in words.
+#[derive(Clone, Debug, serde::Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct ScheduleRow {
+    pub name: String,
+    pub tenant: String,
+    pub cron: String,
+    pub timezone: String,
+    pub misfire: String,
+    pub catch_up_max: i32,
+    pub queue: String,
+    pub kind: String,
+    pub args: Box<RawValue>,
+    pub priority: i16,
+    pub max_attempts: Option<i32>,
+    pub on_lost: Option<String>,
+    pub expires_after_seconds: Option<f64>,
+    pub paused_at: Option<Timestamp>,
+    pub next_at: Option<Timestamp>,
+    pub last_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// What a schedule is to be. Names are checked by whoever fills it in.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct NewSchedule {
+    pub name: String,
+    pub cron: String,
+    pub timezone: String,
+    pub misfire: String,
+    pub catch_up_max: i32,
+    pub queue: String,
+    pub kind: String,
+    pub args: Box<RawValue>,
+    pub priority: i16,
+    pub max_attempts: Option<i32>,
+    pub on_lost: Option<String>,
+    pub expires_after: Option<Duration>,
+    pub is_paused: bool,
+    /// The first tick from now on.
+    pub next_at: Option<Timestamp>,
+}
+
+/// A schedule whose next tick is due.
+#[derive(Clone, Debug)]
+pub struct DueSchedule {
+    id: i64,
+    version: i32,
+    /// Its name, for logs.
+    pub name: String,
+    /// The expression.
+    pub cron: String,
+    /// The zone.
+    pub timezone: String,
+    /// What becomes of late ticks.
+    pub misfire: Misfire,
+    /// The tick that is due.
+    pub next_at: Timestamp,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+macro_rules! schedules {
+    ($from:literal) => {
+        concat!(
+            "select s.name, t.name, s.cron, s.timezone, s.misfire, s.catch_up_max, q.name, k.name,
+                s.args::text, s.priority, s.max_attempts, s.on_lost,
+                extract(epoch from s.expires_after)::double precision,
+                s.paused_at, s.next_at, s.last_at, s.created_at, s.updated_at
+             from ",
+            $from,
+            " join postroad.tenant t on t.id = s.tenant_id
+              join postroad.queue q on q.id = s.queue_id
+              join postroad.kind k on k.id = s.kind_id"
+        )
+    };
+}
+
+const LIST: &str = concat!(
+    schedules!("postroad.schedule s"),
+    " where ($1::int is null or s.tenant_id = $1) and ($2::text is null or s.name = $2)
+        and ($3::text is null or s.name > $3)
+      order by s.name, t.name limit $4"
+);
+
+const CREATE: &str = "
+    insert into postroad.schedule
+        (tenant_id, name, cron, timezone, misfire, catch_up_max, queue_id, kind_id, args, priority,
+         max_attempts, on_lost, expires_after, paused_at, next_at)
+    select $1, $2, $3, $4, $5, $6, q.id, k.id, $9::text::json, $10, $11, $12,
+           $13::float8 * interval '1 ms', case when $14 then now() end, $15
+    from postroad.queue q, postroad.kind k where q.name = $7 and k.name = $8
+    returning id";
+
+/// The version keeps a tick from being made that somebody computed by what the schedule was before.
+const REPLACE: &str = "
+    update postroad.schedule s
+    set cron = $3, timezone = $4, misfire = $5, catch_up_max = $6, queue_id = q.id, kind_id = k.id,
+        args = $9::text::json, priority = $10, max_attempts = $11, on_lost = $12,
+        expires_after = $13::float8 * interval '1 ms',
+        paused_at = case when $14 then coalesce(s.paused_at, now()) end,
+        next_at = $15, version = s.version + 1, updated_at = now()
+    from postroad.queue q, postroad.kind k
+    where s.tenant_id = $1 and s.name = $2 and q.name = $7 and k.name = $8
+    returning s.id";
+
+const DELETE: &str = "
+    delete from postroad.schedule where tenant_id = $1 and name = $2 returning id";
+
+const DUE: &str = "
+    select id, version, name, cron, timezone, misfire, catch_up_max, next_at, now()
+    from postroad.schedule
+    where paused_at is null and next_at <= now()
+    order by next_at limit $1";
+
+const UNTIL_NEXT: &str = "
+    select (extract(epoch from min(next_at) - now()) * 1000)::bigint
+    from postroad.schedule where paused_at is null and next_at is not null";
+
+/// The ticks of one schedule, whatever number of schedulers has seen them: the row's lock lets one
+/// of them in, `next_at` and `version` say that nobody was there before, and the primary key of the
+/// ticks stands behind both.
+const TICK: &str = "
+    with due as materialized (
+        select * from postroad.schedule
+        where id = $1 and version = $2 and next_at = $3 and paused_at is null
+        for no key update skip locked),
+    won as (
+        insert into postroad.schedule_tick (schedule_id, tick_at, tenant_id, job_id)
+        select due.id, u.tick_at, due.tenant_id, u.job_id
+        from due, unnest($4::timestamptz[], $5::uuid[]) u(tick_at, job_id)
+        on conflict (schedule_id, tick_at) do nothing
+        returning tick_at, job_id),
+    made as (
+        insert into postroad.job
+            (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
+        select won.job_id, due.queue_id, due.kind_id, due.tenant_id, due.args, due.priority,
+               won.tick_at, won.tick_at + due.expires_after, due.max_attempts, due.on_lost
+        from won, due order by won.job_id
+        returning id),
+    moved as (
+        update postroad.schedule s
+        set next_at = $6, last_at = coalesce((select max(tick_at) from won), s.last_at)
+        from due where s.id = due.id
+        returning s.id)
+    select count(*) from made";
+
+const PRUNE: &str = "
+    with old as (
+        select ctid from postroad.schedule_tick
+        where made_at < now() - $1 * interval '1 ms' limit $2)
+    delete from postroad.schedule_tick t using old where t.ctid = old.ctid returning t.schedule_id";
+
+impl Store {
+    /// The database's clock.
+    pub async fn now(&self) -> Result<Timestamp, Error> {
+        let rows = self.query("reading the clock", "select now()", &[]).await?;
+        Ok(rows[0].get(0))
+    }
+
+    /// Creates a schedule of this tenant. False: it has one of this name already.
+    pub async fn create_schedule(&self, tenant: i32, new: &NewSchedule) -> Result<bool, Error> {
+        match self
+            .write_schedule("creating a schedule", CREATE, tenant, new)
+            .await
+        {
+            Ok(is_made) => Ok(is_made),
+            Err(error) if error.is_taken() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the schedule of this name. False: there is none.
+    pub async fn replace_schedule(&self, tenant: i32, new: &NewSchedule) -> Result<bool, Error> {
+        self.write_schedule("changing a schedule", REPLACE, tenant, new)
+            .await
+    }
+
+    async fn write_schedule(
+        &self,
+        operation: &'static str,
+        sql: &'static str,
+        tenant: i32,
+        new: &NewSchedule,
+    ) -> Result<bool, Error> {
+        self.ensure_names(&[&new.queue], &[&new.kind], &[]).await?;
+        let expires_after = new.expires_after.map(|after| millis(after) as f64);
+        let params: [&(dyn ToSql + Sync); 15] = [
+            &tenant,
+            &new.name,
+            &new.cron,
+            &new.timezone,
+            &new.misfire,
+            &new.catch_up_max,
+            &new.queue,
+            &new.kind,
+            &new.args.get(),
+            &new.priority,
+            &new.max_attempts,
+            &new.on_lost,
+            &expires_after,
+            &new.is_paused,
+            &new.next_at,
+        ];
+        Ok(!self.query(operation, sql, &params).await?.is_empty())
+    }
+
+    /// Deletes a schedule, and the record of its ticks; their jobs go on. False: there is none.
+    pub async fn delete_schedule(&self, tenant: i32, name: &str) -> Result<bool, Error> {
+        Ok(!self
+            .query("deleting a schedule", DELETE, &[&tenant, &name])
+            .await?
+            .is_empty())
+    }
+
+    /// Schedules by name, after this one; or the one of this name.
+    pub async fn schedules(
+        &self,
+        tenant: Option<i32>,
+        name: Option<&str>,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<ScheduleRow>, Error> {
+        let tenant = self.tenant_id().or(tenant);
+        let rows = self
+            .query("reading schedules", LIST, &[&tenant, &name, &after, &limit])
+            .await?;
+        Ok(rows.iter().map(schedule).collect())
+    }
+
+    /// Up to `limit` schedules whose next tick is due, the most overdue first.
+    pub async fn due_schedules(&self, limit: i64) -> Result<Vec<DueSchedule>, Error> {
+        let rows = self
+            .query("looking for due schedules", DUE, &[&limit])
+            .await?;
+        let due = |row: &Row| DueSchedule {
+            id: row.get(0),
+            version: row.get(1),
+            name: row.get(2),
+            cron: row.get(3),
+            timezone: row.get(4),
+            misfire: Misfire::of_name(row.get(5), row.get(6)).unwrap_or(Misfire::RunOnce),
+            next_at: row.get(7),
+            now: row.get(8),
+        };
+        Ok(rows.iter().map(due).collect())
+    }
+
+    /// How long until the next tick of any schedule; none if there is none to come.
+    pub async fn until_next_tick(&self) -> Result<Option<Duration>, Error> {
+        let rows = self
+            .query("looking for the next tick", UNTIL_NEXT, &[])
+            .await?;
+        Ok(rows[0].get::<_, Option<i64>>(0).map(super::from_millis))
+    }
+
+    /// Makes the jobs of a plan, and moves the schedule on; says how many jobs that were. Nothing
+    /// happens if another scheduler was there first, or the schedule is not what it was.
+    pub async fn tick(&self, due: &DueSchedule, plan: &Plan) -> Result<i64, Error> {
+        let ids: Vec<Uuid> = plan.ticks.iter().map(|_| Uuid::now_v7()).collect();
+        self.with_connection("making the jobs of a schedule", async |connection| {
+            let tx = self.begin(connection).await?;
+            let tick = tx.prepare_cached(TICK).await?;
+            let rows = tx
+                .query(
+                    &tick,
+                    &[
+                        &due.id,
+                        &due.version,
+                        &due.next_at,
+                        &plan.ticks,
+                        &ids,
+                        &plan.next,
+                    ],
+                )
+                .await?;
+            failpoint!("ticker.before_commit");
+            tx.commit().await?;
+            failpoint!("ticker.committed");
+            Ok(rows[0].get(0))
+        })
+        .await
+    }
+
+    /// Forgets up to `limit` ticks that were made longer than `keep` ago.
+    pub async fn prune_ticks(&self, keep: Duration, limit: i64) -> Result<usize, Error> {
+        let keep = millis(keep) as f64;
+        Ok(self
+            .query("pruning ticks", PRUNE, &[&keep, &limit])
+            .await?
+            .len())
+    }
+}
+
+fn schedule(row: &Row) -> ScheduleRow {
+    let args: String = row.get(8);
+    ScheduleRow {
+        name: row.get(0),
+        tenant: row.get(1),
+        cron: row.get(2),
+        timezone: row.get(3),
+        misfire: row.get(4),
+        catch_up_max: row.get(5),
+        queue: row.get(6),
+        kind: row.get(7),
+        // What the database took for JSON is JSON.
+        args: RawValue::from_string(args).unwrap_or_default(),
+        priority: row.get(9),
+        max_attempts: row.get(10),
+        on_lost: row.get(11),
+        expires_after_seconds: row.get(12),
+        paused_at: row.get(13),
+        next_at: row.get(14),
+        last_at: row.get(15),
+        created_at: row.get(16),
+        updated_at: row.get(17),
+    }
+}
