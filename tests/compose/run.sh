@@ -52,9 +52,10 @@ send_a_job_over_http() {
 the_job_is_completed() { api "/v1/jobs/$(cat "$work/job-id")" | grep -E '"state": ?"completed"'; }
 the_job_completes() { wait_for 30 "the job" the_job_is_completed || api "/v1/jobs/$(cat "$work/job-id")"; }
 
-# A queue that nobody has used before: the scheduler declares it, and a worker of its own takes it.
+# Queues that nobody has used before, in one worker: the scheduler declares them, with and without
+# a job.
 a_new_queue_works() {
-    compose run --rm -d -e POSTROAD_QUEUES=brand-new worker > "$work/new-worker"
+    compose run --rm -d -e POSTROAD_QUEUES=brand-new,without-jobs worker > "$work/new-worker"
     cli enqueue --kind echo --queue brand-new
     wait_for 90 "the job in the new queue" completed_are "$1"
     docker stop "$(tail -n 1 "$work/new-worker")"
