@@ -32,7 +32,7 @@ needs() {
 compose_is_valid() {
     deploy/make-env.sh "$work/env"
     docker-compose --env-file "$work/env" config --quiet
-    docker-compose --env-file "$work/env" --profile tools --profile observability config --quiet
+    docker-compose --env-file "$work/env" --profile tools --profile demo --profile observability config --quiet
 }
 
 # A file that is there keeps its passwords, and gets those that it lacks.

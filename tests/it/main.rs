@@ -15,6 +15,7 @@ mod cli_queues;
 mod cli_tenants;
 mod cluster_ledger;
 mod cluster_library;
+mod cluster_log;
 mod cluster_lost_worker;
 mod cluster_outage;
 mod cluster_poison;
