@@ -1,4 +1,5 @@
-# One image with the four programs; docker-compose.yml says which one a container runs.
+# One image with the four programs; docker-compose.yml says which one a container runs. The target
+# `demo` has the simulated provider as well, which has no place where real messages are sent.
 # Builds with BuildKit and with the classic builder, so it uses nothing that only one of them has.
 
 ARG RUST_IMAGE=rust:1.95-bookworm
@@ -30,7 +31,11 @@ RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
     && install -D -t /out target/release/postroad target/release/postroad-api \
         target/release/postroad-scheduler target/release/postroad-worker
 
-FROM ${RUNTIME_IMAGE}
+FROM build AS build-demo
+RUN cargo build --locked --release -p postroad-tests --bin postroad-simulator \
+    && install -D -t /demo target/release/postroad-simulator
+
+FROM ${RUNTIME_IMAGE} AS runtime
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Postroad" \
@@ -47,3 +52,8 @@ COPY --from=build /out/ /usr/local/bin/
 USER 65532:65532
 STOPSIGNAL SIGTERM
 CMD ["postroad", "--help"]
+
+FROM runtime AS demo
+COPY --from=build-demo /demo/ /usr/local/bin/
+
+FROM runtime

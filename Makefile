@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 PACKAGES := postroad postroad-api postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test clean
+.PHONY: help demo test fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test deploy-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,12 @@ ci: lint test ## what CI runs
 
 compose-test: ## docker-compose.yml with stand-in images; needs root, not part of ci
 	tests/compose/run.sh $(ARGS)
+
+deploy-check: ## deploy/ and docker-compose.yml, by promtool, systemd-analyze and others that are here
+	@deploy/check.sh $(ARGS)
+
+matrix: ## the tests against the servers of three Debian releases; needs root, not part of ci
+	tests/matrix/run.sh $(ARGS)
 
 # Always run: it adds what a newer sample asks for, and leaves passwords that the servers keep.
 .env: FORCE ## random passwords for docker-compose.yml

@@ -10,6 +10,10 @@ pub const LOG: &str = "POSTROAD_LOG";
 /// `POSTROAD_LOG_FORMAT`: `text` (default) or `json`.
 pub const LOG_FORMAT: &str = "POSTROAD_LOG_FORMAT";
 
+/// The target of the one line per attempt that a worker can log. Off unless asked for by this name:
+/// `POSTROAD_LOG=info,postroad::attempt=info`.
+pub const ATTEMPT_TARGET: &str = "postroad::attempt";
+
 /// What to log and how.
 #[derive(Debug)]
 pub struct LogConfig {
@@ -58,8 +62,11 @@ fn parse_filter(text: &str) -> Result<EnvFilter, InvalidFilter> {
     if !text.is_ascii() {
         return Err(InvalidFilter::NotAscii);
     }
-    // lapin reports every lost connection as an error of its own; ours say more.
-    Ok(EnvFilter::try_new(format!("{text},lapin=off"))?)
+    // lapin reports every lost connection as an error of its own; ours say more. What stands later
+    // wins, so that a line per attempt can be had by naming it.
+    Ok(EnvFilter::try_new(format!(
+        "{ATTEMPT_TARGET}=warn,{text},lapin=off"
+    ))?)
 }
 
 /// A text that is no log filter.

@@ -5,7 +5,7 @@
 //! `/readyz` and `postroad_service_errors_total` say so.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Store};
@@ -13,6 +13,11 @@ use postroad_common::store::{self, Store};
 use crate::metrics;
 
 const PERIOD: Duration = Duration::from_secs(5);
+/// With very many queues and tenants a look takes longer, and is taken less often: at most a
+/// twentieth of one connection's time.
+const REST_PER_LOOK: u32 = 20;
+/// Prometheus calls a gauge gone after five minutes; this is well before.
+const REST_MAX: Duration = Duration::from_secs(60);
 /// Shown although none of it is there: that is what an alert waits for.
 const ROLES: [&str; 2] = ["scheduler", "worker"];
 
@@ -21,13 +26,18 @@ pub struct Gauges {
     store: Store,
     /// Every role that has been shown: what is gone is zero, and not what it was.
     roles: BTreeSet<String>,
+    rest: Duration,
 }
 
 impl Gauges {
     /// Over `store`.
     pub fn new(store: Store) -> Self {
         let roles = ROLES.map(str::to_owned).into();
-        Self { store, roles }
+        Self {
+            store,
+            roles,
+            rest: PERIOD,
+        }
     }
 }
 
@@ -36,13 +46,14 @@ impl Service for Gauges {
     type Error = store::Error;
 
     fn period(&self) -> Duration {
-        PERIOD
+        self.rest
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        for queue in self.store.queue_gauges().await? {
-            metrics::queue(&queue);
-        }
+        let started = Instant::now();
+        let queues = self.store.queue_gauges().await?;
+        self.rest = (started.elapsed() * REST_PER_LOOK).clamp(PERIOD, REST_MAX);
+        queues.iter().for_each(metrics::queue);
         let processes = self.store.process_gauges().await?;
         self.roles
             .extend(processes.iter().map(|(role, _)| role.clone()));

@@ -10,12 +10,14 @@
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
 //! | [`ticker`] | none; makes the jobs of recurring schedules |
 //! | [`pruner`] | none; makes and drops partitions |
+//! | [`declarer`] | none; has the broker's side of queues made |
 //! | [`auditor`] | none; keeps the ledger and compares it with what is there |
 //! | [`gauges`] | none; shows how much is where |
 
 pub mod auditor;
 pub mod config;
 pub mod dead_letters;
+pub mod declarer;
 pub mod dispatcher;
 pub mod expirer;
 pub mod gauges;
@@ -41,6 +43,7 @@ use tokio_util::task::TaskTracker;
 use auditor::Auditor;
 use config::Config;
 use dead_letters::DeadLetters;
+use declarer::Declarer;
 use dispatcher::Dispatcher;
 use expirer::Expirer;
 use gauges::Gauges;
@@ -94,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let publishing = TaskTracker::new();
     let (dispatch, rescue, other) = (Nudge::default(), Nudge::default(), Nudge::default());
+    let declarer = Declarer::new(store.clone(), queues.clone());
     let dispatcher = Dispatcher::new(
         store.clone(),
         publisher.clone(),
@@ -120,6 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             &health,
             &shutdown,
         ),
+        spawn(declarer, other.clone(), &health, &shutdown),
         spawn(dead_letters, other.clone(), &health, &shutdown),
         spawn(
             Retrier::new(store.clone()),

@@ -91,19 +91,30 @@ pub fn describe() {
 fn begin_at_zero() {
     process_lost_by(0);
     ticked(&Ticked::default());
-    ["rejected", "expired", "delivery_limit", "other"].map(|reason| dead_letters(reason, 0));
-    ["message_id", "version", "dispatch", "kind", "body"].map(|reason| parked_by(reason, 0));
-    ["retry", "dead"].map(|verdict| ruled_by(verdict, 0));
-    ["claim", "failed", "held"].map(|what| rescued(what, 0));
-    ["conservation", "doubled", "stuck"].map(|check| ledger_alarms(check, 0));
-    [
+    for reason in ["rejected", "expired", "delivery_limit", "other"] {
+        dead_letters(reason, 0);
+    }
+    for reason in ["message_id", "version", "dispatch", "kind", "body"] {
+        parked_by(reason, 0);
+    }
+    for verdict in ["retry", "dead"] {
+        ruled_by(verdict, 0);
+    }
+    for what in ["claim", "failed", "held"] {
+        rescued(what, 0);
+    }
+    for check in ["conservation", "doubled", "stuck"] {
+        ledger_alarms(check, 0);
+    }
+    for reason in [
         "returned",
         "nacked",
         "unknown",
         "dead_lettered",
         "refused_by_worker",
-    ]
-    .map(|reason| released(reason, 0));
+    ] {
+        released(reason, 0);
+    }
 }
 
 pub(crate) fn ticked(ticked: &Ticked) {

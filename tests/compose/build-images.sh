@@ -4,6 +4,9 @@
 #
 # They carry the names of the official images, so they belong into an engine that nobody else uses:
 # run.sh starts one. By hand: DOCKER_HOST=unix:///… tests/compose/build-images.sh
+#
+#   build-images.sh --servers bookworm 15     only the servers of one Debian, with that Postgres, as
+#                                             stand-in-postgres:bookworm and stand-in-rabbitmq:bookworm
 set -euo pipefail
 # shellcheck source=tests/compose/engine.sh
 source "$(dirname "$0")/engine.sh"
@@ -45,12 +48,16 @@ base() {
     docker import "$tarball" "stand-in-base:$suite" > /dev/null
 }
 
-# server NAME TAG SUITE: builds stand-ins/NAME on that base.
+# server NAME TAG SUITE [ARGUMENT...]: builds stand-ins/NAME on that base.
 server() {
     local name=$1 tag=$2 suite=$3
+    shift 3
     log "$tag"
-    build "$tag" --build-arg BASE="stand-in-base:$suite" "$compose_dir/stand-ins/$name"
+    build "$tag" --build-arg BASE="stand-in-base:$suite" "$@" "$compose_dir/stand-ins/$name"
 }
+
+# debootstrap of bookworm does not know forky, which is made the same way as sid.
+script_of() { if [[ -e /usr/share/debootstrap/scripts/$1 ]]; then echo "$1"; else echo sid; fi; }
 
 # rust TAG: a compiler's image out of the toolchain of this machine.
 rust() {
@@ -88,8 +95,14 @@ image_of() { sed -n "s/^ *image: *\\($1:.*\\)$/\\1/p" "$repo/docker-compose.yml"
 build_arg() { sed -n "s/^ARG $1=//p" "$repo/Dockerfile"; }
 
 mkdir -p "$cache"
-base bookworm bookworm
-base forky sid # debootstrap of bookworm does not know forky, which is made the same way
+if [[ ${1:-} == --servers ]]; then
+    suite=$2
+    base "$suite" "$(script_of "$suite")"
+    server postgres "stand-in-postgres:$suite" "$suite" --build-arg MAJOR="$3"
+    server rabbitmq "stand-in-rabbitmq:$suite" "$suite"
+    exit
+fi
+for suite in bookworm forky; do base "$suite" "$(script_of "$suite")"; done
 docker tag stand-in-base:bookworm "$(build_arg RUNTIME_IMAGE)"
 rust "$(build_arg RUST_IMAGE)"
 server postgres "$(image_of postgres)" forky

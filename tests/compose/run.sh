@@ -52,9 +52,10 @@ send_a_job_over_http() {
 the_job_is_completed() { api "/v1/jobs/$(cat "$work/job-id")" | grep -E '"state": ?"completed"'; }
 the_job_completes() { wait_for 30 "the job" the_job_is_completed || api "/v1/jobs/$(cat "$work/job-id")"; }
 
-# A queue that nobody has used before: the scheduler declares it, and a worker of its own takes it.
+# Queues that nobody has used before, in one worker: the scheduler declares them, with and without
+# a job.
 a_new_queue_works() {
-    compose run --rm -d -e POSTROAD_QUEUES=brand-new worker > "$work/new-worker"
+    compose run --rm -d -e POSTROAD_QUEUES=brand-new,without-jobs worker > "$work/new-worker"
     cli enqueue --kind echo --queue brand-new
     wait_for 90 "the job in the new queue" completed_are "$1"
     docker stop "$(tail -n 1 "$work/new-worker")"
@@ -65,7 +66,7 @@ send_jobs_by_sql() {
     sql "select count(postroad.enqueue('echo', '{}', run_at => now() + n * interval '10 ms')) from generate_series(1, $1) n"
 }
 
-completed() { sql "select count(*) from postroad.jobs where state = 'completed'"; }
+completed() { sql "select count(*) from postroad.jobs where state = 'completed' and kind = 'echo'"; }
 states() { sql "select state, count(*) from postroad.jobs group by state"; }
 
 # === Plumbing ===
@@ -123,9 +124,12 @@ write_env() {
     admin_port=$(free_port 15672)
     api_port=$(free_port 8080)
     "$repo/deploy/make-env.sh" "$work/env"
-    printf '%s=%s\n' POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" POSTROAD_API_PORT "$api_port" >> "$work/env"
+    printf '%s=%s\n' POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" POSTROAD_API_PORT "$api_port" \
+        POSTROAD_DEMO_RECIPIENTS 20000 >> "$work/env"
     # Compose would let the caller's own values win over the file's.
-    for name in $(sed -n 's/^\([A-Z_]*\)=.*/\1/p' "$work/env"); do unset "$name"; done
+    while IFS='=' read -r name _; do
+        [[ $name != [A-Z]* ]] || unset "$name"
+    done < "$work/env"
 }
 
 install_packages() {
@@ -177,6 +181,24 @@ clean_up() {
 }
 
 # === Checks ===
+
+# A campaign of the profile demo, during which one of its workers is killed. What that one had in
+# hand is held; nothing is lost, and nothing arrives twice.
+demo_runs() {
+    local campaign
+    compose --profile demo up -d --scale worker=1 --scale demo-worker=4
+    wait_for 90 "the campaign" is_sending
+    docker kill "$(containers_of demo-worker | head -n 1)"
+    campaign=$(containers_of campaign)
+    wait_for 240 "the end of the campaign" has_ended "$campaign" || { states; return 1; }
+    docker logs "$campaign"
+    exit_codes_are_zero "$campaign"
+}
+
+is_sending() { [[ $(sql "select count(*) from postroad.jobs j where j.tenant like 'demo-%' and j.state in ('running', 'completed')") -gt 0 ]]; }
+has_ended() { [[ $(docker inspect --format '{{.State.Status}}' "$1") == exited ]]; }
+
+demo_is_gone() { compose --profile demo rm --stop --force -v campaign demo-worker provider; }
 
 names_the_missing_password() {
     : > "$work/empty"
@@ -318,6 +340,7 @@ main() {
     check "no password stands in the file" has_no_password
     need "the file is valid" compose config --quiet
     need "the image builds" compose build
+    need "and that of the demo" compose --profile demo build provider
     need "everything starts, with 4 workers" compose up -d --scale worker=4
     need "everything is healthy" everything_is_healthy 4
     check "migrate ended with 0" migrate_ended_well
@@ -344,6 +367,8 @@ main() {
     check "up brings the killed worker back" compose up -d --scale worker=8
     check "everything is healthy" everything_is_healthy 8
 
+    check "the demo's campaign loses nothing, with a worker killed" demo_runs
+    check "its containers are removed" demo_is_gone
     check "api, scheduler and workers drain and end with 0 when stopped" stop_drains
     check "after down and up its data is still there" starts_again_with_its_data
     check "down -v leaves nothing" leaves_nothing

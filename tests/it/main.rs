@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_bad_input;
 mod api_jobs;
 mod api_tenants;
 mod cli_conventions;
@@ -16,6 +17,7 @@ mod cli_schedules;
 mod cli_tenants;
 mod cluster_ledger;
 mod cluster_library;
+mod cluster_log;
 mod cluster_lost_worker;
 mod cluster_outage;
 mod cluster_poison;
@@ -27,6 +29,7 @@ mod cluster_shutdown;
 mod cluster_startup;
 mod faults;
 mod ledger;
+mod metrics;
 mod schedules;
 mod store_claims;
 mod store_enqueue;

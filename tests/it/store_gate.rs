@@ -1,7 +1,9 @@
 //! The start gate: a delivery starts its job at most once, and only in time.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, ToSpan as _};
-use postroad_common::job::{JobId, NewJob};
+use postroad_common::job::{JobId, NewJob, RunAt};
 use postroad_common::store::{Fenced, Gate, GateVerdict, Moved};
 use serde_json::value::to_raw_value;
 
@@ -221,6 +223,41 @@ async fn what_was_gated_and_never_run_is_given_back_uncharged() {
     assert_eq!(room.state(held.id).await, "held");
     assert_eq!(room.state(of_other.id).await, "running");
     assert_eq!(room.state(ran.id).await, "running");
+}
+
+#[tokio::test]
+async fn the_gate_says_how_late_each_job_starts() {
+    let room = Room::open().await;
+    let minutes = |n: i64| NewJob {
+        run_at: RunAt::At(Timestamp::now() - n.minutes()),
+        ..job()
+    };
+    let [long_due, back_dated, stale] = [
+        room.dispatched(minutes(10)).await,
+        room.dispatched(minutes(10)).await,
+        room.dispatched(job()).await,
+    ];
+    // As if it had been there when it became due.
+    let sql = "update postroad.job set created_at = run_at where id = $1";
+    let updated = room.sql.execute(sql, &[long_due.id.as_uuid()]).await;
+    assert_eq!(updated.unwrap(), 1);
+    let stale = Fenced {
+        dispatch: 0,
+        ..stale
+    };
+
+    let mut late = Vec::new();
+    let asked = [stale, back_dated, long_due];
+    let gate = room.store.ask_gate(room.worker, &asked, false, |by| late.push(by));
+
+    let expected = vec![GateVerdict::Refused, FIRST, FIRST];
+    assert_eq!(gate.await.unwrap(), Gate::Judged(expected));
+    let [stale, back_dated, long_due] = late[..] else {
+        panic!("one for each: {late:?}")
+    };
+    assert_eq!(stale, Duration::ZERO);
+    assert!(back_dated < Duration::from_secs(60), "{back_dated:?}");
+    assert!((600..700).contains(&long_due.as_secs()), "{long_due:?}");
 }
 
 /// An update that stays on its page (HOT) writes no index; that is what `fillfactor` is for.

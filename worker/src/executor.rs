@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use postroad_common::failpoint;
-use postroad_common::job::ARGS_BYTES_MAX;
 use postroad_common::job::retry::RETRY_AFTER_MAX;
+use postroad_common::job::{ARGS_BYTES_MAX, JobId, KindName};
 use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Ending, Outcome};
+use postroad_common::telemetry::ATTEMPT_TARGET;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +37,7 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    pub(crate) fn start(&self, asking: Asking, attempt: i32) {
+    pub(crate) fn start(&self, asking: Asking, attempt: i32, late: Duration) {
         let (finished, shutdown) = (self.finished.clone(), self.shutdown.clone());
         let settings = self.settings.clone();
         let called_off = self.cancellations.enter(asking.ticket.job());
@@ -59,6 +60,7 @@ impl Executor {
             };
             let started = Instant::now();
             let (id, name) = (job.id, kind.name.clone());
+            let line = AttemptLine::of(&job, late);
             // A handler's code also runs when its future is dropped and when its error is printed:
             // a panic there must not swallow the outcome either.
             let attempt_ended = AssertUnwindSafe(async {
@@ -79,15 +81,11 @@ impl Executor {
             };
             failpoint!("executor.ended");
             drop(permit);
-            let word = word(&ending);
-            metrics::attempt(name.as_str(), word, started.elapsed().as_secs_f64());
-            tracing::debug!(
-                job.id = %id,
-                job.kind = %name,
-                attempt,
-                duration_ms = started.elapsed().as_millis() as u64,
-                "attempt {attempt} of job {id} {word}"
-            );
+            let (word, took) = (word(&ending), started.elapsed());
+            metrics::attempt(name.as_str(), word, late, took);
+            if let Some(line) = line {
+                line.log(id, &name, word, took);
+            }
             let outcome = Outcome {
                 job: ticket.job(),
                 ending,
@@ -96,6 +94,48 @@ impl Executor {
             drop(finished.send(Finished { ticket, outcome }).await);
         });
     }
+}
+
+/// What the log says of an attempt that the job itself takes along. Only where somebody listens:
+/// at ten thousand jobs a second a line for each is a cost of its own.
+struct AttemptLine {
+    tenant: String,
+    attempt: i32,
+    late: Duration,
+    traceparent: Option<String>,
+}
+
+impl AttemptLine {
+    fn of(job: &JobContext, late: Duration) -> Option<Self> {
+        tracing::enabled!(target: ATTEMPT_TARGET, tracing::Level::INFO).then(|| Self {
+            tenant: job.tenant.clone(),
+            attempt: job.attempt,
+            late,
+            traceparent: job.traceparent.clone(),
+        })
+    }
+
+    fn log(self, id: JobId, kind: &KindName, outcome: &'static str, took: Duration) {
+        let Self { attempt, late, .. } = self;
+        tracing::info!(
+            target: ATTEMPT_TARGET,
+            // Not a name with a dot: the macro takes no such one after a target.
+            attempt,
+            job.id = %id,
+            job.kind = %kind,
+            tenant = self.tenant,
+            outcome,
+            duration_ms = took.as_millis() as u64,
+            lateness_ms = late.as_millis() as u64,
+            trace.id = self.traceparent.as_deref().and_then(trace_id),
+            "attempt {attempt} of job {id} {outcome}"
+        );
+    }
+}
+
+/// The trace in `00-<trace>-<span>-<flags>`.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.split('-').nth(1)
 }
 
 fn ending(result: Result<Done, JobError>) -> Ending {

@@ -9,6 +9,7 @@
 //! took so long that the worker may have been called lost meanwhile, and its jobs given away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postroad_common::backoff::Backoff;
 use postroad_common::broker::Settle;
@@ -67,9 +68,9 @@ impl Gatekeeper {
             };
             failpoint!("gate.granted");
             let mut refused = Vec::new();
-            for (one, verdict) in batch.drain(..).zip(verdicts) {
+            for (one, (verdict, late)) in batch.drain(..).zip(verdicts) {
                 match verdict {
-                    GateVerdict::Start { attempt } => self.executor.start(one, attempt),
+                    GateVerdict::Start { attempt } => self.executor.start(one, attempt, late),
                     GateVerdict::Expired => {
                         metrics::refused("expired");
                         refused.push((one.ticket, Settle::Ack));
@@ -85,10 +86,11 @@ impl Gatekeeper {
         }
     }
 
-    /// Asks until there is an answer. None: the worker stops first.
-    async fn ask(&self, fences: &[Fenced]) -> Option<Vec<GateVerdict>> {
+    /// Asks until there is an answer: what to do with each, and how late those are that start.
+    /// None: the worker stops first.
+    async fn ask(&self, fences: &[Fenced]) -> Option<Vec<(GateVerdict, Duration)>> {
         let (mut backoff, mut is_again) = (Backoff::default(), false);
-        let mut late = Vec::new();
+        let mut late = Vec::with_capacity(fences.len());
         loop {
             late.clear();
             match self.membership.id() {
@@ -104,8 +106,7 @@ impl Gatekeeper {
                 {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
                         self.health.good(HEALTH);
-                        late.drain(..).for_each(metrics::late);
-                        return Some(verdicts);
+                        return Some(verdicts.into_iter().zip(late).collect());
                     }
                     // Asked again, the gate grants what is still this worker's and nothing else.
                     Ok(Gate::Judged(_)) => self

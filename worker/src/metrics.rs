@@ -48,13 +48,10 @@ pub(crate) fn describe() {
     );
 }
 
-pub(crate) fn attempt(kind: &str, ended: &'static str, seconds: f64) {
+pub(crate) fn attempt(kind: &str, ended: &'static str, late: Duration, took: Duration) {
     counter!(ATTEMPTS, "kind" => kind.to_owned(), "outcome" => ended).increment(1);
-    histogram!(ATTEMPT_SECONDS, "kind" => kind.to_owned()).record(seconds);
-}
-
-pub(crate) fn late(by: Duration) {
-    histogram!(LATENESS).record(by.as_secs_f64());
+    histogram!(ATTEMPT_SECONDS, "kind" => kind.to_owned()).record(took.as_secs_f64());
+    histogram!(LATENESS).record(late.as_secs_f64());
 }
 
 pub(crate) fn moved(moved: Moved) {

@@ -3,8 +3,9 @@
 
 use super::{Error, Store};
 
-/// Due jobs that are counted in one queue; there may be more.
-pub const DUE_COUNTED_MAX: i64 = 10_000;
+/// Due jobs that are counted in one queue, and failed and held ones over all queues; there may be
+/// more.
+pub const COUNTED_MAX: i64 = 10_000;
 
 /// One queue at one moment, over all tenants.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,15 +14,15 @@ pub struct QueueGauges {
     pub queue: String,
     /// Whether somebody has paused it.
     pub is_paused: bool,
-    /// Due and not dispatched, counted up to [`DUE_COUNTED_MAX`].
+    /// Due and not dispatched, counted up to [`COUNTED_MAX`].
     pub due: i64,
     /// Committed to the pipe and not started.
     pub dispatched: i64,
     /// Running.
     pub running: i64,
-    /// Failed and not yet ruled on.
+    /// Failed and not yet ruled on, counted up to [`COUNTED_MAX`] over all queues.
     pub failed: i64,
-    /// Waiting for a decision.
+    /// Waiting for a decision, counted as far as the failed ones.
     pub held: i64,
     /// How long the oldest due job has been due; zero where none is.
     pub oldest_due_seconds: f64,
@@ -29,7 +30,9 @@ pub struct QueueGauges {
 
 /// Due jobs are found as a claim finds them, from tenant to tenant and priority to priority: a
 /// million jobs of next week are passed over by one probe. The inner limit keeps the planner from
-/// counting all before the outer one cuts.
+/// counting all before the outer one cuts. The pipe is bounded by the windows.
+///
+/// A job that was enqueued with a time in the past is late since it was enqueued.
 const QUEUES: &str = "
     with recursive walk as (
         select q.id as queue_id, first.tenant_id
@@ -45,11 +48,11 @@ const QUEUES: &str = "
             where j.queue_id = w.queue_id and j.stage = 0 and j.tenant_id > w.tenant_id
             order by j.tenant_id limit 1) next),
     lanes as materialized (
-        select w.queue_id, w.tenant_id, p.priority, first.run_at
+        select w.queue_id, w.tenant_id, p.priority, greatest(first.run_at, first.created_at) as due_at
         from walk w
         cross join generate_series(0, 3) p(priority)
         cross join lateral (
-            select j.run_at from postroad.job j
+            select j.run_at, j.created_at from postroad.job j
             where j.queue_id = w.queue_id and j.tenant_id = w.tenant_id
               and j.priority = p.priority and j.stage = 0
             order by j.run_at limit 1) first
@@ -58,12 +61,16 @@ const QUEUES: &str = "
         select queue_id, count(*) filter (where started_at is null) as dispatched,
                count(started_at) as running
         from postroad.job where stage = 1 group by queue_id),
-    failed as (select queue_id, count(*) as n from postroad.job where stage = 2 group by queue_id),
-    held as (select queue_id, count(*) as n from postroad.job where stage = 3 group by queue_id)
+    failed as (
+        select queue_id, count(*) as n
+        from (select queue_id from postroad.job where stage = 2 limit $1) one group by queue_id),
+    held as (
+        select queue_id, count(*) as n
+        from (select queue_id from postroad.job where stage = 3 limit $1) one group by queue_id)
     select q.name, q.paused_at is not null, due.n,
            coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
-           coalesce((select extract(epoch from now() - min(l.run_at))::double precision
+           coalesce((select extract(epoch from now() - min(l.due_at))::double precision
                      from lanes l where l.queue_id = q.id), 0)
     from postroad.queue q
     left join pipe on pipe.queue_id = q.id
@@ -90,7 +97,7 @@ impl Store {
     /// Every queue at this moment.
     pub async fn queue_gauges(&self) -> Result<Vec<QueueGauges>, Error> {
         let rows = self
-            .query("counting jobs by queue", QUEUES, &[&DUE_COUNTED_MAX])
+            .query("counting jobs by queue", QUEUES, &[&COUNTED_MAX])
             .await?;
         let gauges = |row: &tokio_postgres::Row| QueueGauges {
             queue: row.get(0),

@@ -73,7 +73,7 @@ pub use audit::Audited;
 pub use claims::{Claim, DueQueue};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
-pub use gauges::{DUE_COUNTED_MAX, QueueGauges};
+pub use gauges::{COUNTED_MAX, QueueGauges};
 pub use housekeeping::PARTITION_DAYS_AHEAD;
 pub use job_actions::{Cancelled, Retried};
 pub use job_pages::{JobPage, JobQuery, JobView};

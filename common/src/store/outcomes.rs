@@ -96,6 +96,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
 /// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
 /// * Changes no indexed column, so the update stays on its page (HOT).
+/// * Says how late each job starts: since it was due, and not since before it was there.
 const GATE: &str = concat!(
     "
     with asked as materialized (
@@ -113,7 +114,7 @@ const GATE: &str = concat!(
           and (j.expires_at is null or j.expires_at > now() or j.started_at is not null)
           and exists (select from worker)
         returning j.id, j.dispatch, j.attempt,
-                  extract(epoch from j.started_at - j.run_at)::double precision as late),
+                  date_part('epoch', j.started_at - greatest(j.run_at, j.created_at)) as late),
     expired as (
         delete from postroad.job j
         using asked
@@ -228,7 +229,8 @@ impl Store {
         self.ask_gate(worker, jobs, true, |_| ()).await
     }
 
-    /// The one or the other; tells `late` how long each granted job was due when it started.
+    /// The one or the other; tells `late`, job by job in the order given, how long it had been due
+    /// when it started. Those that do not start are zero.
     pub async fn ask_gate(
         &self,
         worker: ProcessId,
@@ -252,8 +254,9 @@ impl Store {
             None if row.get(2) => GateVerdict::Expired,
             None => GateVerdict::Refused,
         };
-        for seconds in rows.iter().filter_map(|row| row.get::<_, Option<f64>>(3)) {
-            late(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        for row in &rows {
+            let seconds: Option<f64> = row.get(3);
+            late(Duration::try_from_secs_f64(seconds.unwrap_or(0.0)).unwrap_or_default());
         }
         Ok(Gate::Judged(rows.iter().map(verdict).collect()))
     }

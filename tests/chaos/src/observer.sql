@@ -1,6 +1,8 @@
 -- The observer's own log of every move of every job, by triggers: what Postroad's programs say of
 -- themselves is no evidence. Nothing of the product knows of this schema.
 
+-- Its functions are their owner's: the programs' users know of none of it either.
+
 create schema chaos;
 
 create table chaos.move (
@@ -25,14 +27,16 @@ create table chaos.birth (
     body text not null
 );
 
-create function chaos.job_of_schedule() returns trigger language plpgsql as $$
+create function chaos.job_of_schedule() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.birth (id, due, body) values (new.id, new.run_at, new.args ->> 'body')
     on conflict (id) do nothing;
     return null;
 end $$;
 
-create function chaos.job_moved() returns trigger language plpgsql as $$
+create function chaos.job_moved() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, from_state, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
@@ -44,7 +48,8 @@ begin
     return null;
 end $$;
 
-create function chaos.job_archived() returns trigger language plpgsql as $$
+create function chaos.job_archived() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
