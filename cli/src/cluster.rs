@@ -25,6 +25,8 @@ pub(crate) struct Urls {
     pub(crate) amqp: String,
     /// RabbitMQ's own pages, where we know them.
     pub(crate) management: Option<String>,
+    /// The API, once it was started.
+    pub(crate) api: Option<String>,
 }
 
 /// Servers and programs with one end.
@@ -53,6 +55,7 @@ impl Cluster {
                     database: database.to_owned(),
                     amqp: amqp.to_owned(),
                     management: None,
+                    api: None,
                 };
                 let processes = Processes::open(dir).await?;
                 Ok(Self {
@@ -75,6 +78,7 @@ impl Cluster {
                     database: servers.database_url().to_owned(),
                     amqp: servers.amqp_url().to_owned(),
                     management: Some(servers.management_url().to_owned()),
+                    api: None,
                 };
                 let processes = servers.processes().clone();
                 Ok(Self {
@@ -100,7 +104,7 @@ impl Cluster {
         self.processes.dir().to_owned()
     }
 
-    /// Starts a scheduler or a worker, with an admin page on a free port.
+    /// Starts one of the programs, with an admin page on a free port.
     pub(crate) fn start_program(
         &mut self,
         name: &str,
@@ -124,6 +128,16 @@ impl Cluster {
             spec,
             admin: Some(admin),
         });
+        Ok(())
+    }
+
+    /// Starts an api on a free port.
+    pub(crate) fn start_api(&mut self, env: &[(&str, String)]) -> anyhow::Result<()> {
+        let listen = free_address()?;
+        let mut env = env.to_vec();
+        env.push(("POSTROAD_LISTEN", listen.to_string()));
+        self.start_program("api", "postroad-api", &env)?;
+        self.urls.api = Some(format!("http://{listen}"));
         Ok(())
     }
 
@@ -194,7 +208,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills one of the schedulers and workers, and starts it again.
+    /// Kills one of the programs, and starts it again.
     pub(crate) async fn kill_one(&mut self) -> anyhow::Result<String> {
         let killable: Vec<_> = (0..self.programs.len())
             .filter(|n| self.programs[*n].admin.is_some())

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
 
 use crate::cluster::Cluster;
-use crate::commands::migrate;
+use crate::commands::{migrate, tokens};
 use crate::output::Line;
 
-/// Runs Postroad on this machine until Ctrl-C: a private Postgres and RabbitMQ on free ports, a
-/// scheduler, and workers.
+/// Runs Postroad on this machine until Ctrl-C: a private Postgres and RabbitMQ on free ports, an
+/// API, a scheduler, and workers.
 ///
 /// What is missing is installed where that is allowed (Debian's postgresql and rabbitmq-server).
 /// With DATABASE_URL and AMQP_URL set, those servers are used and none are started.
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bail!("stopped before everything was up")
     };
     let ended = if args.command.is_empty() {
-        describe(&cluster, &line);
+        describe(&cluster, &line).await?;
         tokio::select! {
             error = cluster.exited() => Err(error),
             () = shutdown.quiesce.cancelled() => Ok(()),
@@ -107,6 +107,7 @@ async fn start_programs(args: &Args, cluster: &mut Cluster, line: &Line) -> anyh
     for n in 1..=args.schedulers {
         cluster.start_program(&format!("scheduler-{n}"), "postroad-scheduler", &[])?;
     }
+    cluster.start_api(&[])?;
     let env = [("POSTROAD_QUEUES", args.queues.clone())];
     for n in 1..=args.workers {
         cluster.start_program(&format!("worker-{n}"), "postroad-worker", &env)?;
@@ -114,8 +115,13 @@ async fn start_programs(args: &Args, cluster: &mut Cluster, line: &Line) -> anyh
     cluster.wait_ready().await
 }
 
-fn describe(cluster: &Cluster, line: &Line) {
+async fn describe(cluster: &Cluster, line: &Line) -> anyhow::Result<()> {
     let urls = &cluster.urls;
+    if let Some(api) = &urls.api {
+        let store = cluster.setup()?.current_store().await?;
+        let token = tokens::for_a_day(&store, "postroad dev").await?;
+        line.say(&tokens::example(api, &token));
+    }
     line.say(&format!("DATABASE_URL={}", urls.database));
     line.say(&format!("AMQP_URL={}", urls.amqp));
     if let Some(management) = &urls.management {
@@ -123,6 +129,7 @@ fn describe(cluster: &Cluster, line: &Line) {
     }
     line.say(&format!("logs: {}", cluster.dir().join("log").display()));
     line.say("running until Ctrl-C");
+    Ok(())
 }
 
 /// The command's failure is ours.

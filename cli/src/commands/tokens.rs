@@ -226,6 +226,33 @@ async fn create(
     line(token.expose())
 }
 
+/// A token of the tenant `default` for whoever tries Postroad on this machine: good for a day.
+pub(crate) async fn for_a_day(store: &Store, name: &str) -> anyhow::Result<String> {
+    let token = Token::generate();
+    let all = scopes(Vec::new(), true)?;
+    let new = NewToken {
+        token: &token,
+        tenant: Some("default"),
+        name,
+        scopes: &all,
+        expires_in: Some(Duration::from_secs(24 * 60 * 60)),
+    };
+    let actor = actor::name();
+    let detail = json!({ "name": name });
+    let audited = actor::audited(&actor, "token.create", token.id(), detail);
+    store.create_token(&new, &audited).await?;
+    Ok(token.expose())
+}
+
+/// How to use the API at `url` with this token, to be pasted.
+pub(crate) fn example(url: &str, token: &str) -> String {
+    format!(
+        "API: {url}\n  \
+         curl -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\\n       \
+         -d '{{\"kind\":\"echo\",\"args\":{{\"n\":1}}}}' {url}/v1/jobs"
+    )
+}
+
 async fn list(
     store: &Store,
     tenant: Option<&TenantName>,

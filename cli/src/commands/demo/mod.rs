@@ -19,7 +19,7 @@ use self::report::Report;
 use self::simulator::SimulatorClient;
 use self::webhooks::Webhooks;
 use crate::cluster::Cluster;
-use crate::commands::{enqueue, migrate};
+use crate::commands::{enqueue, migrate, tokens};
 use crate::output::Line;
 
 /// Sends a sample campaign through the real programs to a simulated provider, and counts what
@@ -89,6 +89,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         () = shutdown.quiesce.cancelled() => Err(anyhow::anyhow!("stopped by a signal")),
     };
     if args.keep && result.is_ok() {
+        if let Some(api) = &cluster.urls.api {
+            let store = cluster.setup()?.current_store().await?;
+            let token = tokens::for_a_day(&store, "postroad demo").await?;
+            line.say(&tokens::example(api, &token));
+        }
         line.say(&format!(
             "still running: DATABASE_URL={}",
             cluster.urls.database
@@ -172,9 +177,10 @@ fn start_programs(
         cluster.start_program(&format!("scheduler-{n}"), "postroad-scheduler", &common)?;
     }
     let mut env = common;
-    env.push(("POSTROAD_QUEUES", "sms,webhooks".to_owned()));
-    env.push(("POSTROAD_SMS_GATEWAY_URL", simulator.url("/sms")));
     env.push(("POSTROAD_WEBHOOK_ALLOW", "127.0.0.0/8".to_owned()));
+    cluster.start_api(&env)?;
+    env.push(("POSTROAD_QUEUES", "default,sms,webhooks".to_owned()));
+    env.push(("POSTROAD_SMS_GATEWAY_URL", simulator.url("/sms")));
     if let Campaign::Webhooks(webhooks) = campaign {
         env.push(("POSTROAD_WEBHOOK_SECRET", webhooks.secret()));
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postroad_chaos::sim::model_store::Millis;
 use postroad_common::job::{JobId, NewJob, QueueName, TenantName};
 use postroad_common::store::{
-    Claim, DueQueue, FailedJob, Fenced, Outcome, ProcessId, Resolution, Role, Ruling,
+    Claim, DueQueue, Enqueued, FailedJob, Fenced, Outcome, ProcessId, Resolution, Role, Ruling,
 };
 
 /// More than any sequence has.
@@ -69,6 +69,13 @@ pub(crate) fn told_claim(claim: &Claim) -> String {
         "{} fence {}, {} of {}, {} before, {}",
         claim.id, claim.dispatch, claim.kind, claim.tenant, claim.attempts_before, claim.args
     )
+}
+
+/// Which job stands for which, and whether it is new. What words came before, and the database's
+/// clock, are not modelled.
+pub(crate) fn told_enqueued(enqueued: &[Enqueued]) -> String {
+    let told: Vec<_> = enqueued.iter().map(|one| (one.id, one.is_new)).collect();
+    format!("{told:?}")
 }
 
 pub(crate) fn told_ids(mut ids: Vec<JobId>) -> String {

@@ -7,7 +7,9 @@ use postroad_chaos::sim::model_store::{Job, Millis, ModelStore};
 use postroad_common::job::{JobId, NewJob, QueueName, TenantName};
 use postroad_common::store::{Fenced, Outcome, ProcessId, Resolution, Role, Ruling};
 
-use crate::doors::{ALL, Claiming, Door, LEASE, told_claim, told_failed, told_ids, told_queues};
+use crate::doors::{
+    ALL, Claiming, Door, LEASE, told_claim, told_enqueued, told_failed, told_ids, told_queues,
+};
 
 /// The model, kept at the real store's time.
 #[derive(Clone)]
@@ -55,7 +57,7 @@ fn t_or_f(is: bool) -> &'static str {
 
 impl Door for Model {
     async fn enqueue(&mut self, jobs: &[NewJob], is_resend: bool) -> String {
-        format!("{:?}", self.0.enqueue(jobs, is_resend).unwrap())
+        told_enqueued(&self.0.enqueue(jobs, is_resend).unwrap())
     }
 
     async fn due_queues(&mut self) -> String {

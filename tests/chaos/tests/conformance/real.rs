@@ -10,7 +10,9 @@ use postroad_common::store::{
 use postroad_tests::harness::database::TestDatabase;
 use tokio_postgres::Client;
 
-use crate::doors::{ALL, Claiming, Door, LEASE, told_claim, told_failed, told_ids, told_queues};
+use crate::doors::{
+    ALL, Claiming, Door, LEASE, told_claim, told_enqueued, told_failed, told_ids, told_queues,
+};
 
 /// The real store, on a database of its own.
 pub(crate) struct Real {
@@ -59,7 +61,7 @@ impl Real {
 
 impl Door for Real {
     async fn enqueue(&mut self, jobs: &[NewJob], is_resend: bool) -> String {
-        format!("{:?}", self.store.enqueue(jobs, is_resend).await.unwrap())
+        told_enqueued(&self.store.enqueue(jobs, is_resend).await.unwrap())
     }
 
     async fn due_queues(&mut self) -> String {
