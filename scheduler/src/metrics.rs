@@ -3,7 +3,7 @@
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use postroad_common::store::QueueGauges;
+use postroad_common::store::{QueueGauges, Ticked};
 
 const CLAIMED: &str = "postroad_jobs_claimed_total";
 const RELEASED: &str = "postroad_jobs_released_total";
@@ -14,6 +14,7 @@ const RULED: &str = "postroad_failed_jobs_ruled_total";
 const LOST_PROCESSES: &str = "postroad_processes_lost_total";
 const RESCUED: &str = "postroad_jobs_rescued_total";
 const EXPIRED: &str = "postroad_jobs_expired_total";
+const TICKS: &str = "postroad_schedule_ticks_total";
 const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
 const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
 const JOBS: &str = "postroad_jobs";
@@ -52,6 +53,11 @@ pub fn describe() {
         Unit::Count,
         "jobs that expired before they were dispatched"
     );
+    describe_counter!(
+        TICKS,
+        Unit::Count,
+        "ticks of recurring schedules, by whether a job was made or the misfire policy passed over it"
+    );
     describe_gauge!(
         LEDGER_IMBALANCE,
         Unit::Count,
@@ -84,6 +90,7 @@ pub fn describe() {
 /// What alerts wait for exists before it happens: a counter that is first seen at 1 has not grown.
 fn begin_at_zero() {
     process_lost_by(0);
+    ticked(&Ticked::default());
     for reason in ["rejected", "expired", "delivery_limit", "other"] {
         dead_letters(reason, 0);
     }
@@ -107,6 +114,14 @@ fn begin_at_zero() {
         "refused_by_worker",
     ] {
         released(reason, 0);
+    }
+}
+
+pub(crate) fn ticked(ticked: &Ticked) {
+    let counts = [("made", ticked.jobs), ("passed_over", ticked.passed_over)];
+    for (outcome, count) in counts {
+        let count = u64::try_from(count).unwrap_or(0);
+        counter!(TICKS, "outcome" => outcome).increment(count);
     }
 }
 

@@ -663,3 +663,54 @@ async fn a_rate_bounds_what_enters_the_pipe_over_all_schedulers() {
     );
     cluster.finish().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_scheduler_killed_in_the_middle_of_a_redrive_loses_and_doubles_none() {
+    const LETTERS: usize = 4000;
+    let (mut cluster, _, api) = busy().await;
+    let body = "{\"kind\":\"echo\",\"delay\":\"1h\"}\n".repeat(LETTERS);
+    api.raw(Method::POST, "/v1/jobs/batch", "application/x-ndjson", body)
+        .await
+        .unwrap();
+    let bury = "with gone as (delete from postroad.job returning *)
+        insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
+            tenant_id, run_at, created_at, args, reason)
+        select id, 'dead', priority, 5, 7, queue_id, kind_id, tenant_id, run_at, created_at, args,
+            'exhausted' from gone";
+    cluster.query(bury, &[]).await.unwrap();
+    let begun = api
+        .post("/v1/dead-letters/redrive", &json!({}))
+        .await
+        .unwrap()
+        .json();
+    let path = format!("/v1/operations/{}", begun["id"].as_str().unwrap());
+    let mut victim = cluster.scheduler(0);
+    for part in 1..4 {
+        eventually("it gets on", async || {
+            let now = api.get(&path).await?.json();
+            anyhow::ensure!(now["done"].as_u64() >= Some(part * 500), "{now}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        cluster.kill(victim).await.unwrap();
+        victim = cluster.start_scheduler().await.unwrap();
+    }
+    let operation = finished(&api, &begun).await;
+
+    assert_eq!(
+        (&operation["planned"], &operation["done"]),
+        (&json!(LETTERS), &json!(LETTERS))
+    );
+    eventually("all of them have run", async || {
+        let account = api.get("/v1/ledger").await?.json()["tenants"][0].clone();
+        anyhow::ensure!(
+            account["completed"] == LETTERS && account["balanced"] == true,
+            "{account}"
+        );
+        Ok(())
+    })
+    .await
+    .unwrap();
+    cluster.finish().await.unwrap();
+}

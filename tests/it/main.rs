@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_bad_input;
 mod api_jobs;
 mod api_tenants;
 mod cli_conventions;
@@ -12,6 +13,7 @@ mod cli_doctor;
 mod cli_fixture;
 mod cli_jobs;
 mod cli_queues;
+mod cli_schedules;
 mod cli_tenants;
 mod cluster_ledger;
 mod cluster_library;
@@ -22,6 +24,7 @@ mod cluster_poison;
 mod cluster_redelivery;
 mod cluster_retry;
 mod cluster_scheduler;
+mod cluster_schedules;
 mod cluster_shutdown;
 mod cluster_startup;
 mod faults;
@@ -37,4 +40,5 @@ mod store_gate;
 mod store_housekeeping;
 mod store_migrations;
 mod store_outcomes;
+mod store_schedules;
 mod store_transitions;

@@ -381,17 +381,26 @@ pub(crate) async fn list(
             ));
         }
     };
-    let cursor = filter.cursor.map(|name| super::jobs::name("cursor", name));
-    let cursor = cursor.transpose()?;
+    let after = match &filter.cursor {
+        Some(cursor) => Some(after(cursor)?),
+        None => None,
+    };
     let tenant = caller.tenant(filter.tenant.as_deref()).await?;
-    let store = caller.store();
-    let rows = store
-        .schedules(tenant, None, cursor.as_deref(), limit)
-        .await?;
+    let rows = caller.store().schedules(tenant, None, after, limit).await?;
     let is_full = rows.len() as i64 == limit;
-    let next_cursor = rows.last().filter(|_| is_full).map(|row| row.name.clone());
+    let last = rows.last().filter(|_| is_full);
+    let next_cursor = last.map(|row| format!("{}/{}", row.name, row.tenant));
     let items = rows.into_iter().map(Schedule::of).collect();
     Ok(axum::Json(Schedules { items, next_cursor }))
+}
+
+/// Where a page ended: many tenants may have a schedule of one name.
+fn after(cursor: &str) -> Result<(&str, &str), Problem> {
+    let is_name = |name: &str| name.parse::<postroad_common::job::KindName>().is_ok();
+    cursor
+        .split_once('/')
+        .filter(|(name, tenant)| is_name(name) && is_name(tenant))
+        .ok_or_else(|| Problem::parameter("cursor", "must be the `next_cursor` of a page"))
 }
 
 /// Looks at one schedule.

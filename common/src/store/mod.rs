@@ -87,7 +87,7 @@ pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
-pub use schedules::{DueSchedule, NewSchedule, ScheduleRow};
+pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickRow, Ticked};
 pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;

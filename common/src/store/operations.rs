@@ -241,9 +241,7 @@ impl Store {
                     &[&tenant, &kind, &queue, &since, &until, &cursor, &batch, &id],
                 )
                 .await?;
-            crate::failpoint!("redrive.before_commit");
             tx.commit().await?;
-            crate::failpoint!("redrive.committed");
             Ok(Some(rows[0].get(0)))
         })
         .await

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Error, Store, millis};
 use crate::failpoint;
+use crate::job::JobId;
 use crate::schedule::{Misfire, Plan};
 
 /// A schedule, in words.
@@ -33,10 +34,46 @@ pub struct ScheduleRow {
     pub on_lost: Option<String>,
     pub expires_after_seconds: Option<f64>,
     pub paused_at: Option<Timestamp>,
+    #[serde(skip)]
     pub next_at: Option<Timestamp>,
     pub last_at: Option<Timestamp>,
+    #[serde(skip)]
+    pub version: i32,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// What was asked of a schedule, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleChange {
+    /// It is as was asked.
+    Applied,
+    /// It was so before.
+    AlreadyDone,
+    /// Somebody changed it since it was looked at.
+    Superseded,
+    /// There is none of this name.
+    NotFound,
+}
+
+/// What one call has made of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticked {
+    /// Jobs.
+    pub jobs: i64,
+    /// Ticks that were written down without one.
+    pub passed_over: i64,
+}
+
+/// A tick that is over.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TickRow {
+    /// When it was due.
+    pub tick_at: Timestamp,
+    /// When a scheduler saw to it.
+    pub made_at: Timestamp,
+    /// Its job; none: the misfire policy passed over it.
+    pub job_id: Option<JobId>,
 }
 
 /// What a schedule is to be. Names are checked by whoever fills it in.
@@ -66,10 +103,14 @@ pub struct NewSchedule {
 /// A schedule whose next tick is due.
 #[derive(Clone, Debug)]
 pub struct DueSchedule {
-    id: i64,
-    version: i32,
+    /// Its id.
+    pub id: i64,
+    /// Raised by every change of it.
+    pub version: i32,
     /// Its name, for logs.
     pub name: String,
+    /// Bytes of the args of each of its jobs.
+    pub args_bytes: usize,
     /// The expression.
     pub cron: String,
     /// The zone.
@@ -88,7 +129,7 @@ macro_rules! schedules {
             "select s.name, t.name, s.cron, s.timezone, s.misfire, s.catch_up_max, q.name, k.name,
                 s.args::text, s.priority, s.max_attempts, s.on_lost,
                 extract(epoch from s.expires_after)::double precision,
-                s.paused_at, s.next_at, s.last_at, s.created_at, s.updated_at
+                s.paused_at, s.next_at, s.last_at, s.created_at, s.updated_at, s.version
              from ",
             $from,
             " join postroad.tenant t on t.id = s.tenant_id
@@ -101,7 +142,7 @@ macro_rules! schedules {
 const LIST: &str = concat!(
     schedules!("postroad.schedule s"),
     " where ($1::int is null or s.tenant_id = $1) and ($2::text is null or s.name = $2)
-        and ($3::text is null or s.name > $3)
+        and ($3::text is null or (s.name, t.name) > ($3, $5))
       order by s.name, t.name limit $4"
 );
 
@@ -115,13 +156,16 @@ const CREATE: &str = "
     returning id";
 
 /// The version keeps a tick from being made that somebody computed by what the schedule was before.
+/// A tick that is due and has not been seen to yet stays due, unless this is about when it ticks.
 const REPLACE: &str = "
     update postroad.schedule s
     set cron = $3, timezone = $4, misfire = $5, catch_up_max = $6, queue_id = q.id, kind_id = k.id,
         args = $9::text::json, priority = $10, max_attempts = $11, on_lost = $12,
         expires_after = $13::float8 * interval '1 ms',
         paused_at = case when $14 then coalesce(s.paused_at, now()) end,
-        next_at = $15, version = s.version + 1, updated_at = now()
+        next_at = case when s.cron = $3 and s.timezone = $4 and s.paused_at is null and not $14
+                       then s.next_at else $15 end,
+        version = s.version + 1, updated_at = now()
     from postroad.queue q, postroad.kind k
     where s.tenant_id = $1 and s.name = $2 and q.name = $7 and k.name = $8
     returning s.id";
@@ -129,15 +173,50 @@ const REPLACE: &str = "
 const DELETE: &str = "
     delete from postroad.schedule where tenant_id = $1 and name = $2 returning id";
 
+/// Answers whether it is there, and whether it was changed.
+const PAUSE: &str = "
+    with found as materialized (
+        select id from postroad.schedule where tenant_id = $1 and name = $2),
+    paused as (
+        update postroad.schedule s set paused_at = now(), version = s.version + 1, updated_at = now()
+        from found where s.id = found.id and s.paused_at is null
+        returning s.id)
+    select true, exists (select from paused) from found";
+
+/// Ticks of the time in which it was paused are no misfires: it goes on with the first one from now
+/// on, which was computed for this version.
+const RESUME: &str = "
+    update postroad.schedule s
+    set paused_at = null, next_at = $3, version = s.version + 1, updated_at = now()
+    where s.tenant_id = $1 and s.name = $2 and s.version = $4 and s.paused_at is not null
+    returning s.id";
+
+/// A job beside the ticks, due now, whether the schedule is paused or not.
+const RUN: &str = "
+    insert into postroad.job
+        (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
+    select $3, queue_id, kind_id, tenant_id, args, priority, now(), now() + expires_after,
+           max_attempts, on_lost
+    from postroad.schedule where tenant_id = $1 and name = $2
+    returning id";
+
+const TICKS: &str = "
+    select t.tick_at, t.made_at, t.job_id
+    from postroad.schedule_tick t join postroad.schedule s on s.id = t.schedule_id
+    where s.tenant_id = $1 and s.name = $2 and ($3::timestamptz is null or t.tick_at < $3)
+    order by t.tick_at desc limit $4";
+
 const DUE: &str = "
-    select id, version, name, cron, timezone, misfire, catch_up_max, next_at, now()
+    select id, version, name, cron, timezone, misfire, catch_up_max, next_at, now(),
+           octet_length(args::text)
     from postroad.schedule
-    where paused_at is null and next_at <= now()
+    where paused_at is null and next_at <= now() and id <> all($2)
     order by next_at limit $1";
 
+/// Rounded up: whoever wakes then finds it due.
 const UNTIL_NEXT: &str = "
-    select (extract(epoch from min(next_at) - now()) * 1000)::bigint
-    from postroad.schedule where paused_at is null and next_at is not null";
+    select ceil(extract(epoch from min(next_at) - now()) * 1000)::bigint
+    from postroad.schedule where paused_at is null and next_at is not null and id <> all($1)";
 
 /// The ticks of one schedule, whatever number of schedulers has seen them: the row's lock lets one
 /// of them in, `next_at` and `version` say that nobody was there before, and the primary key of the
@@ -153,25 +232,29 @@ const TICK: &str = "
         from due, unnest($4::timestamptz[], $5::uuid[]) u(tick_at, job_id)
         on conflict (schedule_id, tick_at) do nothing
         returning tick_at, job_id),
+    -- Only a tick that has won its row has a job; one that was passed over has a row alone.
     made as (
         insert into postroad.job
             (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
         select won.job_id, due.queue_id, due.kind_id, due.tenant_id, due.args, due.priority,
                won.tick_at, won.tick_at + due.expires_after, due.max_attempts, due.on_lost
-        from won, due order by won.job_id
+        from won, due where won.job_id is not null order by won.job_id
         returning id),
     moved as (
         update postroad.schedule s
-        set next_at = $6, last_at = coalesce((select max(tick_at) from won), s.last_at)
+        set next_at = $6, last_at = coalesce((select max(tick_at) from won where job_id is not null), s.last_at)
         from due where s.id = due.id
         returning s.id)
-    select count(*) from made";
+    select (select count(*) from made), (select count(*) from won where job_id is null)";
 
 const PRUNE: &str = "
-    with old as (
-        select ctid from postroad.schedule_tick
-        where made_at < now() - $1 * interval '1 ms' limit $2)
-    delete from postroad.schedule_tick t using old where t.ctid = old.ctid returning t.schedule_id";
+    with old as materialized (
+        select schedule_id, tick_at from postroad.schedule_tick
+        where made_at < now() - $1 * interval '1 ms' limit $2
+        for update skip locked)
+    delete from postroad.schedule_tick t using old
+    where t.schedule_id = old.schedule_id and t.tick_at = old.tick_at
+    returning t.schedule_id";
 
 impl Store {
     /// The database's clock.
@@ -235,25 +318,89 @@ impl Store {
             .is_empty())
     }
 
-    /// Schedules by name, after this one; or the one of this name.
+    /// Schedules by name and tenant, after this one; or those of this name.
     pub async fn schedules(
         &self,
         tenant: Option<i32>,
         name: Option<&str>,
-        after: Option<&str>,
+        after: Option<(&str, &str)>,
         limit: i64,
     ) -> Result<Vec<ScheduleRow>, Error> {
         let tenant = self.tenant_id().or(tenant);
-        let rows = self
-            .query("reading schedules", LIST, &[&tenant, &name, &after, &limit])
-            .await?;
+        let (after, of) = after.unzip();
+        let params: [&(dyn ToSql + Sync); 5] = [&tenant, &name, &after, &limit, &of];
+        let rows = self.query("reading schedules", LIST, &params).await?;
         Ok(rows.iter().map(schedule).collect())
     }
 
-    /// Up to `limit` schedules whose next tick is due, the most overdue first.
-    pub async fn due_schedules(&self, limit: i64) -> Result<Vec<DueSchedule>, Error> {
+    /// Pauses a schedule: what is due and has no job yet gets none.
+    pub async fn pause_schedule(&self, tenant: i32, name: &str) -> Result<ScheduleChange, Error> {
         let rows = self
-            .query("looking for due schedules", DUE, &[&limit])
+            .query("pausing a schedule", PAUSE, &[&tenant, &name])
+            .await?;
+        Ok(match rows.first().map(|row| row.get(1)) {
+            Some(true) => ScheduleChange::Applied,
+            Some(false) => ScheduleChange::AlreadyDone,
+            None => ScheduleChange::NotFound,
+        })
+    }
+
+    /// Resumes a schedule that was looked at in this version, with the first tick from now on.
+    pub async fn resume_schedule(
+        &self,
+        tenant: i32,
+        seen: &ScheduleRow,
+        next_at: Option<Timestamp>,
+    ) -> Result<ScheduleChange, Error> {
+        if seen.paused_at.is_none() {
+            return Ok(ScheduleChange::AlreadyDone);
+        }
+        let params: [&(dyn ToSql + Sync); 4] = [&tenant, &seen.name, &next_at, &seen.version];
+        let rows = self.query("resuming a schedule", RESUME, &params).await?;
+        Ok(match rows.first() {
+            Some(_) => ScheduleChange::Applied,
+            None => ScheduleChange::Superseded,
+        })
+    }
+
+    /// Makes a job of a schedule now, beside its ticks. None: there is no such schedule.
+    pub async fn run_schedule(&self, tenant: i32, name: &str) -> Result<Option<JobId>, Error> {
+        let rows = self
+            .query(
+                "running a schedule",
+                RUN,
+                &[&tenant, &name, JobId::new().as_uuid()],
+            )
+            .await?;
+        Ok(rows.first().map(|row| row.get::<_, Uuid>(0).into()))
+    }
+
+    /// The newest ticks of a schedule, of those before this one.
+    pub async fn schedule_ticks(
+        &self,
+        tenant: i32,
+        name: &str,
+        before: Option<Timestamp>,
+        limit: i64,
+    ) -> Result<Vec<TickRow>, Error> {
+        let params: [&(dyn ToSql + Sync); 4] = [&tenant, &name, &before, &limit];
+        let rows = self.query("reading ticks", TICKS, &params).await?;
+        let tick = |row: &Row| TickRow {
+            tick_at: row.get(0),
+            made_at: row.get(1),
+            job_id: row.get::<_, Option<Uuid>>(2).map(JobId::from),
+        };
+        Ok(rows.iter().map(tick).collect())
+    }
+
+    /// Up to `limit` schedules whose next tick is due, the most overdue first, without these.
+    pub async fn due_schedules(
+        &self,
+        limit: i64,
+        without: &[i64],
+    ) -> Result<Vec<DueSchedule>, Error> {
+        let rows = self
+            .query("looking for due schedules", DUE, &[&limit, &without])
             .await?;
         let due = |row: &Row| DueSchedule {
             id: row.get(0),
@@ -264,22 +411,25 @@ impl Store {
             misfire: Misfire::of_name(row.get(5), row.get(6)).unwrap_or(Misfire::RunOnce),
             next_at: row.get(7),
             now: row.get(8),
+            args_bytes: usize::try_from(row.get::<_, i32>(9)).unwrap_or(0),
         };
         Ok(rows.iter().map(due).collect())
     }
 
-    /// How long until the next tick of any schedule; none if there is none to come.
-    pub async fn until_next_tick(&self) -> Result<Option<Duration>, Error> {
+    /// How long until the next tick of any schedule but these; none if there is none to come.
+    pub async fn until_next_tick(&self, without: &[i64]) -> Result<Option<Duration>, Error> {
         let rows = self
-            .query("looking for the next tick", UNTIL_NEXT, &[])
+            .query("looking for the next tick", UNTIL_NEXT, &[&without])
             .await?;
         Ok(rows[0].get::<_, Option<i64>>(0).map(super::from_millis))
     }
 
-    /// Makes the jobs of a plan, and moves the schedule on; says how many jobs that were. Nothing
-    /// happens if another scheduler was there first, or the schedule is not what it was.
-    pub async fn tick(&self, due: &DueSchedule, plan: &Plan) -> Result<i64, Error> {
-        let ids: Vec<Uuid> = plan.ticks.iter().map(|_| Uuid::now_v7()).collect();
+    /// Makes the jobs of a plan, and moves the schedule on. Nothing happens if another scheduler was
+    /// there first, or the schedule is not what it was.
+    pub async fn tick(&self, due: &DueSchedule, plan: &Plan) -> Result<Ticked, Error> {
+        let passed_over = plan.passed_over.iter().map(|tick| (*tick, None));
+        let made = plan.ticks.iter().map(|tick| (*tick, Some(Uuid::now_v7())));
+        let (ticks, ids): (Vec<Timestamp>, Vec<Option<Uuid>>) = passed_over.chain(made).unzip();
         self.with_connection("making the jobs of a schedule", async |connection| {
             let tx = self.begin(connection).await?;
             let tick = tx.prepare_cached(TICK).await?;
@@ -290,7 +440,7 @@ impl Store {
                         &due.id,
                         &due.version,
                         &due.next_at,
-                        &plan.ticks,
+                        &ticks,
                         &ids,
                         &plan.next,
                     ],
@@ -299,7 +449,10 @@ impl Store {
             failpoint!("ticker.before_commit");
             tx.commit().await?;
             failpoint!("ticker.committed");
-            Ok(rows[0].get(0))
+            Ok(Ticked {
+                jobs: rows[0].get(0),
+                passed_over: rows[0].get(1),
+            })
         })
         .await
     }
@@ -336,5 +489,6 @@ fn schedule(row: &Row) -> ScheduleRow {
         last_at: row.get(15),
         created_at: row.get(16),
         updated_at: row.get(17),
+        version: row.get(18),
     }
 }

@@ -17,6 +17,7 @@ pub mod load;
 pub mod mutants;
 pub mod observer;
 pub mod run;
+pub mod schedules;
 pub mod sim;
 pub mod stage;
 pub mod table;

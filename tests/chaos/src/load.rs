@@ -8,6 +8,9 @@
 //! | 15 % | an `echo`: no provider |
 //! | 5 % | a tick of a schedule, as a webhook, which two clients hand in at the same moment under one dedup key |
 //!
+//! Beside them, some tenants have a recurring schedule that ticks every second
+//! ([`crate::schedules`]).
+//!
 //! One in ten is due one to three seconds later, one in thirty expires after two to six seconds.
 //! A client that gets no answer asks again under the same ids, as every client should; every
 //! fourth gives up after the first time, so that some outcomes stay unknown to it.
@@ -28,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::history::{Answer, Lost, Submit, Tick};
 use crate::observer::now;
+use crate::schedules;
 
 /// What the clients do.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub struct Load {
     pub all_expire_in: Option<Duration>,
     /// Whether the clients hand ticks in without their keys.
     pub has_keyless_ticks: bool,
+    /// How many tenants have a recurring schedule; none in a herd.
+    pub schedules: usize,
 }
 
 impl Default for Load {
@@ -61,6 +67,7 @@ impl Default for Load {
             no_echo: false,
             all_expire_in: None,
             has_keyless_ticks: false,
+            schedules: 2,
         }
     }
 }
@@ -83,6 +90,10 @@ pub async fn run(
     provider_url: String,
     stop: CancellationToken,
 ) -> anyhow::Result<Vec<Submit>> {
+    let schedules = match load.herd_after {
+        Some(_) => Vec::new(),
+        None => schedules::create(&store, &provider_url, load.schedules).await?,
+    };
     let mut maker = Maker::new(load.clone(), seed, provider_url);
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -114,6 +125,7 @@ pub async fn run(
     while let Some(done) = clients.join_next().await {
         submits.extend(done.context("a client panicked")?);
     }
+    submits.extend(schedules::end(&store, schedules).await?);
     submits.sort_by(|one, other| one.t.total_cmp(&other.t));
     Ok(submits)
 }
@@ -307,7 +319,7 @@ fn planned(
     (job, submit)
 }
 
-fn raw(value: &serde_json::Value) -> Box<serde_json::value::RawValue> {
+pub(crate) fn raw(value: &serde_json::Value) -> Box<serde_json::value::RawValue> {
     serde_json::value::to_raw_value(value).expect("a value is JSON")
 }
 

@@ -1,6 +1,8 @@
 -- The observer's own log of every move of every job, by triggers: what Postroad's programs say of
 -- themselves is no evidence. Nothing of the product knows of this schema.
 
+-- Its functions are their owner's: the programs' users know of none of it either.
+
 create schema chaos;
 
 create table chaos.move (
@@ -18,7 +20,23 @@ create table chaos.move (
     attempt         integer not null
 );
 
-create function chaos.job_moved() returns trigger language plpgsql as $$
+-- Jobs of recurring schedules, as they were due when they came to be.
+create table chaos.birth (
+    id   uuid not null primary key,
+    due  timestamptz not null,
+    body text not null
+);
+
+create function chaos.job_of_schedule() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    insert into chaos.birth (id, due, body) values (new.id, new.run_at, new.args ->> 'body')
+    on conflict (id) do nothing;
+    return null;
+end $$;
+
+create function chaos.job_moved() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, from_state, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
@@ -30,7 +48,8 @@ begin
     return null;
 end $$;
 
-create function chaos.job_archived() returns trigger language plpgsql as $$
+create function chaos.job_archived() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chaos.move (id, in_archive, to_state,
                             dispatch_before, dispatch, attempt_before, attempt)
@@ -40,5 +59,8 @@ end $$;
 
 create trigger chaos_job after insert or update or delete on postroad.job
     for each row execute function chaos.job_moved();
+create trigger chaos_birth after insert on postroad.job
+    for each row when (new.args::text like '%"body":"schedule %')
+    execute function chaos.job_of_schedule();
 create trigger chaos_archive after insert on postroad.archive
     for each row execute function chaos.job_archived();

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::history::{Backing, Decision, Fault, History, Submit};
 use crate::load::{self, Load};
 use crate::observer::{self, now};
+use crate::schedules;
 
 /// How long a drain may take: a lost message is missed after `pipe_ttl` and 16 seconds, and a retry
 /// may wait for its backoff.
@@ -233,8 +234,13 @@ impl Stage {
     /// Lets the clients begin.
     pub fn load(&mut self, seed: u64) {
         let stop = CancellationToken::new();
+        let mut load = self.setup.load.clone();
+        if self.previous.is_some() {
+            // The version before may know no schedules.
+            load.schedules = 0;
+        }
         let clients = load::run(
-            self.setup.load.clone(),
+            load,
             seed,
             self.cluster.store.clone(),
             self.cluster.provider.url(),
@@ -492,6 +498,7 @@ impl Stage {
         self.cluster.stop_programs().await?;
         let records = self.cluster.provider.records();
         submits.append(&mut self.handed_in);
+        schedules::name_jobs(&mut submits, &schedules::births(&self.cluster).await?);
         let history = History {
             submits,
             calls: records.iter().map(observer::call).collect(),

@@ -124,8 +124,8 @@ fn names(queues: &Known<Vec<QueueRow>>) -> Vec<String> {
     queues.iter().flatten().map(name).collect()
 }
 
-/// The variables of all programs; see the `config.rs` of each.
-const VARIABLES: [&str; 15] = [
+/// The variables of all programs, and those of `docker-compose.yml`; a test compares.
+const VARIABLES: [&str; 18] = [
     "POSTROAD_QUEUES",
     "POSTROAD_PREFETCH",
     "POSTROAD_LISTEN",
@@ -141,6 +141,9 @@ const VARIABLES: [&str; 15] = [
     "POSTROAD_LOG_FORMAT",
     "POSTROAD_MANAGEMENT_URL",
     "POSTROAD_RABBITMQ_ADMIN_PORT",
+    "POSTROAD_API_PORT",
+    "POSTROAD_GRAFANA_PORT",
+    "POSTROAD_PROMETHEUS_PORT",
 ];
 
 impl Environment {
@@ -343,6 +346,25 @@ mod tests {
         assert_eq!(meant("POSTROAD_PREFECTH"), Some("POSTROAD_PREFETCH"));
         assert_eq!(meant("POSTROAD_LEASES"), Some("POSTROAD_LEASE"));
         assert_eq!(meant("POSTROAD_SOMETHING_ELSE"), None);
+    }
+
+    #[test]
+    fn every_variable_of_a_program_is_known() {
+        let sources = [
+            include_str!("../../../../api/src/config.rs"),
+            include_str!("../../../../scheduler/src/config.rs"),
+            include_str!("../../../../worker/src/config.rs"),
+            include_str!("../../../../.env.sample"),
+            include_str!("../../../../docker-compose.yml"),
+        ];
+        let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+        for source in sources {
+            for (at, _) in source.match_indices("POSTROAD_") {
+                let rest = &source[at..];
+                let name = &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
+                assert!(VARIABLES.contains(&name), "{name}");
+            }
+        }
     }
 
     #[test]

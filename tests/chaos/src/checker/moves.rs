@@ -54,11 +54,23 @@ fn flaw(last: Option<&Move>, step: &Move) -> Option<&'static str> {
 }
 
 fn flaw_at_birth(last: Option<&Move>, step: &Move, to: JobState) -> Option<&'static str> {
-    if last.is_some() {
-        return Some("the job had a row before");
+    if let Some(last) = last {
+        return flaw_at_revival(last, step, to);
     }
     if to != JobState::Scheduled || (step.dispatch, step.attempt) != (0, 0) {
         return Some("a row is born scheduled, without a claim or an attempt");
+    }
+    None
+}
+
+/// A job that somebody wants back is born again under its old fence, as if it had never been tried.
+fn flaw_at_revival(last: &Move, step: &Move, to: JobState) -> Option<&'static str> {
+    let before = last.to?;
+    if before.next(JobEvent::Revived) != Ok(to) {
+        return Some("the job had a row before");
+    }
+    if (step.dispatch, step.attempt) != (last.dispatch.max(1), 0) {
+        return Some("a job comes back under its old fence, without an attempt");
     }
     None
 }
@@ -70,9 +82,6 @@ fn is_legal(from: JobState, to: JobState) -> bool {
 }
 
 /// What a move adds to the fence and to the attempts.
-///
-/// A redrive (dead → scheduled) will become legal by its event in [`JobState::next`], and belongs
-/// here if it is to move a counter.
 fn charge(from: JobState, to: JobState) -> (i64, i32) {
     match (from, to) {
         (JobState::Scheduled, JobState::Dispatched) => (1, 0),

@@ -145,8 +145,13 @@ fn setup(point: &Point) -> Setup {
             prefetch = 1;
         }
         Needs::LostPrograms => provider.latency = Latency::Fixed(Duration::from_millis(200)),
-        Needs::Nothing | Needs::Sigterm => {}
+        Needs::Nothing | Needs::Sigterm | Needs::Schedules => {}
     }
+    let schedules = if point.needs == Needs::Schedules {
+        2
+    } else {
+        0
+    };
     Setup {
         schedulers: 0,
         workers: 0,
@@ -158,6 +163,7 @@ fn setup(point: &Point) -> Setup {
             jobs_max: 80,
             tenants: 2,
             is_plain: true,
+            schedules,
             ..Load::default()
         },
         ..Setup::default()
@@ -280,6 +286,12 @@ async fn last_job(
         ..stage.setup.load.clone()
     };
     stage.load(ground.seed + 1);
+    if point.needs == Needs::Schedules {
+        // A schedule comes to its end only where somebody ticks it.
+        await_death(stage, victim, point).await?;
+        stage.start(Role::Scheduler).await?;
+        return stage.await_clients().await;
+    }
     let submits = stage.await_clients().await?;
     await_death(stage, victim, point).await?;
     if fails {

@@ -32,6 +32,8 @@ pub enum Needs {
     LostPrograms,
     /// Being asked to stop.
     Sigterm,
+    /// Recurring schedules.
+    Schedules,
 }
 
 /// One crash point.
@@ -94,6 +96,20 @@ pub const POINTS: &[Point] = &[
         Program::Enqueue,
         Needs::Nothing,
         "a batch committed; its client not told",
+        false,
+    ),
+    point(
+        "ticker.before_commit",
+        Program::Scheduler,
+        Needs::Schedules,
+        "a tick and its job written; not committed",
+        false,
+    ),
+    point(
+        "ticker.committed",
+        Program::Scheduler,
+        Needs::Schedules,
+        "a tick and its job committed; the dispatcher not woken",
         false,
     ),
     point(

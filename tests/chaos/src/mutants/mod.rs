@@ -60,11 +60,15 @@ pub enum Bug {
     EarlyByASecond,
     /// The client hands every tick in without its key.
     DoubleTick,
+    /// The scheduler makes two jobs for a tick of a schedule, as two of them without a key would.
+    ScheduleTicksTwice,
+    /// The scheduler moves a schedule on before it makes the job.
+    ScheduleTickLost,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::StaleAck,
         Self::GateOff,
@@ -81,6 +85,8 @@ impl Bug {
         Self::NoConfirmWait,
         Self::EarlyByASecond,
         Self::DoubleTick,
+        Self::ScheduleTicksTwice,
+        Self::ScheduleTickLost,
     ];
 
     /// As the table calls it.
@@ -89,7 +95,13 @@ impl Bug {
     }
 
     fn is_the_schedulers(self) -> bool {
-        matches!(self, Self::NoConfirmWait | Self::EarlyByASecond)
+        matches!(
+            self,
+            Self::NoConfirmWait
+                | Self::EarlyByASecond
+                | Self::ScheduleTicksTwice
+                | Self::ScheduleTickLost
+        )
     }
 
     /// The figure that must not stay zero.
@@ -107,7 +119,8 @@ impl Bug {
             Self::UnknownId => Figure::Unexpected,
             Self::NeverAck => Figure::MessagesLeft,
             Self::EarlyByASecond => Figure::Early,
-            Self::DoubleTick => Figure::ExtraTicks,
+            Self::DoubleTick | Self::ScheduleTicksTwice => Figure::ExtraTicks,
+            Self::ScheduleTickLost => Figure::MissedTicks,
         })
     }
 
@@ -122,6 +135,7 @@ impl Bug {
             jobs_max: 24,
             tenants: 3,
             no_echo: true,
+            schedules: 0,
             ..Load::default()
         };
         match self {
@@ -142,6 +156,11 @@ impl Bug {
                 load.is_plain = true;
             }
             Self::StaleAck | Self::FenceIgnored => load.is_plain = true,
+            Self::ScheduleTicksTwice | Self::ScheduleTickLost => {
+                load.schedules = 2;
+                load.jobs_max = 120;
+                load.is_plain = true;
+            }
             _ => {}
         }
         load.has_keyless_ticks = self == Self::DoubleTick;

@@ -15,6 +15,19 @@ use super::Bug;
 const REST: Duration = Duration::from_millis(20);
 const BATCH: i64 = 100;
 
+/// Every tick that is due, so often, and on to the next: without a lock, without a row for the tick.
+const TICK: &str = "
+    with due as materialized (
+        select * from postroad.schedule where paused_at is null and next_at <= now()),
+    made as (
+        insert into postroad.job
+            (id, queue_id, kind_id, tenant_id, args, priority, run_at, max_attempts, on_lost)
+        select gen_random_uuid(), queue_id, kind_id, tenant_id, args, priority, next_at,
+               max_attempts, on_lost
+        from due, generate_series(1, $1))
+    update postroad.schedule s set next_at = s.next_at + interval '1 second'
+    from due where s.id = due.id";
+
 pub(super) struct Scheduler {
     bug: Bug,
     store: Store,
@@ -64,6 +77,15 @@ impl Scheduler {
                     .await?
                     .execute(early, &[])
                     .await?;
+            }
+            let times = match self.bug {
+                Bug::ScheduleTicksTwice => Some(2),
+                Bug::ScheduleTickLost => Some(0),
+                _ => None,
+            };
+            if let Some(times) = times {
+                let connection = self.store.own_connection().await?;
+                connection.execute(TICK, &[&times]).await?;
             }
             for queue in self.store.due_queues().await? {
                 let claims = self
