@@ -16,8 +16,8 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// With very many queues and tenants a look takes longer, and is taken less often: at most a
 /// twentieth of one connection's time.
 const REST_PER_LOOK: u32 = 20;
-/// Prometheus calls a gauge gone after five minutes; this is well before.
-const REST_MAX: Duration = Duration::from_secs(60);
+/// Whoever scales by these cannot wait longer, also where one look was slow by chance.
+const REST_MAX: Duration = Duration::from_secs(15);
 /// Shown although none of it is there: that is what an alert waits for.
 const ROLES: [&str; 2] = ["scheduler", "worker"];
 

@@ -59,6 +59,8 @@ a_new_queue_works() {
     cli enqueue --kind echo --queue brand-new
     wait_for 90 "the job in the new queue" completed_are "$1"
     docker stop "$(tail -n 1 "$work/new-worker")"
+    # What the scheduler may not declare must not cost it the connection that it publishes over.
+    ! compose logs --no-color scheduler | grep 'rabbitmq_publish: [^"]*did not answer'
 }
 
 # As any program with a connection to the database would.

@@ -172,3 +172,34 @@ async fn programs_work_without_the_right_to_declare() -> anyhow::Result<()> {
     vhost.delete_user(&scheduler).await?;
     vhost.delete_user(&worker).await
 }
+
+#[tokio::test]
+async fn a_new_queue_does_not_cost_a_scheduler_without_the_right_to_declare_its_connection()
+-> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().start().await?;
+    let scheduler = cluster.scheduler(0);
+    cluster.terminate(scheduler).await?;
+    let vhost = cluster.vhost().clone();
+    let name = format!("publisher_{}", std::process::id());
+    let url = vhost
+        .create_user(&name, "^postroad\\.(jobs|parked)$")
+        .await?;
+    let scheduler = cluster
+        .start(Program::scheduler().env("AMQP_URL", url))
+        .await?;
+
+    // This worker may declare its queue; the scheduler is refused everything it asks for.
+    cluster
+        .start(Program::worker().env("POSTROAD_QUEUES", "brand-new"))
+        .await?;
+    let sql = "select postroad.enqueue('echo', queue => 'brand-new') from generate_series(1, 3)";
+    cluster.query(sql, &[]).await?;
+    cluster.wait_for("completed", 3).await?;
+    cluster.enqueue(&[sms()]).await?;
+    cluster.wait_for("completed", 4).await?;
+
+    let log = cluster.log(scheduler);
+    assert!(!log.contains("did not answer in time"), "{log}");
+    cluster.finish().await?;
+    vhost.delete_user(&name).await
+}

@@ -144,7 +144,7 @@ impl Publisher {
 
 async fn supervise(
     broker: Broker,
-    queues: watch::Receiver<Vec<String>>,
+    mut queues: watch::Receiver<Vec<String>>,
     mut batches: mpsc::Receiver<Batch>,
     ready: watch::Sender<bool>,
     health: Health,
@@ -152,13 +152,13 @@ async fn supervise(
 ) {
     let mut backoff = Backoff::default();
     while !shutdown.cancel.is_cancelled() {
-        let Some(connected) = refusing(connect(&broker, &queues), &mut batches).await else {
+        let Some(connected) = refusing(connect(&broker, &mut queues), &mut batches).await else {
             return;
         };
         match connected {
             Ok((connection, channel)) => {
                 health.good(HEALTH);
-                let mut session = Session::new(connection, channel, queues.clone());
+                let mut session = Session::new(broker.clone(), connection, channel, queues.clone());
                 let end = session.run(&mut batches, &ready, &health).await;
                 ready.send_replace(false);
                 // Connecting alone proves nothing: a missing exchange refuses every message.
@@ -200,10 +200,10 @@ async fn refusing<T>(
 
 async fn connect(
     broker: &Broker,
-    queues: &watch::Receiver<Vec<String>>,
+    queues: &mut watch::Receiver<Vec<String>>,
 ) -> Result<(Connection, Channel), Error> {
     let connection = broker.connect("publish").await?;
-    let names = queues.borrow().clone();
+    let names = queues.borrow_and_update().clone();
     topology::declare(&connection, &names).await?;
     let channel = connection.channel().await?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
@@ -221,6 +221,7 @@ type Confirmed = (u64, usize, lapin::Result<Confirmation>);
 
 /// One connection's life.
 struct Session {
+    broker: Broker,
     connection: Connection,
     channel: Channel,
     queues: watch::Receiver<Vec<String>>,
@@ -242,8 +243,14 @@ struct Pending {
 }
 
 impl Session {
-    fn new(connection: Connection, channel: Channel, queues: watch::Receiver<Vec<String>>) -> Self {
+    fn new(
+        broker: Broker,
+        connection: Connection,
+        channel: Channel,
+        queues: watch::Receiver<Vec<String>>,
+    ) -> Self {
         Self {
+            broker,
             connection,
             channel,
             queues,
@@ -460,8 +467,12 @@ impl Session {
         Ok(())
     }
 
+    /// Over a connection of its own. What this user may not declare closes a channel, which lapin
+    /// tells everybody who listens to the connection as if that had failed: this session would end
+    /// with every new queue.
     async fn declare(&mut self) -> Result<(), Error> {
         let names = self.queues.borrow_and_update().clone();
-        topology::declare(&self.connection, &names).await.map(drop)
+        let connection = self.broker.connect("declare").await?;
+        topology::declare(&connection, &names).await.map(drop)
     }
 }
