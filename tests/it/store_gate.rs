@@ -248,7 +248,9 @@ async fn the_gate_says_how_late_each_job_starts() {
 
     let mut late = Vec::new();
     let asked = [stale, back_dated, long_due];
-    let gate = room.store.ask_gate(room.worker, &asked, false, |by| late.push(by));
+    let gate = room
+        .store
+        .ask_gate(room.worker, &asked, false, |by| late.push(by));
 
     let expected = vec![GateVerdict::Refused, FIRST, FIRST];
     assert_eq!(gate.await.unwrap(), Gate::Judged(expected));

@@ -55,11 +55,11 @@ pub async fn create(
 }
 
 async fn create_one(store: &Store, url: &str, tenant: String) -> anyhow::Result<Ticking> {
-    let tenant_id = patiently(async || tenant_id(store, &tenant).await).await?;
+    let tenant_id = patiently(|| tenant_id(store, &tenant)).await?;
     let name = format!("every-second-{}", Uuid::new_v4().simple());
     let body = body_of(&tenant, &name);
     let created = now();
-    let first = patiently(async || store.now().await).await?.as_second() + 1;
+    let first = patiently(|| store.now()).await?.as_second() + 1;
     let new = NewSchedule {
         name: name.clone(),
         cron: "* * * * * *".to_owned(),
@@ -77,7 +77,7 @@ async fn create_one(store: &Store, url: &str, tenant: String) -> anyhow::Result<
         next_at: Some(Timestamp::from_second(first).context("a second of this year")?),
     };
     // False: an earlier call was heard, and its answer was not.
-    patiently(async || store.create_schedule(tenant_id, &new).await).await?;
+    patiently(|| store.create_schedule(tenant_id, &new)).await?;
     Ok(Ticking {
         tenant,
         tenant_id,
@@ -120,7 +120,7 @@ pub async fn end(store: &Store, all: Vec<Ticking>) -> anyhow::Result<Vec<Submit>
 
 /// The first second for which there must be no job.
 async fn end_one(store: &Store, one: &Ticking) -> anyhow::Result<u64> {
-    let stop = patiently(async || store.now().await).await?;
+    let stop = patiently(|| store.now()).await?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let row = look(store, one).await?;
@@ -135,19 +135,22 @@ async fn end_one(store: &Store, one: &Ticking) -> anyhow::Result<u64> {
         }
         tokio::time::sleep(REST).await;
     }
-    patiently(async || store.pause_schedule(one.tenant_id, &one.name).await).await?;
+    patiently(|| store.pause_schedule(one.tenant_id, &one.name)).await?;
     let next = look(store, one).await?.next_at.context("it never ends")?;
     u64::try_from(next.as_second()).context("a second of this century")
 }
 
 async fn look(store: &Store, one: &Ticking) -> anyhow::Result<ScheduleRow> {
     let (tenant, name) = (Some(one.tenant_id), Some(one.name.as_str()));
-    let rows = patiently(async || store.schedules(tenant, name, None, 1).await).await?;
+    let rows = patiently(|| store.schedules(tenant, name, None, 1)).await?;
     rows.into_iter().next().context("the schedule is gone")
 }
 
 /// Asks again until somebody answers.
-async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, Error>) -> anyhow::Result<T> {
+async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     let deadline = Instant::now() + PATIENCE;
     loop {
         match ask().await {
