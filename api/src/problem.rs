@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// The kind of problem, as a URN that never changes: `urn:postroad:problem:invalid`.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:postroad:problem:invalid")]
-    kind: String,
+    #[serde(rename = "type", serialize_with = "as_urn")]
+    #[schema(value_type = String, example = "urn:postroad:problem:invalid")]
+    kind: &'static str,
     /// The same for people.
     title: &'static str,
     /// The HTTP status.
@@ -21,32 +21,43 @@ pub(crate) struct Problem {
     #[serde(serialize_with = "as_number")]
     status: StatusCode,
     /// What is wrong with this request, and what to do.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// Where in the request's body: a JSON pointer (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/kind")]
-    pointer: Option<String>,
+    #[schema(value_type = Option<String>, example = "/kind")]
+    pointer: Option<Box<str>>,
     /// Which query parameter or header it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
     /// The id of the request, which is in the log, too.
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    request_id: Option<Box<str>>,
     #[serde(skip)]
-    retry_after: Option<u64>,
+    retry_after: Option<u32>,
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u16(status.as_u16())
 }
 
+fn as_urn<S: serde::Serializer>(name: &str, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("urn:postroad:problem:{name}"))
+}
+
 impl Problem {
-    fn new(status: StatusCode, name: &str, title: &'static str, detail: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        name: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
-            kind: format!("urn:postroad:problem:{name}"),
+            kind: name,
             title,
             status,
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
             pointer: None,
             parameter: None,
             request_id: None,
@@ -64,7 +75,7 @@ impl Problem {
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         let mut problem = Self::new(status, "invalid", "A value cannot be taken", detail);
-        problem.pointer = Some(pointer.into());
+        problem.pointer = Some(pointer.into().into_boxed_str());
         problem
     }
 
@@ -130,7 +141,7 @@ impl Problem {
     pub(crate) fn too_many(detail: impl Into<String>, retry_after: u64) -> Self {
         let status = StatusCode::TOO_MANY_REQUESTS;
         let mut problem = Self::new(status, "too-many", "More than is agreed", detail);
-        problem.retry_after = Some(retry_after.max(1));
+        problem.retry_after = Some(u32::try_from(retry_after).unwrap_or(u32::MAX).max(1));
         problem
     }
 
@@ -180,13 +191,13 @@ impl Problem {
     }
 
     pub(crate) fn at(mut self, pointer: impl Into<String>) -> Self {
-        self.pointer = Some(pointer.into());
+        self.pointer = Some(pointer.into().into_boxed_str());
         self
     }
 
     /// The whole answer, with the request's id in it.
     pub(crate) fn respond(mut self, request_id: &str) -> Response {
-        self.request_id = Some(request_id.to_owned());
+        self.request_id = Some(request_id.into());
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();

@@ -152,7 +152,8 @@ async fn b1_json_that_is_none_is_malformed() {
     let twice = door
         .submit(r#"{"kind":"echo","kind":"other","delay":"1h"}"#)
         .await;
-    assert_eq!(twice.problem(422).unwrap().as_deref(), Some("/kind"));
+    twice.problem(422).unwrap();
+    assert!(twice.text.contains("duplicate field `kind`"), "{twice:?}");
     let nested = |depth: usize| {
         format!(
             r#"{{"kind":"echo","delay":"1h","args":{}{}}}"#,

@@ -137,6 +137,17 @@ fn alerts_dashboard_and_scaler_ask_only_for_metrics_that_exist() {
 }
 
 #[test]
+fn every_metric_is_on_the_dashboard() {
+    let asked = mentioned(DASHBOARD);
+    for name in all_documented() {
+        assert!(
+            asked.iter().any(|one| *one == name || family(one) == name),
+            "{name} is on no panel"
+        );
+    }
+}
+
+#[test]
 fn every_alert_has_a_test_and_a_runbook() {
     let alerts = RULES
         .lines()

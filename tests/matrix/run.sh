@@ -7,7 +7,8 @@
 #
 # Needs root and a Debian mirror: the servers run in an engine of its own, in the images that
 # tests/compose/build-images.sh makes of Debian's packages, on loopback ports of this machine.
-# What is left out: tests that bring servers of their own, which are always this machine's.
+# The tests are those of what depends on servers: the store's statements, and whole clusters. Left out
+# are those that bring servers of their own, which are always this machine's.
 # The whole output of the runs is kept in .postroad/matrix/.
 set -euo pipefail
 # shellcheck source=tests/compose/engine.sh
@@ -15,7 +16,8 @@ source "$(dirname "$0")/../compose/engine.sh"
 
 # suite and the major version of its Postgres
 suites=("bookworm 15" "trixie 17" "forky 18")
-own_servers=(cluster_outage:: faults::)
+names=(store_ cluster_)
+own_servers=(cluster_outage::)
 
 out=$repo/.postroad/matrix
 page=$repo/docs/MATRIX.md
@@ -88,7 +90,7 @@ run() {
     DATABASE_URL="postgres://postroad:matrix@127.0.0.1:$postgres_port/postroad" \
         AMQP_URL="amqp://postroad:matrix@127.0.0.1:$amqp_port/postroad" \
         POSTROAD_MANAGEMENT_URL=$management \
-        cargo test --quiet -p postroad-tests --test it -- "${skips[@]}" > "$out/$suite.log" 2>&1 || status=$?
+        cargo test --quiet -p postroad-tests --test it -- "${names[@]}" "${skips[@]}" > "$out/$suite.log" 2>&1 || status=$?
     # test result: ok. 171 passed; 0 failed; 0 ignored; 0 measured; 23 filtered out; finished in …
     result=$(sed -n 's/^test result: [A-Za-z]*\. \([0-9]*\) passed; \([0-9]*\) failed.*finished in \([0-9]*\).*/\1 | \2 | \3 s/p' "$out/$suite.log")
     if ((status != 0)); then
@@ -107,9 +109,9 @@ write_page() {
         cat <<'PAGE'
 # Servers that the tests have passed against
 
-Written by `make matrix`: the tests of `tests/it`, which start real programs against real servers, once for each pair of servers that a release of Debian ships.
+Written by `make matrix`: the tests `store_*` and `cluster_*` of `tests/it`, which ask real servers and start real programs on them, once for each pair of servers that a release of Debian ships.
 The versions are what the servers themselves said.
-Tests that break servers of their own are not among them: they run in `make test`, against whatever is installed.
+Tests that break servers of their own (`cluster_outage`) are not among them: they run in `make test`, against whatever is installed.
 
 | Debian | Postgres | RabbitMQ | passed | failed | took | on |
 |---|---|---|---|---|---|---|

@@ -10,8 +10,11 @@ pub(super) struct Names {
     kinds: Cache,
     tenants: Cache,
     /// Names that are known to have their row, by what they name.
-    there: Arc<RwLock<HashSet<(&'static str, Arc<str>)>>>,
+    there: Arc<RwLock<HashSet<NameOf>>>,
 }
+
+/// What a name is of, and the name.
+type NameOf = (&'static str, Arc<str>);
 
 type Cache = Arc<RwLock<HashMap<i32, Arc<str>>>>;
 

@@ -125,7 +125,7 @@ fn names(queues: &Known<Vec<QueueRow>>) -> Vec<String> {
 }
 
 /// The variables of all programs, and those of `docker-compose.yml`; a test compares.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
     "POSTROAD_QUEUES",
     "POSTROAD_PREFETCH",
     "POSTROAD_LISTEN",

@@ -64,15 +64,16 @@ fn flaw_at_birth(last: Option<&Move>, step: &Move, to: JobState) -> Option<&'sta
 }
 
 fn is_legal(from: JobState, to: JobState) -> bool {
+    // No run asks for a job to be brought back.
     JobEvent::ALL
         .into_iter()
+        .filter(|event| *event != JobEvent::Revived)
         .any(|event| from.next(event) == Ok(to))
 }
 
 /// What a move adds to the fence and to the attempts.
 ///
-/// A job that comes back from the dead is born again, which no run here asks for: see
-/// [`flaw_at_birth`].
+/// A job that comes back from the dead is born again, which [`flaw_at_birth`] takes for a flaw.
 fn charge(from: JobState, to: JobState) -> (i64, i32) {
     match (from, to) {
         (JobState::Scheduled, JobState::Dispatched) => (1, 0),
