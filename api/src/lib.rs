@@ -142,7 +142,24 @@ fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The description of everything that is served, as it is at `/openapi.json`.
-pub fn openapi() -> OpenApi {
+/// The description of everything that is served.
+fn openapi() -> OpenApi {
     routes::completed(routes::all().split_for_parts().1)
+}
+
+/// The same as JSON, as it is at `/openapi.json`.
+pub fn openapi_text() -> String {
+    routes::text_of(&openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_description_is_the_one_that_is_served() {
+        let committed = include_str!("../../docs/openapi.json");
+        assert!(
+            committed == super::openapi_text(),
+            "run: cargo run -p postroad-api -- --openapi > docs/openapi.json"
+        );
+    }
 }

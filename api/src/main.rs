@@ -13,7 +13,11 @@ use postroad_common::program;
 /// RabbitMQ.
 #[derive(Parser)]
 #[command(version, after_long_help = HELP)]
-struct Args {}
+struct Args {
+    /// Prints the OpenAPI description of what is served, and serves nothing.
+    #[arg(long)]
+    openapi: bool,
+}
 
 const HELP: &str = "\
 Configured by environment:
@@ -35,6 +39,9 @@ Examples:
 Exit codes: 0 stopped as asked, 1 failed, 78 the configuration cannot be used.";
 
 fn main() -> ExitCode {
-    let Args {} = Args::parse();
+    if Args::parse().openapi {
+        print!("{}", postroad_api::openapi_text());
+        return ExitCode::SUCCESS;
+    }
     program::run(async { postroad_api::run(Config::read(Env::of_process())?).await })
 }

@@ -70,6 +70,8 @@ fn hits(point: &Point) -> &'static [Hit] {
         (Program::Migrate, _) | (_, Needs::LostPrograms | Needs::Sigterm) => ONCE,
         (Program::Enqueue, _) => &[Hit::Nth(1), Hit::Nth(3)],
         _ if point.name == "membership.registered" => ONCE,
+        // A schedule has no last job: it ticks until it is ended.
+        _ if point.name.starts_with("ticker.") => &[Hit::Nth(1), Hit::Nth(7)],
         _ => &[Hit::Nth(1), Hit::Nth(7), Hit::Last],
     }
 }
