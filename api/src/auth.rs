@@ -30,14 +30,23 @@ const HEADER_BYTES_MAX: usize = 200;
 pub(crate) struct Tokens {
     store: Store,
     known: Kept<(String, [u8; 32]), Option<Arc<FoundToken>>>,
+    /// The tenants that operators have named, one line of a batch after the other.
+    tenants: Kept<String, i32>,
     used: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Why a tenant's id is not known. Not kept: it may be created any moment.
+enum NoTenant {
+    Missing,
+    Unread(store::Error),
 }
 
 impl Tokens {
     pub(crate) fn new(store: Store, listener: Listener) -> Self {
         Self {
             store,
-            known: Kept::new(listener),
+            known: Kept::new(listener.clone()),
+            tenants: Kept::new(listener),
             used: Arc::default(),
         }
     }
@@ -50,6 +59,22 @@ impl Tokens {
             self.lock().insert(token.id().to_owned());
         }
         Ok(found)
+    }
+
+    async fn tenant(&self, name: &str) -> Result<i32, Problem> {
+        let read = async {
+            let found = self
+                .store
+                .scoped(Scope::Operator)
+                .tenant_of_name(name)
+                .await;
+            found.map_err(NoTenant::Unread)?.ok_or(NoTenant::Missing)
+        };
+        let found = self.tenants.get(name.to_owned(), read).await;
+        found.map_err(|why| match &*why {
+            NoTenant::Missing => Problem::parameter("tenant", "there is no such tenant"),
+            NoTenant::Unread(error) => Problem::from(error),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -135,10 +160,7 @@ impl Caller {
             // Whether there is a tenant of that name is not this one's to know.
             (Some(_), Some(_)) => Err(Problem::parameter("tenant", "must be the token's own")),
             (None, None) => Ok(None),
-            (None, Some(named)) => match self.store().tenant_of_name(named).await? {
-                Some(id) => Ok(Some(id)),
-                None => Err(Problem::parameter("tenant", "there is no such tenant")),
-            },
+            (None, Some(named)) => self.app.tokens.tenant(named).await.map(Some),
         }
     }
 
