@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use postroad_common::job::ARGS_BYTES_MAX;
+use postroad_common::text::one_line;
 use serde::de::DeserializeOwned;
 
 use crate::problem::{Problem, pointer_of};
@@ -63,7 +64,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(error) => Err(Problem::parameter(
                 "query",
-                printable(&axum::Error::new(error).to_string()),
+                one_line(&axum::Error::new(error).to_string()),
             )),
         }
     }
@@ -128,23 +129,12 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
         let pointer = pointer_of(&error.path().to_string());
         let cause = error.into_inner();
         match cause.is_data() {
-            true => Problem::invalid(pointer, printable(&cause.to_string())),
-            false => Problem::malformed(printable(&cause.to_string())),
+            true => Problem::invalid(pointer, one_line(&cause.to_string())),
+            false => Problem::malformed(one_line(&cause.to_string())),
         }
     })?;
     deserializer
         .end()
-        .map_err(|error| Problem::malformed(printable(&error.to_string())))?;
+        .map_err(|error| Problem::malformed(one_line(&error.to_string())))?;
     Ok(value)
-}
-
-/// The start of a text that repeats what a client sent.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .take(300)
-        .flat_map(|c| {
-            let keep = !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if keep { vec![c] } else { c.escape_unicode().collect() }
-        })
-        .collect()
 }

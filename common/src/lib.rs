@@ -21,7 +21,7 @@ pub mod egress;
 pub mod failpoint;
 pub mod job;
 pub mod message;
-mod text;
+pub mod text;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;

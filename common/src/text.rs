@@ -5,7 +5,7 @@ const CHARS_MAX: usize = 400;
 
 /// The start of a text on one line, without what moves the cursor or turns the writing around.
 /// Quotes stay as they are: unlike in a literal, nothing here depends on them.
-pub(crate) fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(CHARS_MAX));
     let mut chars = text.chars();
     for c in chars.by_ref().take(CHARS_MAX) {

@@ -462,12 +462,7 @@ async fn dead_letters_are_redriven_by_filter_with_progress_and_each_once() {
         .await
         .unwrap();
     assert_eq!(taken.lines().pop().unwrap()["accepted"], 1300, "{taken:?}");
-    let bury = "with gone as (delete from postroad.job returning *)
-        insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
-            tenant_id, run_at, created_at, args, reason)
-        select id, 'dead', priority, 5, 7, queue_id, kind_id, tenant_id, run_at, created_at, args,
-            'exhausted' from gone";
-    cluster.query(bury, &[]).await.unwrap();
+    cluster.bury(None).await.unwrap();
 
     let filter = json!({"kind": "echo", "dry_run": true});
     let counted = api.post("/v1/dead-letters/redrive", &filter).await.unwrap();
@@ -672,12 +667,7 @@ async fn a_scheduler_killed_in_the_middle_of_a_redrive_loses_and_doubles_none() 
     api.raw(Method::POST, "/v1/jobs/batch", "application/x-ndjson", body)
         .await
         .unwrap();
-    let bury = "with gone as (delete from postroad.job returning *)
-        insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
-            tenant_id, run_at, created_at, args, reason)
-        select id, 'dead', priority, 5, 7, queue_id, kind_id, tenant_id, run_at, created_at, args,
-            'exhausted' from gone";
-    cluster.query(bury, &[]).await.unwrap();
+    cluster.bury(None).await.unwrap();
     let begun = api
         .post("/v1/dead-letters/redrive", &json!({}))
         .await

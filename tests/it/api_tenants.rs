@@ -184,12 +184,7 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Vec<String> {
         ids.push(taken["id"].as_str().unwrap().to_owned());
     }
     // One is dead, one held.
-    let bury = "with gone as (delete from postroad.job where id = $1::text::uuid returning *)
-        insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
-            tenant_id, run_at, created_at, args, reason)
-        select id, 'dead', priority, 5, 7, queue_id, kind_id, tenant_id, run_at, created_at, args,
-            'exhausted' from gone";
-    cluster.query(bury, &[&ids[1]]).await.unwrap();
+    cluster.bury(Some(&ids[1])).await.unwrap();
     let hold = "update postroad.job set stage = 3, claimed_at = now(), started_at = now(),
         ended_at = now(), worker_id = 1, dispatch = 1 where id = $1::text::uuid";
     cluster.query(hold, &[&ids[2]]).await.unwrap();

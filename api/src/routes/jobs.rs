@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Job, JobPage, LIMIT_MAX, Paging};
+use super::{Job, JobPage, limit_of};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, JsonBytes, Query, id_of};
@@ -297,24 +297,24 @@ pub(super) async fn page(
     state: Option<JobState>,
     filter: Filter,
 ) -> Result<axum::Json<JobPage>, Problem> {
-    let paging = Paging {
-        limit: filter.limit,
-        cursor: filter.cursor,
-    };
     let query = JobQuery {
         state,
         kind: filter.kind.map(|kind| name("kind", kind)).transpose()?,
         queue: filter.queue.map(|queue| name("queue", queue)).transpose()?,
         tenant: caller.tenant(filter.tenant.as_deref()).await?,
-        before: paging.before()?,
-        limit: paging.limit()?,
+        before: filter.cursor.as_deref().map(before).transpose()?,
+        limit: limit_of(filter.limit)?,
     };
-    debug_assert!(query.limit <= LIMIT_MAX);
     let page = caller.store().job_page(&query).await?;
     Ok(axum::Json(JobPage {
         items: page.jobs.into_iter().map(Job::from).collect(),
         next_cursor: page.next.map(|id| id.to_string()),
     }))
+}
+
+/// What a page's `next_cursor` names: the job before which the next one begins.
+fn before(cursor: &str) -> Result<uuid::Uuid, Problem> {
+    id_of(cursor).ok_or_else(|| Problem::parameter("cursor", "must be the next_cursor of a page"))
 }
 
 fn state_of(text: &str) -> Result<JobState, Problem> {

@@ -11,11 +11,11 @@ mod queues;
 mod schedules;
 
 use postroad_common::store::JobView;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContactBuilder, InfoBuilder, License, OpenApi, Server};
-use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -180,37 +180,13 @@ pub(crate) struct JobPage {
     next_cursor: Option<String>,
 }
 
-/// How much, and from where on.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct Paging {
-    /// Items on the page: 1 to 200, 50 unless said.
-    limit: Option<i64>,
-    /// The `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
-impl Paging {
-    fn limit(&self) -> Result<i64, Problem> {
-        match self.limit.unwrap_or(LIMIT_DEFAULT) {
-            limit @ 1..=LIMIT_MAX => Ok(limit),
-            _ => Err(Problem::parameter(
-                "limit",
-                format!("must be from 1 to {LIMIT_MAX}"),
-            )),
-        }
-    }
-
-    fn before(&self) -> Result<Option<uuid::Uuid>, Problem> {
-        let Some(cursor) = &self.cursor else {
-            return Ok(None);
-        };
-        match crate::body::id_of(cursor) {
-            Some(id) => Ok(Some(id)),
-            None => Err(Problem::parameter(
-                "cursor",
-                "must be the next_cursor of a page",
-            )),
-        }
+/// How many items a page is to have.
+fn limit_of(asked: Option<i64>) -> Result<i64, Problem> {
+    match asked.unwrap_or(LIMIT_DEFAULT) {
+        limit @ 1..=LIMIT_MAX => Ok(limit),
+        _ => Err(Problem::parameter(
+            "limit",
+            format!("must be from 1 to {LIMIT_MAX}"),
+        )),
     }
 }

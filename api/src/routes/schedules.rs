@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::jobs::Submitter;
+use super::limit_of;
 use super::queues::{DAY, duration};
-use super::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Query};
@@ -372,15 +372,7 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
 ) -> Result<axum::Json<Schedules>, Problem> {
     caller.may(Permission::SchedulesRead)?;
-    let limit = match filter.limit.unwrap_or(LIMIT_DEFAULT) {
-        limit @ 1..=LIMIT_MAX => limit,
-        _ => {
-            return Err(Problem::parameter(
-                "limit",
-                format!("must be from 1 to {LIMIT_MAX}"),
-            ));
-        }
-    };
+    let limit = limit_of(filter.limit)?;
     let after = match &filter.cursor {
         Some(cursor) => Some(after(cursor)?),
         None => None,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use postroad_common::config::Env;
+use postroad_common::text::one_line;
 use serde::Serialize;
 
 pub(crate) use self::table::Table;
@@ -75,7 +76,7 @@ pub(crate) fn pairs(lines: &[(&str, String)]) -> anyhow::Result<()> {
     let room = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in lines {
-        let line = format!("{name:room$}  {}", table::printable(value));
+        let line = format!("{name:room$}  {}", one_line(value));
         text.push_str(line.trim_end());
         text.push('\n');
     }

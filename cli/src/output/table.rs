@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use console::{measure_text_width, truncate_str};
+use postroad_common::text::one_line;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -10,8 +11,6 @@ const GAP: usize = 2;
 const WIDTH_MIN: usize = 4;
 /// Nor is one of names, if it is the first.
 const NAME_WIDTH_MIN: usize = 12;
-/// What is kept of a cell: nobody reads more in a table.
-const CELL_CHARS_MAX: usize = 400;
 
 /// Rows under headers.
 pub(crate) struct Table {
@@ -52,7 +51,7 @@ impl Table {
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.headers.len(), "a cell for each header");
-        self.rows.push(cells.map(|cell| printable(&cell)).into());
+        self.rows.push(cells.map(|cell| one_line(&cell)).into());
     }
 
     /// The table for a terminal of this width; without one, as wide as it is.
@@ -127,22 +126,6 @@ impl Table {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-}
-
-/// A text on one line that moves no cursor: what strangers have written is shown here.
-pub(crate) fn printable(text: &str) -> String {
-    let mut chars = text.chars();
-    let mut line = String::with_capacity(text.len().min(CELL_CHARS_MAX));
-    for c in chars.by_ref().take(CELL_CHARS_MAX) {
-        match c {
-            '"' | '\'' | '\\' => line.push(c),
-            _ => line.extend(c.escape_debug()),
-        }
-    }
-    if chars.next().is_some() {
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

@@ -46,21 +46,16 @@ const CANCEL: &str = concat!(
     select id, true from archived union all select id, false from asked"
 );
 
-/// Back to life under the old fence, so that the ledger does not count it as a new job: attempts
-/// start from nothing, and an expiry that is over would only end it again.
-const REVIVE: &str = "
+const REVIVE: &str = concat!(
+    "
     with back as (
         delete from postroad.archive a
         where a.id = any($1) and ($2::int is null or a.tenant_id = $2)
           and a.state in ('dead', 'cancelled', 'expired')
         returning a.*)
-    insert into postroad.job
-        (id, dispatch, priority, queue_id, kind_id, tenant_id, max_attempts, run_at, expires_at,
-         created_at, on_lost, traceparent, args)
-    select id, greatest(dispatch, 1), priority, queue_id, kind_id, tenant_id, max_attempts, now(),
-           case when expires_at > now() then expires_at end, created_at, on_lost, traceparent, args
-    from back order by id
-    returning id";
+    ",
+    revive_from!("back")
+);
 
 const HURRY: &str = "
     update postroad.job j

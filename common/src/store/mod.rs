@@ -31,6 +31,25 @@ macro_rules! archive_from {
     };
 }
 
+/// The end of a statement that brings the archived rows of the common table `$back` back to life:
+/// under their old fence, so that the ledger does not count them as new; without attempts; and
+/// without an expiry that is over, which would only end them again.
+macro_rules! revive_from {
+    ($back:literal) => {
+        concat!(
+            "insert into postroad.job
+                (id, dispatch, priority, queue_id, kind_id, tenant_id, max_attempts, run_at,
+                 expires_at, created_at, on_lost, traceparent, args)
+             select id, greatest(dispatch, 1), priority, queue_id, kind_id, tenant_id, max_attempts,
+                 now(), case when expires_at > now() then expires_at end, created_at, on_lost,
+                 traceparent, args
+             from ",
+            $back,
+            " order by id returning id"
+        )
+    };
+}
+
 mod audit;
 mod claims;
 mod diagnosis;

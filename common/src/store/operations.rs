@@ -125,13 +125,9 @@ const STEP: &str = concat!(
         where a.id = p.id and a.finished_at = p.finished_at and a.state = 'dead'
         returning a.*),
     alive as (
-        insert into postroad.job
-            (id, dispatch, priority, queue_id, kind_id, tenant_id, max_attempts, run_at, expires_at,
-             created_at, on_lost, traceparent, args)
-        select id, greatest(dispatch, 1), priority, queue_id, kind_id, tenant_id, max_attempts, now(),
-               case when expires_at > now() then expires_at end, created_at, on_lost, traceparent, args
-        from back order by id
-        returning id),
+        ",
+    revive_from!("back"),
+    "),
     moved as (
         update postroad.operation o
         set done = o.done + (select count(*) from alive),

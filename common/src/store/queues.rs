@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Error, Store, from_millis, millis};
+use super::{Error, Store, millis};
 
 /// A queue: its settings, and what is in it of this store's tenant.
 #[derive(Clone, Debug, Serialize)]
@@ -229,13 +229,5 @@ impl Store {
             (row.get(0), prefetch)
         };
         Ok(rows.iter().map(hint).collect())
-    }
-
-    /// How long a message of a queue may wait in RabbitMQ.
-    pub async fn pipe_ttl(&self, queue: &str) -> Result<Option<Duration>, Error> {
-        let rows = self.queues(Some(queue)).await?;
-        Ok(rows
-            .first()
-            .map(|row| from_millis((row.pipe_ttl_seconds * 1000.0) as i64)))
     }
 }

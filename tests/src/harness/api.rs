@@ -177,4 +177,19 @@ impl Cluster {
         .await?;
         Ok(token.expose())
     }
+
+    /// Makes this job a dead letter, or every job that is not finished: as if its attempts were
+    /// exhausted.
+    pub async fn bury(&self, id: Option<&str>) -> anyhow::Result<()> {
+        let bury = "
+            with gone as (
+                delete from postroad.job
+                where $1::text is null or id = $1::text::uuid returning *)
+            insert into postroad.archive (id, state, priority, attempt, dispatch, queue_id, kind_id,
+                tenant_id, run_at, created_at, args, reason)
+            select id, 'dead', priority, 5, 7, queue_id, kind_id, tenant_id, run_at, created_at, args,
+                'exhausted'
+            from gone";
+        self.query(bury, &[&id]).await.map(drop)
+    }
 }

@@ -10,11 +10,12 @@ mod needs;
 use std::fmt;
 use std::process::ExitCode;
 
+use postroad_common::text::one_line;
 use serde_json::json;
 
 use self::checks::CHECKS;
 use self::facts::Facts;
-use crate::output::{self, table::printable};
+use crate::output;
 
 /// Looks at the configuration, Postgres, RabbitMQ and what is in them, and says what is wrong.
 ///
@@ -131,7 +132,7 @@ fn line(what: &str, finding: &Finding, is_coloured: bool) -> String {
         true => format!("{}{mark}\x1b[0m", level.colour()),
         false => mark,
     };
-    let text = printable(text);
+    let text = one_line(text);
     match remedy.is_empty() {
         true => format!("{mark}  {what}: {text}"),
         false => format!("{mark}  {what}: {text} — {remedy}"),
