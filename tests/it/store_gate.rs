@@ -193,10 +193,25 @@ async fn a_started_job_does_not_expire() {
     let job = room.running(in_an_hour()).await;
     let_expire(&room).await;
 
-    let answer = room.store.gate_again(room.worker, &[job]).await.unwrap();
-    assert_eq!(answer, Gate::Judged(vec![FIRST]));
+    assert_eq!(room.start(job).await, GateVerdict::Refused);
     assert_eq!(room.store.expire(ALL).await.unwrap(), 0);
     assert_eq!(room.state(job.id).await, "running");
+}
+
+/// Found by a simulated life: the answer was lost, and the job's time passed before the next one.
+#[tokio::test]
+async fn a_job_whose_worker_never_heard_that_it_may_start_expires_when_it_asks_again() {
+    let room = Room::open().await;
+    let job = room.running(in_an_hour()).await;
+    let_expire(&room).await;
+    let stranger = room.another_worker().await;
+
+    let of_stranger = room.store.gate_again(stranger, &[job]).await.unwrap();
+    let answer = room.store.gate_again(room.worker, &[job]).await.unwrap();
+
+    assert_eq!(of_stranger, Gate::Judged(vec![GateVerdict::Refused]));
+    assert_eq!(answer, Gate::Judged(vec![GateVerdict::Expired]));
+    assert_eq!(room.state(job.id).await, "expired");
 }
 
 #[tokio::test]

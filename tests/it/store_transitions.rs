@@ -9,7 +9,8 @@ use std::time::Duration;
 use postroad_common::job::retry::Verdict;
 use postroad_common::job::{JobEvent, JobState, NewJob, OnLost};
 use postroad_common::store::{
-    Cancelled, Ending, Fenced, GateVerdict, Moved, Outcome, Rescued, Resolution, Retried, Ruling,
+    Cancelled, Ending, Fenced, Gate, GateVerdict, Moved, Outcome, Rescued, Resolution, Retried,
+    Ruling,
 };
 
 use crate::store_fixture::{ALL, Room, failed, job, job_to_hold, unknown};
@@ -233,7 +234,11 @@ async fn apply(room: &Room, event: JobEvent, job: Fenced) -> bool {
             let_expire(room, job).await;
             let swept = room.store.expire(ALL).await.unwrap();
             let worker = room.another_worker().await;
-            swept == 1 || room.start_by(worker, job).await == GateVerdict::Expired
+            let again = room.store.gate_again(room.worker, &[job]).await.unwrap();
+            let has_expired = Gate::Judged(vec![GateVerdict::Expired]);
+            swept == 1
+                || room.start_by(worker, job).await == GateVerdict::Expired
+                || again == has_expired
         }
     }
 }

@@ -87,7 +87,8 @@ impl JobState {
             (S::Held, E::ResolvedCompleted) => S::Completed,
             (S::Held, E::ResolvedRetry) => S::Scheduled,
             (S::Held, E::ResolvedDead) => S::Dead,
-            (S::Scheduled | S::Dispatched, E::Expired) => S::Expired,
+            // A running one only if its worker has not heard that it may start, and asks again.
+            (S::Scheduled | S::Dispatched | S::Running, E::Expired) => S::Expired,
             // A running job is asked about first: it comes here by the way of failed.
             (S::Scheduled | S::Dispatched | S::Failed, E::Cancelled) => S::Cancelled,
             (S::Dead | S::Cancelled | S::Expired, E::Revived) => S::Scheduled,

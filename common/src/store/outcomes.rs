@@ -93,6 +93,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * Asked again ($4), because the first answer was lost, it grants a worker what it has granted it
 ///   before; the attempt is not charged twice. Asked for the first time it never does: then a
 ///   start under this worker's id is one that ran, and lost its outcome.
+/// * Neither time it grants what has expired. The grant that was never heard started nothing.
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
 /// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
 /// * Changes no indexed column, so the update stays on its page (HOT).
@@ -111,7 +112,7 @@ const GATE: &str = concat!(
         from asked
         where j.id = asked.id and j.dispatch = asked.dispatch and j.stage = 1
           and (j.started_at is null or ($4 and j.worker_id = $1))
-          and (j.expires_at is null or j.expires_at > now() or j.started_at is not null)
+          and (j.expires_at is null or j.expires_at > now())
           and exists (select from worker)
         returning j.id, j.dispatch, j.attempt,
                   date_part('epoch', j.started_at - greatest(j.run_at, j.created_at)) as late),
@@ -119,7 +120,8 @@ const GATE: &str = concat!(
         delete from postroad.job j
         using asked
         where j.id = asked.id and j.dispatch = asked.dispatch and j.stage = 1
-          and j.started_at is null and j.expires_at <= now()
+          and (j.started_at is null or ($4 and j.worker_id = $1))
+          and j.expires_at <= now()
           and exists (select from worker)
         returning j.*),
     archived as (

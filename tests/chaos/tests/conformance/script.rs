@@ -109,10 +109,11 @@ impl Author {
         match self.chance.below(42) {
             0..=5 => self.enqueue(now),
             6..=12 => Step::Claim(self.claiming(store)),
-            13..=18 => {
+            13..=16 => {
                 let jobs = self.fences(store, &[S::Dispatched, S::Running]);
                 Step::Gate(self.process(store, 3..=5), jobs, self.chance.is(0.3))
             }
+            17..=18 => self.ask_again(store),
             19..=24 => self.finish(store),
             25 => {
                 let jobs = self.fences(store, &[S::Dispatched, S::Running]);
@@ -155,6 +156,15 @@ impl Author {
                 }
             },
         }
+    }
+
+    /// A worker asks once more about a job that the gate has granted it, usually.
+    fn ask_again(&mut self, store: &ModelStore) -> Step {
+        let jobs = self.fences(store, &[JobState::Running]);
+        let granted = store.jobs().find(|job| job.id == jobs[0].id);
+        let worker = granted.and_then(|job| job.worker_id);
+        let worker = worker.unwrap_or_else(|| self.process(store, 3..=5));
+        Step::Gate(worker, jobs, true)
     }
 
     fn about_processes(&mut self, store: &ModelStore) -> Step {

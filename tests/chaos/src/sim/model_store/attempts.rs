@@ -46,18 +46,19 @@ impl ModelStore {
         let Some(job) = self.under_fence(asked).filter(|job| job.is_in_pipe()) else {
             return GateVerdict::Refused;
         };
-        if job.state == JobState::Running {
-            return match is_again && job.worker_id == Some(worker) {
-                true => GateVerdict::Start {
-                    attempt: job.attempt,
-                },
-                false => GateVerdict::Refused,
-            };
+        let is_running = job.state == JobState::Running;
+        if is_running && !(is_again && job.worker_id == Some(worker)) {
+            return GateVerdict::Refused;
         }
         if job.has_expired(now) && !self.has_bug(Bug::RunsAfterExpiry) {
             let reason = Some("expired in the pipe");
             self.advance_because(asked.id, JobEvent::Expired, reason, |_| {});
             return GateVerdict::Expired;
+        }
+        if is_running {
+            return GateVerdict::Start {
+                attempt: job.attempt,
+            };
         }
         let attempt = job.attempt + i32::from(!self.has_bug(Bug::AttemptNotCharged));
         self.advance(asked.id, JobEvent::Started, |job| {
