@@ -2,9 +2,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 ARGS ?=
-PACKAGES := postroad postroad-api postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
+PACKAGES := postroad postroad-api postroad-bench postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test deploy-check matrix clean
+.PHONY: help demo test bench fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci compose-test deploy-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -16,6 +16,10 @@ demo: ## send a sample campaign through everything and count what arrives
 test: ## every test, against private servers
 	cargo build --quiet --workspace --bins --examples
 	target/debug/postroad dev --dir .postroad/test --fresh --servers-only -- cargo test --workspace $(ARGS)
+
+bench: ## how fast it is on this machine; ARGS=--quick for a look
+	cargo build --quiet --release --workspace --bins
+	@target/release/postroad-bench $(ARGS)
 
 # In debug: overflows and broken assertions of the standard library and ours then panic.
 fuzz: ## ten minutes of random input at everything that reads bytes from outside
@@ -37,7 +41,7 @@ chaos-publish: chaos-programs ## the newest table of make chaos into the documen
 # Faults break the programs that users run; crash points exist in debug builds only.
 chaos-programs:
 	cargo build --quiet --release --workspace --bins
-	cargo build --quiet -p postroad -p postroad-scheduler -p postroad-worker --bins
+	cargo build --quiet -p postroad -p postroad-api -p postroad-scheduler -p postroad-worker --bins
 
 up: ## everything running on this machine until Ctrl-C
 	cargo build --quiet --release --workspace --bins

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_common::backoff::Backoff;
+use postroad_common::failpoint;
 use postroad_common::job::NewJob;
 use postroad_common::store::{self, Enqueued, Scope, Store};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,7 +25,7 @@ const BATCH: usize = 500;
 /// Bytes of args per statement, about.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Statements under way at once.
-const STATEMENTS: usize = 4;
+const STATEMENTS: usize = 2;
 /// Jobs that wait for a statement; more wait in their connections.
 const WAITING: usize = 2000;
 /// How long a database that went away is waited for, with the client.
@@ -165,7 +166,11 @@ pub(crate) async fn enqueue(
                 is_resend = true;
                 tokio::time::sleep(backoff.next_wait()).await;
             }
-            ended => return ended,
+            Ok(enqueued) => {
+                failpoint!("api.committed");
+                return Ok(enqueued);
+            }
+            Err(error) => return Err(error),
         }
     }
 }

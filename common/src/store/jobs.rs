@@ -1,6 +1,9 @@
 //! Jobs come in: thousands of rows a statement, with dedup.
 
+use std::collections::HashMap;
+
 use sha2::{Digest as _, Sha256};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::{Error, Store, millis};
@@ -59,13 +62,45 @@ const FREE_EXPIRED_KEYS: &str = "
       and u.tenant = t.name and u.kind = k.name and u.key = d.key
       and d.expires_at < now() and not exists (select from postroad.job j where j.id = d.job_id)";
 
+/// Jobs without dedup keys; answers a row for each that was not there. Every name of a batch is
+/// looked up once: $2 to $4 are those of queues, kinds and tenants, and $5 to $7 say which of them,
+/// from 1, each job has.
+///
+/// A name that is missing after all fails the insert, rather than dropping its job.
+const INSERT: &str = "
+    with inserted as (
+        insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
+                                  expires_at, max_attempts, on_lost, traceparent)
+        select u.id,
+               (array(select q.id from unnest($2::text[]) with ordinality as one(name, n)
+                      left join postroad.queue q on q.name = one.name order by n))[u.queue],
+               (array(select k.id from unnest($3::text[]) with ordinality as one(name, n)
+                      left join postroad.kind k on k.name = one.name order by n))[u.kind],
+               (array(select t.id from unnest($4::text[]) with ordinality as one(name, n)
+                      left join postroad.tenant t on t.name = one.name order by n))[u.tenant],
+               u.args::json, u.priority,
+               coalesce(u.run_at, now() + u.delay_ms * interval '1 ms'),
+               u.expires_at, u.max_attempts, u.on_lost, u.traceparent
+        from unnest($1::uuid[], $5::int[], $6::int[], $7::int[], $8::text[], $9::smallint[],
+                    $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::int[],
+                    $14::text[], $15::text[])
+             as u(id, queue, kind, tenant, args, priority, run_at, delay_ms, expires_at,
+                  max_attempts, on_lost, traceparent)
+        where not ($16 and postroad.is_archived(u.id))
+        order by u.id
+        on conflict (id) do nothing
+        returning id, kind_id, run_at, created_at)
+    select inserted.id, inserted.run_at, inserted.created_at, k.max_attempts, k.on_lost = 'hold'
+    from inserted
+    join postroad.kind k on k.id = inserted.kind_id";
+
 /// Answers one row per input, in input order. `job_id` is null where the dedup key was taken by a
 /// transaction that committed after this statement began: [`FIRST_JOB`] then finds it.
 ///
 /// A name that is missing after all fails the insert, rather than dropping its job.
 ///
 /// Keys are inserted in key order, so that two batches with the same keys cannot deadlock.
-const INSERT: &str = "
+const INSERT_WITH_KEYS: &str = "
     with input as materialized (
         select u.*, q.id as queue_id, k.id as kind_id, t.id as tenant_id,
                k.max_attempts as kind_max_attempts, k.on_lost = 'hold' as kind_holds,
@@ -132,46 +167,99 @@ impl Store {
         {
             return Err(Error::InvalidJob { index, source });
         }
+        let queues = Distinct::of(jobs, |job| job.queue.as_str());
+        let kinds = Distinct::of(jobs, |job| job.kind.as_str());
+        let tenants = Distinct::of(jobs, |job| job.tenant.as_str());
+        self.ensure_names(&queues.names, &kinds.names, &tenants.names)
+            .await?;
+        match jobs.iter().any(|job| job.dedup_key.is_some()) {
+            true => self.insert_with_keys(jobs, is_resend).await,
+            false => {
+                self.insert(jobs, is_resend, &queues, &kinds, &tenants)
+                    .await
+            }
+        }
+    }
+
+    /// Jobs without dedup keys: one statement, one round trip.
+    async fn insert(
+        &self,
+        jobs: &[NewJob],
+        is_resend: bool,
+        queues: &Distinct<'_>,
+        kinds: &Distinct<'_>,
+        tenants: &Distinct<'_>,
+    ) -> Result<Vec<Enqueued>, Error> {
+        let fields = Fields::of(jobs);
+        let params: [&(dyn ToSql + Sync); 16] = [
+            &fields.ids,
+            &queues.names,
+            &kinds.names,
+            &tenants.names,
+            &queues.numbers,
+            &kinds.numbers,
+            &tenants.numbers,
+            &fields.args,
+            &fields.priorities,
+            &fields.run_ats,
+            &fields.delays_ms,
+            &fields.expires_ats,
+            &fields.max_attempts,
+            &fields.on_lost,
+            &fields.traceparents,
+            &is_resend,
+        ];
+        let rows = self.query("enqueueing jobs", INSERT, &params).await?;
+        let inserted = |row: &Row| (row.get::<_, uuid::Uuid>(0), inserted_of(row, 1));
+        let inserted: HashMap<_, _> = rows.iter().map(inserted).collect();
+        let enqueued = |job: &NewJob| {
+            let inserted = inserted.get(job.id.as_uuid()).copied();
+            Enqueued {
+                id: job.id,
+                is_new: inserted.is_some(),
+                is_same: true,
+                inserted,
+            }
+        };
+        Ok(jobs.iter().map(enqueued).collect())
+    }
+
+    async fn insert_with_keys(
+        &self,
+        jobs: &[NewJob],
+        is_resend: bool,
+    ) -> Result<Vec<Enqueued>, Error> {
         let queues = column(jobs, |job| job.queue.as_str());
         let kinds = column(jobs, |job| job.kind.as_str());
         let tenants = column(jobs, |job| job.tenant.as_str());
-        self.ensure_names(&queues, &kinds, &tenants).await?;
-
         let keys = column(jobs, |job| job.dedup_key.as_deref());
         let digests = column(jobs, digest);
+        let fields = Fields::of(jobs);
         let rows = self
             .with_connection("enqueueing jobs", async |connection| {
                 let tx = self.begin(connection).await?;
-                if keys.iter().any(Option::is_some) {
-                    for sql in [LOCK_EXPIRED_KEYS, FREE_EXPIRED_KEYS] {
-                        let statement = tx.prepare_cached(sql).await?;
-                        tx.execute(&statement, &[&tenants, &kinds, &keys]).await?;
-                    }
+                for sql in [LOCK_EXPIRED_KEYS, FREE_EXPIRED_KEYS] {
+                    let statement = tx.prepare_cached(sql).await?;
+                    tx.execute(&statement, &[&tenants, &kinds, &keys]).await?;
                 }
-                let insert = tx.prepare_cached(INSERT).await?;
+                let insert = tx.prepare_cached(INSERT_WITH_KEYS).await?;
                 let rows = tx
                     .query(
                         &insert,
                         &[
-                            &column(jobs, |job| *job.id.as_uuid()),
+                            &fields.ids,
                             &queues,
                             &kinds,
                             &tenants,
-                            &column(jobs, |job| job.args.get()),
-                            &column(jobs, |job| job.priority),
-                            &column(jobs, |job| match job.run_at {
-                                RunAt::At(at) => Some(at),
-                                RunAt::Now | RunAt::After(_) => None,
-                            }),
-                            &column(jobs, |job| match job.run_at {
-                                RunAt::After(wait) => millis(wait),
-                                RunAt::Now | RunAt::At(_) => 0,
-                            }),
-                            &column(jobs, |job| job.expires_at),
-                            &column(jobs, |job| job.max_attempts),
-                            &column(jobs, |job| job.on_lost.map(|on_lost| on_lost.as_str())),
+                            &fields.args,
+                            &fields.priorities,
+                            &fields.run_ats,
+                            &fields.delays_ms,
+                            &fields.expires_ats,
+                            &fields.max_attempts,
+                            &fields.on_lost,
                             &keys,
-                            &column(jobs, |job| job.traceparent.as_deref()),
+                            &fields.traceparents,
                             &(millis(DEDUP_FOR) as f64),
                             &is_resend,
                             &digests,
@@ -185,17 +273,15 @@ impl Store {
         let mut enqueued = Vec::with_capacity(jobs.len());
         for (job, row) in jobs.iter().zip(&rows) {
             enqueued.push(match row.get::<_, Option<uuid::Uuid>>(0) {
-                Some(id) => Enqueued {
-                    id: id.into(),
-                    is_new: row.get(1),
-                    is_same: row.get(2),
-                    inserted: row.get::<_, Option<_>>(3).map(|run_at| Inserted {
-                        run_at,
-                        created_at: row.get(4),
-                        kind_max_attempts: row.get(5),
-                        kind_holds: row.get(6),
-                    }),
-                },
+                Some(id) => {
+                    let is_new = row.get(1);
+                    Enqueued {
+                        id: id.into(),
+                        is_new,
+                        is_same: row.get(2),
+                        inserted: is_new.then(|| inserted_of(row, 3)),
+                    }
+                }
                 None => self.first_job(job).await?,
             });
         }
@@ -272,6 +358,76 @@ fn digest(job: &NewJob) -> Option<Vec<u8>> {
             .unwrap_or_default(),
     );
     Some(digest.finalize().to_vec())
+}
+
+/// What the database decided, from this column of a row on.
+fn inserted_of(row: &Row, at: usize) -> Inserted {
+    Inserted {
+        run_at: row.get(at),
+        created_at: row.get(at + 1),
+        kind_max_attempts: row.get(at + 2),
+        kind_holds: row.get(at + 3),
+    }
+}
+
+/// The names of a batch, each once, and which of them each job has, from 1.
+struct Distinct<'a> {
+    names: Vec<&'a str>,
+    numbers: Vec<i32>,
+}
+
+impl<'a> Distinct<'a> {
+    fn of(jobs: &'a [NewJob], name: impl Fn(&'a NewJob) -> &'a str) -> Self {
+        let mut known = HashMap::new();
+        let mut all = Self {
+            names: Vec::new(),
+            numbers: Vec::with_capacity(jobs.len()),
+        };
+        for job in jobs {
+            let name = name(job);
+            let number = *known.entry(name).or_insert_with(|| {
+                all.names.push(name);
+                i32::try_from(all.names.len()).expect("a batch is smaller")
+            });
+            all.numbers.push(number);
+        }
+        all
+    }
+}
+
+/// What is the job's own, column by column.
+struct Fields<'a> {
+    ids: Vec<uuid::Uuid>,
+    args: Vec<&'a str>,
+    priorities: Vec<i16>,
+    run_ats: Vec<Option<jiff::Timestamp>>,
+    delays_ms: Vec<i64>,
+    expires_ats: Vec<Option<jiff::Timestamp>>,
+    max_attempts: Vec<Option<i32>>,
+    on_lost: Vec<Option<&'a str>>,
+    traceparents: Vec<Option<&'a str>>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(jobs: &'a [NewJob]) -> Self {
+        Self {
+            ids: column(jobs, |job| *job.id.as_uuid()),
+            args: column(jobs, |job| job.args.get()),
+            priorities: column(jobs, |job| job.priority),
+            run_ats: column(jobs, |job| match job.run_at {
+                RunAt::At(at) => Some(at),
+                RunAt::Now | RunAt::After(_) => None,
+            }),
+            delays_ms: column(jobs, |job| match job.run_at {
+                RunAt::After(wait) => millis(wait),
+                RunAt::Now | RunAt::At(_) => 0,
+            }),
+            expires_ats: column(jobs, |job| job.expires_at),
+            max_attempts: column(jobs, |job| job.max_attempts),
+            on_lost: column(jobs, |job| job.on_lost.map(|on_lost| on_lost.as_str())),
+            traceparents: column(jobs, |job| job.traceparent.as_deref()),
+        }
+    }
 }
 
 fn column<'a, T>(jobs: &'a [NewJob], field: impl Fn(&'a NewJob) -> T) -> Vec<T> {

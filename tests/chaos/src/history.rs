@@ -55,6 +55,9 @@ pub struct Submit {
     pub tick: Option<Tick>,
     /// SHA-256 of the body that its provider must get; none for kinds without a provider.
     pub body_sha256: Option<String>,
+    /// Whether it was handed in over HTTP, and not in SQL.
+    #[serde(default)]
+    pub over_http: bool,
     /// What the client was told.
     pub answer: Answer,
 }

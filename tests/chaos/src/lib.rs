@@ -11,6 +11,7 @@
 
 pub mod checker;
 pub mod crash;
+pub mod door;
 pub mod faults;
 pub mod history;
 pub mod load;

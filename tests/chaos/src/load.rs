@@ -12,16 +12,18 @@
 //! ([`crate::schedules`]).
 //!
 //! One in ten is due one to three seconds later, one in thirty expires after two to six seconds.
+//! Half of the batches, and of the ticks, come in SQL; the others over HTTP: most of them a line per
+//! job, some of them a request per job.
+//!
 //! A client that gets no answer asks again under the same ids, as every client should; every
 //! fourth gives up after the first time, so that some outcomes stay unknown to it.
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::future::join;
 use jiff::{SignedDuration, Timestamp};
 use postroad_common::job::{JobId, NewJob, RunAt};
-use postroad_common::store::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
@@ -29,6 +31,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::door::{Doors, NotTaken, Way};
 use crate::history::{Answer, Lost, Submit, Tick};
 use crate::observer::now;
 use crate::schedules;
@@ -54,6 +57,8 @@ pub struct Load {
     pub has_keyless_ticks: bool,
     /// How many tenants have a recurring schedule; none in a herd.
     pub schedules: usize,
+    /// Of a hundred batches, how many come over HTTP.
+    pub http_percent: u32,
 }
 
 impl Default for Load {
@@ -68,6 +73,7 @@ impl Default for Load {
             all_expire_in: None,
             has_keyless_ticks: false,
             schedules: 2,
+            http_percent: 50,
         }
     }
 }
@@ -86,13 +92,13 @@ type Planned = (NewJob, Submit);
 pub async fn run(
     load: Load,
     seed: u64,
-    store: Store,
+    doors: Doors,
     provider_url: String,
     stop: CancellationToken,
 ) -> anyhow::Result<Vec<Submit>> {
     let schedules = match load.herd_after {
         Some(_) => Vec::new(),
-        None => schedules::create(&store, &provider_url, load.schedules).await?,
+        None => schedules::create(doors.store(), &provider_url, load.schedules).await?,
     };
     let mut maker = Maker::new(load.clone(), seed, provider_url);
     let mut beat = tokio::time::interval(BEAT);
@@ -106,53 +112,64 @@ pub async fn run(
         }
         let batch = maker.batch(per_beat.min(load.jobs_max - maker.made));
         let is_patient = maker.rng.random_range(0..4) > 0;
+        let way = maker.way();
         let tick = maker.tick();
-        clients.spawn(hand_in(store.clone(), batch, is_patient));
+        clients.spawn(hand_in(doors.clone(), way, batch, is_patient));
         if let Some((one, other)) = tick {
-            let store = store.clone();
+            let doors = doors.clone();
+            // Whose answer names the job: that of a batch does not.
+            let way = match maker.way() {
+                Way::Batch => Way::Singles,
+                way => way,
+            };
             clients.spawn(async move {
-                let one = hand_in(store.clone(), vec![one], true);
-                let other = hand_in(store, vec![other], true);
-                let (mut one, other) = join(one, other).await;
-                one.extend(other);
-                one
+                let one = hand_in(doors.clone(), way, vec![one], true);
+                let other = hand_in(doors, way, vec![other], true);
+                let (one, other) = join(one, other).await;
+                let mut both = one?;
+                both.extend(other?);
+                Ok(both)
             });
         }
         while let Some(done) = clients.try_join_next() {
-            submits.extend(done.context("a client panicked")?);
+            submits.extend(done.context("a client panicked")??);
         }
     }
     while let Some(done) = clients.join_next().await {
-        submits.extend(done.context("a client panicked")?);
+        submits.extend(done.context("a client panicked")??);
     }
-    submits.extend(schedules::end(&store, schedules).await?);
+    submits.extend(schedules::end(doors.store(), schedules).await?);
     submits.sort_by(|one, other| one.t.total_cmp(&other.t));
     Ok(submits)
 }
 
 /// Hands a batch in, and says what became of it. After an answer that did not come, the same ids
 /// are handed in again: the second time changes nothing if the first was heard.
-async fn hand_in(store: Store, batch: Vec<Planned>, is_patient: bool) -> Vec<Submit> {
+async fn hand_in(
+    doors: Doors,
+    way: Way,
+    batch: Vec<Planned>,
+    is_patient: bool,
+) -> anyhow::Result<Vec<Submit>> {
     let (jobs, mut submits): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-    for attempt in 0..TRIES {
-        match store.enqueue(&jobs, attempt > 0).await {
-            Ok(enqueued) => {
-                for (submit, enqueued) in submits.iter_mut().zip(enqueued) {
-                    submit.answer = Answer::Accepted(*enqueued.id.as_uuid());
+    for submit in &mut submits {
+        submit.over_http = way != Way::Sql;
+    }
+    for nth in 0..TRIES {
+        match doors.hand_in(way, &jobs, nth).await {
+            Ok(ids) => {
+                for (submit, id) in submits.iter_mut().zip(ids) {
+                    submit.answer = Answer::Accepted(id);
                 }
                 break;
             }
-            Err(error) if !error.is_transient() => {
-                for submit in &mut submits {
-                    submit.answer = Answer::Refused;
-                }
-                break;
-            }
-            Err(_) if !is_patient => break,
-            Err(_) => tokio::time::sleep(REST).await,
+            // Every job here is a good one.
+            Err(NotTaken::Refused(why)) => bail!("a client was refused: {why}"),
+            Err(NotTaken::Unheard) if !is_patient => break,
+            Err(NotTaken::Unheard) => tokio::time::sleep(REST).await,
         }
     }
-    submits
+    Ok(submits)
 }
 
 /// Makes jobs, in an order that the seed decides.
@@ -174,6 +191,15 @@ impl Maker {
             started: now(),
             made: 0,
             ticks: 0,
+        }
+    }
+
+    fn way(&mut self) -> Way {
+        let is_over_http = self.rng.random_range(0..100) < self.load.http_percent;
+        match (is_over_http, self.rng.random_range(0..4)) {
+            (false, _) => Way::Sql,
+            (true, 0) => Way::Singles,
+            (true, _) => Way::Batch,
         }
     }
 
@@ -314,6 +340,7 @@ fn planned(
         dedup_key: None,
         tick: None,
         body_sha256,
+        over_http: false,
         answer: Answer::Unknown,
     };
     (job, submit)

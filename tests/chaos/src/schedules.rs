@@ -190,6 +190,7 @@ fn submit(tenant: &str, name: &str, second: u64) -> Submit {
             number: second,
         }),
         body_sha256: Some(sha256(&body_of(tenant, name))),
+        over_http: false,
         answer: Answer::Refused,
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use postroad_common::job::JobId;
 use postroad_common::store::{JobFilter, Resolution};
+use postroad_common::token::Permission;
 use postroad_tests::faults::disk::SmallDisk;
+use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually};
 use postroad_tests::harness::endpoints::Endpoints;
 use postroad_tests::proxy::Proxy;
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::door::Doors;
 use crate::history::{Backing, Decision, Fault, History, Submit};
 use crate::load::{self, Load};
 use crate::observer::{self, now};
@@ -45,6 +48,8 @@ pub struct Setup {
     pub schedulers: usize,
     /// How many.
     pub workers: usize,
+    /// How many to begin with.
+    pub apis: usize,
     /// Jobs at once per worker.
     pub prefetch: u16,
     /// Silence after which a program is called lost.
@@ -69,6 +74,7 @@ impl Default for Setup {
         Self {
             schedulers: 2,
             workers: 2,
+            apis: 1,
             prefetch: 50,
             lease: Duration::from_secs(3),
             provider: Behaviour {
@@ -102,18 +108,22 @@ pub struct Ground {
     pub seed: u64,
 }
 
-/// The two programs, as faults name them.
+/// The programs, as faults name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `postroad-scheduler`.
     Scheduler,
     /// `postroad-worker`.
     Worker,
+    /// `postroad-api`.
+    Api,
 }
 
 impl Role {
-    /// Both.
+    /// Those that a job passes after it was accepted.
     pub const BOTH: [Self; 2] = [Self::Scheduler, Self::Worker];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Scheduler, Self::Worker, Self::Api];
 }
 
 /// The wires of one role.
@@ -163,6 +173,10 @@ pub struct Stage {
     previous: Option<PathBuf>,
     scheduler_wires: Wires,
     worker_wires: Wires,
+    api_wires: Wires,
+    doors: Doors,
+    /// An operator's, for every api.
+    token: Option<String>,
     faults: Vec<Fault>,
     decisions: Vec<Decision>,
     backing: Vec<Backing>,
@@ -206,6 +220,9 @@ impl Stage {
             .await?;
         cluster.provider.set(setup.provider.clone())?;
         let mut stage = Self {
+            doors: Doors::of(cluster.store.clone()),
+            token: None,
+            api_wires: Wires::before(&cluster)?,
             scheduler_wires: Wires::before(&cluster)?,
             worker_wires: Wires::before(&cluster)?,
             cluster,
@@ -228,6 +245,11 @@ impl Stage {
         for _ in 0..stage.setup.workers {
             stage.start(Role::Worker).await?;
         }
+        if stage.previous.is_none() {
+            for _ in 0..stage.setup.apis {
+                stage.start(Role::Api).await?;
+            }
+        }
         Ok(stage)
     }
 
@@ -236,13 +258,14 @@ impl Stage {
         let stop = CancellationToken::new();
         let mut load = self.setup.load.clone();
         if self.previous.is_some() {
-            // The version before may know no schedules.
+            // The version before may know no schedules and no api.
             load.schedules = 0;
+            load.http_percent = 0;
         }
         let clients = load::run(
             load,
             seed,
-            self.cluster.store.clone(),
+            self.doors.clone(),
             self.cluster.provider.url(),
             stop.clone(),
         );
@@ -259,6 +282,7 @@ impl Stage {
         match role {
             Role::Scheduler => &self.scheduler_wires,
             Role::Worker => &self.worker_wires,
+            Role::Api => &self.api_wires,
         }
     }
 
@@ -266,6 +290,7 @@ impl Stage {
     pub fn program(&self, role: Role) -> Program {
         let program = match (role, self.setup.worker_program) {
             (Role::Scheduler, _) => Program::scheduler(),
+            (Role::Api, _) => Program::api(),
             (Role::Worker, None) => Program::worker(),
             (Role::Worker, Some(name)) => Program::named(name),
         };
@@ -293,6 +318,9 @@ impl Stage {
     pub async fn start_as(&mut self, role: Role, program: Program) -> anyhow::Result<Id> {
         let id = self.cluster.start(program).await?;
         self.actors.push(Actor { id, role });
+        if role == Role::Api {
+            self.open_doors(id).await?;
+        }
         if role == Role::Worker {
             // A worker writes its kinds' policies when it starts. Their backoff is five seconds.
             for kind in ["webhook", "sms"] {
@@ -300,6 +328,25 @@ impl Stage {
             }
         }
         Ok(id)
+    }
+
+    /// Tells clients of an api.
+    async fn open_doors(&mut self, id: Id) -> anyhow::Result<()> {
+        let token = match self.token.take() {
+            Some(token) => token,
+            None => {
+                // Over HTTP a tenant has to be there before its first job.
+                let create = "select postroad.tenant_id('tenant-' || n)
+                    from generate_series(0, $1::int - 1) n";
+                let count = i32::try_from(self.setup.load.tenants)?;
+                self.cluster.query(create, &[&count]).await?;
+                self.cluster.token(None, &[Permission::JobsWrite]).await?
+            }
+        };
+        let api = Api::at(self.cluster.api_url(id)?, token.clone())?;
+        self.token = Some(token);
+        self.doors.open(id, api);
+        Ok(())
     }
 
     /// Starts this program, and does not wait for it.
@@ -327,6 +374,7 @@ impl Stage {
     /// Takes a program that has ended off the list.
     pub fn forget(&mut self, id: Id) {
         self.actors.retain(|actor| actor.id != id);
+        self.doors.close(id);
     }
 
     // === Faults ===

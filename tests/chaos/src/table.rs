@@ -128,7 +128,10 @@ impl Findings {
             ),
             ("programs killed", kills.to_string()),
             ("wires cut or degraded", partitions.to_string()),
-            ("jobs accepted", jobs.to_string()),
+            (
+                "jobs accepted",
+                format!("{jobs}, of these {} over HTTP", total.context.over_http),
+            ),
             (
                 "without an answer to the client, and run all the same",
                 total.context.recovered.to_string(),

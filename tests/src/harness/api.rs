@@ -81,6 +81,15 @@ impl Answer {
 }
 
 impl Api {
+    /// A client of the api that serves at this address.
+    pub fn at(base: String, token: String) -> anyhow::Result<Self> {
+        Ok(Self {
+            base,
+            client: reqwest::Client::builder().no_proxy().build()?,
+            token,
+        })
+    }
+
     /// The same client with another token; an empty one is none.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
@@ -153,11 +162,7 @@ impl Cluster {
         tenant: Option<&str>,
         permissions: &[Permission],
     ) -> anyhow::Result<Api> {
-        Ok(Api {
-            base: self.api_url(api)?,
-            client: reqwest::Client::builder().no_proxy().build()?,
-            token: self.token(tenant, permissions).await?,
-        })
+        Api::at(self.api_url(api)?, self.token(tenant, permissions).await?)
     }
 
     /// A new token of a tenant, which is made if it is not there; or an operator's.

@@ -1,4 +1,4 @@
-//! A scheduler or a worker, and what a test may set of it.
+//! A scheduler, a worker or an api, and what a test may set of it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::faults::clock::FakeClock;
 use crate::proxy::Proxy;
 
-/// A scheduler or a worker to be started.
+/// A scheduler, a worker or an api to be started.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub(super) name: &'static str,

@@ -69,7 +69,7 @@ pub use table::bound_95;
 
 use self::faults::Faults;
 use self::ledger::Ledger;
-use crate::history::{Answer, History};
+use crate::history::{Answer, History, Submit};
 
 /// How much the clocks and the recovery of a run are allowed, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,7 +124,10 @@ fn context(history: &History) -> Context {
         let answers = history.submits.iter().map(|submit| &submit.answer);
         answers.filter(|answer| is(answer)).count() as u64
     };
+    let is_taken_over_http =
+        |submit: &&Submit| submit.over_http && matches!(submit.answer, Answer::Accepted(_));
     Context {
+        over_http: history.submits.iter().filter(is_taken_over_http).count() as u64,
         attempts: history.submits.len() as u64,
         acknowledged: answers(|answer| matches!(answer, Answer::Accepted(_))),
         indeterminate: answers(|answer| matches!(answer, Answer::Unknown)),

@@ -39,6 +39,9 @@ pub struct Context {
     pub attempts: u64,
     /// Submits that were accepted.
     pub acknowledged: u64,
+    /// Of those, over HTTP and not in SQL.
+    #[serde(default)]
+    pub over_http: u64,
     /// Submits whose client was told nothing.
     pub indeterminate: u64,
     /// Submits that were refused.
@@ -121,6 +124,7 @@ impl Context {
         let Self {
             attempts,
             acknowledged,
+            over_http,
             indeterminate,
             refused,
             recovered,
@@ -136,6 +140,7 @@ impl Context {
         } = other;
         self.attempts += attempts;
         self.acknowledged += acknowledged;
+        self.over_http += over_http;
         self.indeterminate += indeterminate;
         self.refused += refused;
         self.recovered += recovered;

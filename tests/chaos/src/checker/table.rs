@@ -85,6 +85,7 @@ impl fmt::Display for Report {
         let Context {
             attempts,
             acknowledged,
+            over_http,
             indeterminate,
             refused,
             recovered,
@@ -102,7 +103,7 @@ impl fmt::Display for Report {
         writeln!(f, "runs {runs}, faults {faults}, moves {moves}")?;
         writeln!(
             f,
-            "submits {attempts}: accepted {acknowledged}, refused {refused}, \
+            "submits {attempts}: accepted {acknowledged} (over HTTP {over_http}), refused {refused}, \
              unknown {indeterminate} (of which ran {recovered})"
         )?;
         writeln!(

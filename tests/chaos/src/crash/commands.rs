@@ -103,6 +103,7 @@ fn lines(provider_url: &str) -> (String, Vec<Submit>) {
             dedup_key: Some(key),
             tick: None,
             body_sha256: Some(sha256(&body)),
+            over_http: false,
             answer: Answer::Unknown,
         });
     }

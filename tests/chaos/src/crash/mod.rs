@@ -89,7 +89,9 @@ pub async fn make(death: Death, ground: &Ground) -> Ran {
     let made = match death.point.program {
         Program::Migrate => commands::migrate(death, ground).await.map(|()| None),
         Program::Enqueue => commands::enqueue(death, ground).await.map(Some),
-        Program::Scheduler | Program::Worker => of_program(death, ground).await.map(Some),
+        Program::Scheduler | Program::Worker | Program::Api => {
+            of_program(death, ground).await.map(Some)
+        }
     };
     let (history, report, verdict) = match made {
         Ok(history) => {
@@ -154,9 +156,11 @@ fn setup(point: &Point) -> Setup {
     } else {
         0
     };
+    let is_api = point.program == Program::Api;
     Setup {
         schedulers: 0,
         workers: 0,
+        apis: 0,
         prefetch,
         lease: Duration::from_secs(2),
         provider,
@@ -166,6 +170,7 @@ fn setup(point: &Point) -> Setup {
             tenants: 2,
             is_plain: true,
             schedules,
+            http_percent: if is_api { 100 } else { 0 },
             ..Load::default()
         },
         ..Setup::default()
@@ -187,20 +192,19 @@ async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result
     let point = death.point;
     let role = match point.program {
         Program::Worker => Role::Worker,
+        Program::Api => Role::Api,
         _ => Role::Scheduler,
     };
     if point.needs == Needs::FullQueues {
         stage.cluster.vhost().limit_queues(3).await?;
     }
-    let other = Role::BOTH
-        .into_iter()
-        .find(|one| *one != role)
-        .context("there are two roles")?;
     let mut submits = Vec::new();
     if point.needs == Needs::LostPrograms {
         submits = lose_programs(stage, ground).await?;
     } else {
-        stage.start(other).await?;
+        for other in Role::BOTH.into_iter().filter(|one| *one != role) {
+            stage.start(other).await?;
+        }
     }
     let armed = stage.cluster.dir().join("armed");
     let victim = start_victim(stage, role, death, &armed).await?;
@@ -256,6 +260,10 @@ async fn start_victim(
             format_args!("{}:abort@{hit}", death.point.name),
         )
         .env("POSTROAD_FAILPOINT_ARMED", armed.display());
+    if role == Role::Api {
+        // Clients have to know where it is.
+        return stage.start_as(role, program).await;
+    }
     stage.spawn_as(role, program)
 }
 
@@ -288,10 +296,10 @@ async fn last_job(
         ..stage.setup.load.clone()
     };
     stage.load(ground.seed + 1);
-    if point.needs == Needs::Schedules {
-        // A schedule comes to its end only where somebody ticks it.
+    if point.program == Program::Api {
+        // Its client is told by another one.
         await_death(stage, victim, point).await?;
-        stage.start(Role::Scheduler).await?;
+        stage.start(Role::Api).await?;
         return stage.await_clients().await;
     }
     let submits = stage.await_clients().await?;

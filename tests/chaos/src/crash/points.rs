@@ -15,6 +15,8 @@ pub enum Program {
     Migrate,
     /// `postroad enqueue`.
     Enqueue,
+    /// `postroad-api`.
+    Api,
 }
 
 /// What has to happen so that the point is passed.
@@ -96,6 +98,13 @@ pub const POINTS: &[Point] = &[
         Program::Enqueue,
         Needs::Nothing,
         "a batch committed; its client not told",
+        false,
+    ),
+    point(
+        "api.committed",
+        Program::Api,
+        Needs::Nothing,
+        "jobs committed; their clients not told",
         false,
     ),
     point(

@@ -66,8 +66,9 @@ async fn after_a_hundred(stage: &mut Stage, servers: &Field) -> anyhow::Result<S
 
 /// Every second one of them cuts Postgres off from somebody for a moment.
 async fn one(stage: &mut Stage) {
-    let role = Role::BOTH[stage.rng.random_range(0..2)];
-    let is_postgres = stage.rng.random_range(0..2) == 0;
+    let role = Role::ALL[stage.rng.random_range(0..3)];
+    // An api has nothing to do with RabbitMQ.
+    let is_postgres = role == Role::Api || stage.rng.random_range(0..2) == 0;
     let is_reset = stage.rng.random_range(0..2) == 0;
     let fault = stage.begin("small fault", is_postgres && role == Role::Worker);
     stage.partitions += 1;

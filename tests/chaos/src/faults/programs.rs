@@ -33,6 +33,14 @@ pub(super) fn rows() -> Vec<FaultRow> {
         .recovery(Recovery::Lease)
         .never_repeats(),
         FaultRow::new(
+            "kill-apis",
+            "kill -9 one of two apis, start another, five times",
+            kill_apis,
+        )
+        .tier(Tier::Gate)
+        .never_repeats()
+        .setup(two_apis),
+        FaultRow::new(
             "kill-all-workers",
             "kill -9 every worker at once, prefetch full",
             kill_all_workers,
@@ -140,6 +148,17 @@ fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(kill_and_replace(stage, Role::Scheduler, 5))
 }
 
+fn two_apis() -> Setup {
+    Setup {
+        apis: 2,
+        ..Setup::default()
+    }
+}
+
+fn kill_apis<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+    Box::pin(kill_and_replace(stage, Role::Api, 5))
+}
+
 /// Slow answers, so that every place of every worker is taken.
 fn full_hands() -> Setup {
     Setup {
@@ -161,7 +180,7 @@ fn kill_all_workers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
 fn kill_everything<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         for _ in 0..2 {
-            kill_all(stage, &Role::BOTH).await?;
+            kill_all(stage, &Role::ALL).await?;
             lasting(Duration::from_secs(1)).await;
         }
         Ok(Acted::Done)
@@ -248,7 +267,7 @@ fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
         );
         stage.note("migrate", false);
         stage.upgrade();
-        for role in Role::BOTH {
+        for role in Role::ALL {
             stage.start(role).await?;
         }
         lasting(Duration::from_secs(2)).await;

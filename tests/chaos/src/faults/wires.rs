@@ -140,6 +140,26 @@ pub(super) fn rows() -> Vec<FaultRow> {
         )
         .recovery(Recovery::Missed)
         .never_repeats(),
+        FaultRow::new(
+            "partition-api-postgres",
+            "apis cannot reach Postgres, both ways",
+            |stage, _| Box::pin(stall(stage, Role::Api, Server::Postgres, Direction::Both)),
+        )
+        .never_repeats(),
+        FaultRow::new(
+            "deaf-api-postgres",
+            "Postgres hears the apis, whose answers do not come",
+            |stage, _| {
+                Box::pin(stall(
+                    stage,
+                    Role::Api,
+                    Server::Postgres,
+                    Direction::ToClient,
+                ))
+            },
+        )
+        .tier(Tier::Gate)
+        .never_repeats(),
         FaultRow::new("resets", "every connection is reset every 300 ms", resets)
             .tier(Tier::Gate)
             .recovery(Recovery::Lease),
@@ -184,8 +204,8 @@ fn wire(stage: &Stage, role: Role, server: Server) -> &Proxy {
 }
 
 fn every_wire(stage: &Stage) -> Vec<&Proxy> {
-    let both = Role::BOTH.map(|role| stage.wires(role));
-    both.iter()
+    let all = Role::ALL.map(|role| stage.wires(role));
+    all.iter()
         .flat_map(|wires| [&wires.postgres, &wires.rabbitmq])
         .collect()
 }

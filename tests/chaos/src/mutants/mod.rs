@@ -163,10 +163,12 @@ impl Bug {
             }
             _ => {}
         }
+        load.http_percent = 0;
         load.has_keyless_ticks = self == Self::DoubleTick;
         Setup {
             schedulers: usize::from(!self.is_the_schedulers()),
             workers: 0,
+            apis: 0,
             prefetch: if self == Self::NoConfirmWait { 1 } else { 50 },
             provider,
             load,

@@ -168,6 +168,7 @@ impl Order {
             dedup_key: job.dedup_key,
             tick,
             body_sha256: Some(sha256(job.args.get())),
+            over_http: false,
             answer,
         }
     }

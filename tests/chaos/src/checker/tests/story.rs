@@ -277,6 +277,7 @@ impl Story {
             dedup_key: None,
             tick: None,
             body_sha256: Some(format!("body of {id}")),
+            over_http: false,
             answer: Answer::Accepted(id),
         });
     }

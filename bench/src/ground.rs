@@ -1,0 +1,86 @@
+//! Private servers, a database and a virtual host for each measurement, and the release programs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use postroad_common::token::Permission;
+use postroad_provision::{Options, Servers};
+use postroad_tests::harness::api::Api;
+use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program};
+use postroad_tests::harness::endpoints::Endpoints;
+
+/// Where everything is measured.
+pub(crate) struct Ground {
+    servers: Servers,
+    programs: PathBuf,
+}
+
+/// A cluster with an api, and a client of it.
+pub(crate) struct Site {
+    pub(crate) cluster: Cluster,
+    pub(crate) api: Id,
+    pub(crate) operator: Api,
+}
+
+impl Ground {
+    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut options = Options::new(dir.join("servers"));
+        options.fresh = true;
+        // Which statements there were, and how many.
+        let loaded = "pg_stat_statements".to_owned();
+        options.postgres = vec![("shared_preload_libraries".to_owned(), loaded)];
+        options.progress = Arc::new(|step: &str| eprintln!("{step}"));
+        Ok(Self {
+            programs: programs()?,
+            servers: Servers::start(options).await?,
+        })
+    }
+
+    /// One scheduler, two workers and an api on a new database.
+    pub(crate) async fn site(&self) -> anyhow::Result<Site> {
+        self.site_of(|builder| builder.workers(2).prefetch(200))
+            .await
+    }
+
+    pub(crate) async fn site_of(
+        &self,
+        setup: impl FnOnce(Builder) -> Builder,
+    ) -> anyhow::Result<Site> {
+        let builder = Cluster::builder()
+            .beside(Endpoints::of(&self.servers))
+            .programs_of(&self.programs)
+            .lease("30s")
+            .env("POSTROAD_LOG", "warn,postroad=info");
+        let mut cluster = setup(builder).start().await?;
+        let api = cluster.start(Program::api()).await?;
+        let all = [
+            Permission::JobsRead,
+            Permission::JobsWrite,
+            Permission::QueuesWrite,
+        ];
+        let operator = cluster.client(api, None, &all).await?;
+        Ok(Site {
+            cluster,
+            api,
+            operator,
+        })
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        Ok(self.servers.stop().await?)
+    }
+}
+
+/// Those that were built with this one.
+fn programs() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let dir = own.parent().context("this program lies in a directory")?;
+    if !dir.join("postroad-api").exists() {
+        bail!(
+            "{} has no programs: run `make bench`, which builds them",
+            dir.display()
+        );
+    }
+    Ok(dir.to_owned())
+}
