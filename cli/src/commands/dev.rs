@@ -1,14 +1,16 @@
 //! `postroad dev`: everything on this machine, with private servers.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use postroad_common::config::Env;
 use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Urls};
 use crate::commands::{migrate, tokens};
 use crate::output::Line;
 
@@ -107,8 +109,14 @@ async fn start_programs(args: &Args, cluster: &mut Cluster, line: &Line) -> anyh
     for n in 1..=args.schedulers {
         cluster.start_program(&format!("scheduler-{n}"), "postroad-scheduler", &[])?;
     }
-    cluster.start_api(&[])?;
-    let env = [("POSTROAD_QUEUES", args.queues.clone())];
+    // Whoever tries webhooks here sends them to this machine.
+    let allow = Env::of_process()
+        .text("POSTROAD_WEBHOOK_ALLOW")
+        .unwrap_or("127.0.0.0/8")
+        .to_owned();
+    let allow = ("POSTROAD_WEBHOOK_ALLOW", allow);
+    cluster.start_api(std::slice::from_ref(&allow))?;
+    let env = [("POSTROAD_QUEUES", args.queues.clone()), allow];
     for n in 1..=args.workers {
         cluster.start_program(&format!("worker-{n}"), "postroad-worker", &env)?;
     }
@@ -121,6 +129,10 @@ async fn describe(cluster: &Cluster, line: &Line) -> anyhow::Result<()> {
         let store = cluster.setup()?.current_store().await?;
         let token = tokens::for_a_day(&store, "postroad dev").await?;
         line.say(&tokens::example(api, &token));
+        let file = cluster.dir().join("env");
+        write_env(&file, api, &token, urls)
+            .with_context(|| format!("writing {}", file.display()))?;
+        line.say(&format!("for another terminal:  . {}", file.display()));
     }
     line.say(&format!("DATABASE_URL={}", urls.database));
     line.say(&format!("AMQP_URL={}", urls.amqp));
@@ -130,6 +142,19 @@ async fn describe(cluster: &Cluster, line: &Line) -> anyhow::Result<()> {
     line.say(&format!("logs: {}", cluster.dir().join("log").display()));
     line.say("running until Ctrl-C");
     Ok(())
+}
+
+/// For a shell to read: where everything is, and the token. For its owner's eyes.
+fn write_env(file: &Path, api: &str, token: &str, urls: &Urls) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let Urls { database, amqp, .. } = urls;
+    write!(
+        options.open(file)?,
+        "export POSTROAD_URL='{api}' POSTROAD_TOKEN='{token}'\n\
+         export DATABASE_URL='{database}' AMQP_URL='{amqp}'\n"
+    )
 }
 
 /// The command's failure is ours.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Error, Store};
@@ -64,7 +65,9 @@ pub struct JobView {
 }
 
 /// Rows that are looked at for one page. What is rare is not on every page, but no page is slow.
-const SCAN_MAX: i64 = 5000;
+const SCAN_MAX: i64 = 2000;
+/// Rows that are looked at first, for each that is asked for: mostly enough.
+const SCAN_FIRST: i64 = 4;
 
 /// A conditions that does not apply is folded away before the plan is made, so each combination
 /// gets the index that it needs; `state <> 'completed'` is that of a small one.
@@ -91,11 +94,13 @@ const PAGE: &str = "
           and ($8::text is null or s.kind_id = (select id from postroad.kind where name = $8))
           and ($11::text is null or s.queue_id = (select id from postroad.queue where name = $11))
         order by s.id desc limit $10)
-    select (select count(*) from seen), (select s.id from seen s order by s.id limit 1), p.id
+    select (select count(*) from seen), (select s.id from seen s order by s.id limit 1), p.id,
+           p.finished_at
     from (select 1) one left join page p on true
     order by p.id desc nulls last";
 
-/// The rows of known ids, which are few.
+/// The rows of known ids, which are few. When they were finished ($3), where that is known, says
+/// which partitions have them.
 const VIEWS: &str = "
     select v.id, v.tenant, v.queue, v.kind, v.state::text, v.priority, v.attempt, v.max_attempts,
            v.on_lost, v.run_at, v.expires_at, v.created_at, v.started_at, v.finished_at,
@@ -121,7 +126,8 @@ const VIEWS: &str = "
         join postroad.tenant t on t.id = a.tenant_id
         join postroad.queue q on q.id = a.queue_id
         join postroad.kind k on k.id = a.kind_id
-        where a.id = any($1) and ($2::int is null or a.tenant_id = $2)) v
+        where a.id = any($1) and ($2::int is null or a.tenant_id = $2)
+          and ($3::timestamptz[] is null or a.finished_at = any($3))) v
     left join lateral (
         select e.code || ': ' || e.message as error from postroad.attempt_error e
         where e.job_id = v.id order by e.at desc limit 1) last on true
@@ -143,49 +149,60 @@ impl Store {
         let not_well =
             matches!(query.state, Some(state) if state.is_final() && state != JobState::Completed);
         let state = query.state.map(JobState::as_str);
-        let rows = self
-            .query(
-                "listing jobs",
-                PAGE,
-                &[
-                    &tenant,
-                    &query.before,
-                    &live,
-                    &done,
-                    &stage,
-                    &not_well,
-                    &state,
-                    &query.kind,
-                    &SCAN_MAX,
-                    &query.limit,
-                    &query.queue,
-                ],
-            )
-            .await?;
-        let scanned: i64 = rows[0].get(0);
-        let ids: Vec<Uuid> = rows.iter().filter_map(|row| row.get(2)).collect();
-        let next = if ids.len() as i64 == query.limit {
-            ids.last().copied()
-        } else if scanned == SCAN_MAX {
-            rows[0].get(1)
-        } else {
-            None
+        let look = async |scan: &i64| {
+            let params: [&(dyn ToSql + Sync); 11] = [
+                &tenant,
+                &query.before,
+                &live,
+                &done,
+                &stage,
+                &not_well,
+                &state,
+                &query.kind,
+                scan,
+                &query.limit,
+                &query.queue,
+            ];
+            let rows = self.query("listing jobs", PAGE, &params).await?;
+            let scanned: i64 = rows[0].get(0);
+            let ids: Vec<Uuid> = rows.iter().filter_map(|row| row.get(2)).collect();
+            let next: Option<Uuid> = if ids.len() as i64 == query.limit {
+                ids.last().copied()
+            } else if scanned == *scan {
+                rows[0].get(1)
+            } else {
+                None
+            };
+            // Of a job that is live its end is not known, and may come before the next statement.
+            let finished: Option<Vec<Timestamp>> = rows.iter().map(|row| row.get(3)).collect();
+            Ok::<_, Error>((ids, finished, next))
         };
-        let jobs = self.job_views_of(&ids, tenant).await?;
+        let few = SCAN_MAX.min(query.limit * SCAN_FIRST);
+        let (mut ids, mut finished, mut next) = look(&few).await?;
+        if next.is_some() && (ids.len() as i64) < query.limit && few < SCAN_MAX {
+            (ids, finished, next) = look(&SCAN_MAX).await?;
+        }
+        let jobs = self.job_views_of(&ids, tenant, finished).await?;
         Ok(JobPage { jobs, next })
     }
 
     /// These jobs, as far as this store's tenant has them, newest first.
     pub async fn job_views(&self, ids: &[JobId]) -> Result<Vec<JobView>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
-        self.job_views_of(&ids, self.tenant_id()).await
+        self.job_views_of(&ids, self.tenant_id(), None).await
     }
 
-    async fn job_views_of(&self, ids: &[Uuid], tenant: Option<i32>) -> Result<Vec<JobView>, Error> {
+    async fn job_views_of(
+        &self,
+        ids: &[Uuid],
+        tenant: Option<i32>,
+        finished: Option<Vec<Timestamp>>,
+    ) -> Result<Vec<JobView>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.query("reading jobs", VIEWS, &[&ids, &tenant]).await?;
+        let params: [&(dyn ToSql + Sync); 3] = [&ids, &tenant, &finished];
+        let rows = self.query("reading jobs", VIEWS, &params).await?;
         Ok(rows.iter().map(view).collect())
     }
 }

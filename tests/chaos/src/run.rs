@@ -36,6 +36,23 @@ pub struct Outcome {
     pub report: Report,
     /// The verdict.
     pub verdict: Verdict,
+    /// Whether throughput was back too late beside other runs, so that it was measured again alone:
+    /// this is what was found then.
+    #[serde(default)]
+    pub is_second: bool,
+}
+
+/// How the complaint begins that depends on the machine, too.
+const SLOW: &str = "throughput was back after";
+
+impl Outcome {
+    /// Whether nothing is wrong with it but the time that it took to be well again.
+    pub fn is_only_slow(&self) -> bool {
+        match &self.verdict {
+            Verdict::Red(reasons) => reasons.iter().all(|reason| reason.starts_with(SLOW)),
+            Verdict::Green | Verdict::Skipped(_) => false,
+        }
+    }
 }
 
 /// Whether a run was as it must be.
@@ -93,6 +110,7 @@ pub async fn make(row: &FaultRow, ground: &Ground, field: &Field) -> Ran {
             recovered_after: counts.recovered_after,
             report,
             verdict,
+            is_second: false,
         },
     }
 }
@@ -110,6 +128,7 @@ pub fn skipped(row: &FaultRow, ground: &Ground, why: String) -> Ran {
             recovered_after: None,
             report: Report::default(),
             verdict: Verdict::Skipped(why),
+            is_second: false,
         },
     }
 }
@@ -234,9 +253,7 @@ fn judge(row: &FaultRow, report: &Report, recovered_after: Option<f64>) -> Verdi
     if let Some(limit) = row.recovery.limit((row.setup)().lease) {
         match recovered_after {
             Some(seconds) if seconds <= limit => {}
-            Some(seconds) => red.push(format!(
-                "throughput was back after {seconds:.1} s, not within {limit:.1} s"
-            )),
+            Some(seconds) => red.push(format!("{SLOW} {seconds:.1} s, not within {limit:.1} s")),
             None => red.push("throughput did not come back".to_owned()),
         }
     }

@@ -168,6 +168,14 @@ impl Findings {
                 ),
             ),
             (
+                "measured again, alone, as slow beside other runs",
+                self.faults
+                    .iter()
+                    .filter(|outcome| outcome.is_second)
+                    .count()
+                    .to_string(),
+            ),
+            (
                 "time to recover",
                 format!("median {median:.1} s, longest {slowest:.1} s"),
             ),

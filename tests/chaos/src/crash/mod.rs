@@ -116,6 +116,7 @@ pub async fn make(death: Death, ground: &Ground) -> Ran {
             recovered_after: None,
             report,
             verdict,
+            is_second: false,
         },
     }
 }
