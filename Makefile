@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 PACKAGES := postroad postroad-api postroad-bench postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test bench fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci ci-release compose-test deploy-check matrix clean
+.PHONY: help demo test bench fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci ci-release compose-test openapi-check deploy-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ ci-release: ci chaos ## what a release has to pass: the same, and everything on 
 
 compose-test: ## docker-compose.yml with stand-in images; needs root, not part of ci
 	tests/compose/run.sh $(ARGS)
+
+openapi-check: ## schemathesis against the API and its own description; not part of ci
+	tests/openapi/run.sh $(ARGS)
 
 deploy-check: ## deploy/ and docker-compose.yml, by promtool, systemd-analyze and others that are here
 	@deploy/check.sh $(ARGS)

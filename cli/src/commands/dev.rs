@@ -38,7 +38,8 @@ pub(crate) struct Args {
     /// Start Postgres and RabbitMQ, and nothing on them.
     #[arg(long)]
     servers_only: bool,
-    /// Run this with DATABASE_URL, AMQP_URL and POSTROAD_MANAGEMENT_URL set, then stop.
+    /// Run this with DATABASE_URL, AMQP_URL, POSTROAD_MANAGEMENT_URL and, if there is an API,
+    /// POSTROAD_URL set, then stop.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -77,6 +78,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                     .iter()
                     .map(|url| ("POSTROAD_MANAGEMENT_URL", url)),
             )
+            .envs(urls.api.iter().map(|url| ("POSTROAD_URL", url)))
             .kill_on_drop(true);
         drop(line);
         tokio::select! {
