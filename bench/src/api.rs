@@ -33,6 +33,7 @@ pub(crate) async fn measure(
     let site = ground.site().await?;
     // The tenant of the jobs, names, statements and pools are there before anything is measured.
     batch(&site, STATEMENT * BATCHES, "1h").await?;
+    sql(&site, STATEMENT * BATCHES).await?;
     let (mut in_sql, mut later, mut now, mut one_by_one) = (vec![], vec![], vec![], vec![]);
     let (mut drained, mut p50, mut p99, mut peaks) = (vec![], vec![], vec![], vec![]);
     for _ in 0..runs {

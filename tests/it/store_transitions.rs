@@ -234,11 +234,10 @@ async fn apply(room: &Room, event: JobEvent, job: Fenced) -> bool {
             let_expire(room, job).await;
             let swept = room.store.expire(ALL).await.unwrap();
             let worker = room.another_worker().await;
-            let again = room.store.gate_again(room.worker, &[job]).await.unwrap();
             let has_expired = Gate::Judged(vec![GateVerdict::Expired]);
             swept == 1
                 || room.start_by(worker, job).await == GateVerdict::Expired
-                || again == has_expired
+                || room.store.gate_again(room.worker, &[job]).await.unwrap() == has_expired
         }
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use postroad_common::config::Env;
 use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
 
-use crate::cluster::{Cluster, Urls};
+use crate::cluster::Cluster;
 use crate::commands::{migrate, tokens};
 use crate::output::Line;
 
@@ -132,8 +132,7 @@ async fn describe(cluster: &Cluster, line: &Line) -> anyhow::Result<()> {
         let token = tokens::for_a_day(&store, "postroad dev").await?;
         line.say(&tokens::example(api, &token));
         let file = cluster.dir().join("env");
-        write_env(&file, api, &token, urls)
-            .with_context(|| format!("writing {}", file.display()))?;
+        write_env(&file, api, &token).with_context(|| format!("writing {}", file.display()))?;
         line.say(&format!("for another terminal:  . {}", file.display()));
     }
     line.say(&format!("DATABASE_URL={}", urls.database));
@@ -146,17 +145,17 @@ async fn describe(cluster: &Cluster, line: &Line) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For a shell to read: where everything is, and the token. For its owner's eyes.
-fn write_env(file: &Path, api: &str, token: &str, urls: &Urls) -> std::io::Result<()> {
+/// For a shell to read: where the API is, and the token. For its owner's eyes. Not DATABASE_URL and
+/// AMQP_URL: with these set, other commands would use these servers instead of their own.
+fn write_env(file: &Path, api: &str, token: &str) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
+    let new = file.with_extension("new");
+    drop(std::fs::remove_file(&new));
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let Urls { database, amqp, .. } = urls;
-    write!(
-        options.open(file)?,
-        "export POSTROAD_URL='{api}' POSTROAD_TOKEN='{token}'\n\
-         export DATABASE_URL='{database}' AMQP_URL='{amqp}'\n"
-    )
+    options.write(true).create_new(true).mode(0o600);
+    let text = format!("export POSTROAD_URL='{api}' POSTROAD_TOKEN='{token}'\n");
+    options.open(&new)?.write_all(text.as_bytes())?;
+    std::fs::rename(new, file)
 }
 
 /// The command's failure is ours.

@@ -173,8 +173,7 @@ impl Store {
             } else {
                 None
             };
-            // Of a job that is live its end is not known, and may come before the next statement.
-            let finished: Option<Vec<Timestamp>> = rows.iter().map(|row| row.get(3)).collect();
+            let finished: Vec<Timestamp> = rows.iter().filter_map(|row| row.get(3)).collect();
             Ok::<_, Error>((ids, finished, next))
         };
         let few = SCAN_MAX.min(query.limit * SCAN_FIRST);
@@ -182,7 +181,14 @@ impl Store {
         if next.is_some() && (ids.len() as i64) < query.limit && few < SCAN_MAX {
             (ids, finished, next) = look(&SCAN_MAX).await?;
         }
-        let jobs = self.job_views_of(&ids, tenant, finished).await?;
+        let mut jobs = self.job_views_of(&ids, tenant, Some(finished)).await?;
+        // Whoever has moved since the first statement is somewhere else now.
+        let is_missing = |id: &Uuid| !jobs.iter().any(|job| job.id.as_uuid() == id);
+        let missing: Vec<Uuid> = ids.iter().copied().filter(is_missing).collect();
+        if !missing.is_empty() {
+            jobs.extend(self.job_views_of(&missing, tenant, None).await?);
+            jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.id));
+        }
         Ok(JobPage { jobs, next })
     }
 

@@ -1,5 +1,6 @@
 //! The ways by which clients hand jobs in: SQL, and HTTP in two kinds.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use postroad_common::job::{NewJob, RunAt};
 use postroad_common::store::Store;
 use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::Id;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -27,20 +28,25 @@ pub enum Way {
     Singles,
 }
 
-/// Why a client was not told that its jobs are taken.
-#[derive(Debug)]
+/// Why a client was not told that its job is taken.
+#[derive(Clone, Debug)]
 pub enum NotTaken {
-    /// Nobody told it: they may have been taken.
+    /// Nobody told it: it may have been taken.
     Unheard,
-    /// They were not, and never will be: why.
+    /// It was not, and never will be: why.
     Refused(String),
 }
+
+/// What became of one job that was handed in: the id of the job that stands for it, which is
+/// another's where a key was seen before.
+pub type Taken = Result<Uuid, NotTaken>;
 
 /// What clients know of a cluster.
 #[derive(Clone)]
 pub struct Doors {
     store: Store,
     apis: Arc<Mutex<Vec<(Id, Api)>>>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Doors {
@@ -49,6 +55,7 @@ impl Doors {
         Self {
             store,
             apis: Arc::default(),
+            asked: Arc::default(),
         }
     }
 
@@ -67,33 +74,43 @@ impl Doors {
         self.with_apis(|apis| apis.retain(|(open, _)| *open != id));
     }
 
-    /// Hands jobs in, for the nth time: another api each time, if there are several. The id of the
-    /// job that stands for each; another's, where a key was seen before.
-    pub async fn hand_in(
-        &self,
-        way: Way,
-        jobs: &[NewJob],
-        nth: usize,
-    ) -> Result<Vec<Uuid>, NotTaken> {
-        if way == Way::Sql {
-            return match self.store.enqueue(jobs, nth > 0).await {
-                Ok(enqueued) => Ok(enqueued.iter().map(|job| *job.id.as_uuid()).collect()),
-                Err(error) if error.is_transient() => Err(NotTaken::Unheard),
-                Err(error) => Err(NotTaken::Refused(error.to_string())),
-            };
+    /// Hands jobs in, and says what became of each. `is_again`: they may have been taken before.
+    pub async fn hand_in(&self, way: Way, jobs: &[NewJob], is_again: bool) -> Vec<Taken> {
+        let all = |taken: Result<Vec<Uuid>, NotTaken>| match taken {
+            Ok(ids) => ids.into_iter().map(Ok).collect(),
+            Err(why) => vec![Err(why); jobs.len()],
+        };
+        match way {
+            Way::Sql => all(self.in_sql(jobs, is_again).await),
+            Way::Batch => all(match self.next_api() {
+                Some(api) => batch(&api, jobs).await,
+                None => Err(NotTaken::Unheard),
+            }),
+            Way::Singles => {
+                let ask = async |job| match self.next_api() {
+                    Some(api) => single(&api, job).await,
+                    None => Err(NotTaken::Unheard),
+                };
+                join_all(jobs.iter().map(ask)).await
+            }
         }
-        let of_nth = |apis: &mut Vec<(Id, Api)>| {
+    }
+
+    async fn in_sql(&self, jobs: &[NewJob], is_again: bool) -> Result<Vec<Uuid>, NotTaken> {
+        match self.store.enqueue(jobs, is_again).await {
+            Ok(enqueued) => Ok(enqueued.iter().map(|job| *job.id.as_uuid()).collect()),
+            Err(error) if error.is_transient() => Err(NotTaken::Unheard),
+            Err(error) => Err(NotTaken::Refused(error.to_string())),
+        }
+    }
+
+    /// In turn, so that all of them have something in hand.
+    fn next_api(&self) -> Option<Api> {
+        let nth = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.with_apis(|apis| {
             let (_, api) = apis.get(nth % apis.len().max(1))?;
             Some(api.clone())
-        };
-        let Some(api) = self.with_apis(of_nth) else {
-            return Err(NotTaken::Unheard);
-        };
-        if way == Way::Batch {
-            return batch(&api, jobs).await;
-        }
-        let answers = join_all(jobs.iter().map(|job| single(&api, job))).await;
-        answers.into_iter().collect()
+        })
     }
 
     fn with_apis<T>(&self, look: impl FnOnce(&mut Vec<(Id, Api)>) -> T) -> T {
@@ -120,11 +137,13 @@ async fn batch(api: &Api, jobs: &[NewJob]) -> Result<Vec<Uuid>, NotTaken> {
     let answer = ask(api, "/v1/jobs/batch", "application/x-ndjson", body).await?;
     let is_whole = || -> anyhow::Result<bool> {
         let counts: Value = serde_json::from_str(answer.lines().last().context("no answer")?)?;
-        if counts["complete"] == false {
-            return Ok(false);
-        }
         let count = |name: &str| counts[name].as_u64().context("no count");
         ensure!(count("rejected")? == 0, "a line was refused");
+        if counts["complete"] == false {
+            // Whatever else it broke off for is a mistake of somebody's.
+            ensure!(counts["error"]["status"] == 503, "it broke off");
+            return Ok(false);
+        }
         let taken = count("accepted")? + count("duplicates")?;
         if taken != jobs.len() as u64 {
             bail!("{taken} of {} jobs are accounted for", jobs.len());
@@ -138,13 +157,13 @@ async fn batch(api: &Api, jobs: &[NewJob]) -> Result<Vec<Uuid>, NotTaken> {
     }
 }
 
-/// Whatever is no answer, or one that says that something is wrong with the server, says nothing
-/// of the jobs.
+/// What is no answer, or one that says that the server cannot say now, says nothing of the jobs. A
+/// 500 is a mistake, and so is a refusal: every job here is a good one.
 async fn ask(api: &Api, path: &str, kind: &str, body: String) -> Result<String, NotTaken> {
     let asking = api.raw(Method::POST, path, kind, body);
     match tokio::time::timeout(ANSWER_MAX, asking).await {
         Ok(Ok(answer)) if answer.status.is_success() => Ok(answer.text),
-        Ok(Ok(answer)) if answer.status.is_client_error() => {
+        Ok(Ok(answer)) if answer.status != StatusCode::SERVICE_UNAVAILABLE => {
             let text = format!("{}: {}", answer.status, answer.text);
             Err(NotTaken::Refused(text))
         }

@@ -143,31 +143,36 @@ pub async fn run(
     Ok(submits)
 }
 
-/// Hands a batch in, and says what became of it. After an answer that did not come, the same ids
-/// are handed in again: the second time changes nothing if the first was heard.
+/// Hands a batch in, and says what became of it. Where an answer did not come, the same ids are
+/// handed in again: the second time changes nothing if the first was heard.
 async fn hand_in(
     doors: Doors,
     way: Way,
     batch: Vec<Planned>,
     is_patient: bool,
 ) -> anyhow::Result<Vec<Submit>> {
-    let (jobs, mut submits): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+    let (mut jobs, mut submits): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     for submit in &mut submits {
         submit.over_http = way != Way::Sql;
     }
+    // Which of the submits are still asked about.
+    let mut open: Vec<usize> = (0..jobs.len()).collect();
     for nth in 0..TRIES {
-        match doors.hand_in(way, &jobs, nth).await {
-            Ok(ids) => {
-                for (submit, id) in submits.iter_mut().zip(ids) {
-                    submit.answer = Answer::Accepted(id);
-                }
-                break;
+        let answers = doors.hand_in(way, &jobs, nth > 0).await;
+        let mut unheard = Vec::new();
+        for ((job, index), answer) in jobs.into_iter().zip(open).zip(answers) {
+            match answer {
+                Ok(id) => submits[index].answer = Answer::Accepted(id),
+                Err(NotTaken::Unheard) => unheard.push((job, index)),
+                // Every job here is a good one.
+                Err(NotTaken::Refused(why)) => bail!("a client was refused: {why}"),
             }
-            // Every job here is a good one.
-            Err(NotTaken::Refused(why)) => bail!("a client was refused: {why}"),
-            Err(NotTaken::Unheard) if !is_patient => break,
-            Err(NotTaken::Unheard) => tokio::time::sleep(REST).await,
         }
+        (jobs, open) = unheard.into_iter().unzip();
+        if open.is_empty() || !is_patient {
+            break;
+        }
+        tokio::time::sleep(REST).await;
     }
     Ok(submits)
 }

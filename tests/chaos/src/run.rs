@@ -250,6 +250,11 @@ fn judge(row: &FaultRow, report: &Report, recovered_after: Option<f64>) -> Verdi
             report.context.explained_duplicates
         ));
     }
+    let setup = (row.setup)();
+    let asks_apis = setup.apis > 0 && setup.load.http_percent > 0 && !setup.upgrades;
+    if asks_apis && report.context.over_http == 0 {
+        red.push("nobody was served over HTTP".to_owned());
+    }
     if let Some(limit) = row.recovery.limit((row.setup)().lease) {
         match recovered_after {
             Some(seconds) if seconds <= limit => {}

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Move, Row};
+use crate::history::{Call, Move, Row};
 
 pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
     for (id, job) in &ledger.jobs {
@@ -18,7 +18,8 @@ pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
 fn replay(job: &Job<'_>, report: &mut Report) {
     let mut last = None;
     for step in &job.moves {
-        if let Some(flaw) = flaw(last, step) {
+        let flaw = flaw(last, step).or_else(|| runs_and_expires(job, last, step));
+        if let Some(flaw) = flaw {
             report.add(Figure::IllegalMoves, || describe(step, flaw));
         }
         last = Some(*step);
@@ -51,6 +52,15 @@ fn flaw(last: Option<&Move>, step: &Move) -> Option<&'static str> {
         return Some("the attempts are not what this move makes them");
     }
     None
+}
+
+/// Only a job whose worker never heard that it may start expires once it is running.
+fn runs_and_expires(job: &Job<'_>, last: Option<&Move>, step: &Move) -> Option<&'static str> {
+    let is_buried = step.from == Some(JobState::Running) && step.to == Some(JobState::Expired);
+    let started_at = last.filter(|_| is_buried)?.t;
+    let is_called = |call: &&Call| call.t >= started_at;
+    let was_called = job.calls.iter().copied().any(|call| is_called(&call));
+    was_called.then_some("it was called, and then it expired")
 }
 
 fn flaw_at_birth(last: Option<&Move>, step: &Move, to: JobState) -> Option<&'static str> {

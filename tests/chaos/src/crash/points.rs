@@ -307,7 +307,7 @@ mod tests {
     fn every_failpoint_of_the_programs_has_its_row_and_every_row_its_failpoint() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut files = Vec::new();
-        for package in ["cli", "common", "migrations", "scheduler", "worker"] {
+        for package in ["api", "cli", "common", "migrations", "scheduler", "worker"] {
             sources(&root.join(package).join("src"), &mut files);
         }
         let mut found = BTreeSet::new();
