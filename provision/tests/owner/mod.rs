@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -36,7 +36,10 @@ impl Owner {
         std::os::unix::fs::chown(dir, Some(NOBODY), Some(NOBODY))?;
         // The build directory may be closed to others.
         let copy = dir.join("servers");
-        fs::copy(example()?, &copy)?;
+        // By another process: a child that a test beside this one forks meanwhile would inherit the
+        // file open for writing, and nobody could execute it until that child has called exec.
+        let copied = Command::new("cp").arg(example()?).arg(&copy).status();
+        ensure!(copied.await?.success(), "cp failed");
         let mut command = Command::new(copy);
         command.uid(NOBODY).gid(NOBODY).current_dir(dir);
         Self::run(command, dir).await
