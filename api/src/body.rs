@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -18,6 +19,10 @@ use crate::problem::{Problem, pointer_of};
 pub(crate) const BODY_BYTES_MAX: usize = ARGS_BYTES_MAX + 16 * 1024;
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How much of a body that is too large is read, and for how long, so that its sender gets to read
+/// the answer.
+const THROWN_AWAY_MAX: usize = 8 * 1024 * 1024;
+const THROWING_AWAY_MAX: Duration = Duration::from_secs(2);
 
 /// A JSON body as its bytes, for whoever reads it as a job.
 pub(crate) struct JsonBytes(pub(crate) Bytes);
@@ -105,10 +110,12 @@ pub(crate) fn expect_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Pro
 }
 
 async fn read(request: Request) -> Result<Bytes, Problem> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
-    match tokio::time::timeout(BODY_PATIENCE, body.collect()).await {
+    let mut body = request.into_body();
+    let whole = Limited::new(&mut body, BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(BODY_PATIENCE, whole).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            throw_away(&mut body).await;
             Err(Problem::too_large(format!(
                 "a body may have {BODY_BYTES_MAX} bytes; for many jobs there is POST /v1/jobs/batch"
             )))
@@ -116,6 +123,21 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
         Ok(Err(_)) => Err(Problem::malformed("the body broke off")),
         Err(_) => Err(Problem::timeout()),
     }
+}
+
+/// What is left of a body that is refused, unless it is very long or slow: whoever is still sending
+/// when the connection is closed may never see why.
+async fn throw_away(body: &mut Body) {
+    let reading = async {
+        let mut left = THROWN_AWAY_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    drop(tokio::time::timeout(THROWING_AWAY_MAX, reading).await);
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
