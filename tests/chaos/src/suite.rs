@@ -214,9 +214,11 @@ async fn break_everything(
         is_alone,
         ..ground.clone()
     };
+    // These measure time, too, and debug programs take more of it.
+    let at_once = RUNS_AT_ONCE - usize::from(args.debug_programs);
     let ran = stream::iter(&beside)
         .map(|(row, n)| async move { run::make(row, &of_run(*n, false), field).await })
-        .buffer_unordered(RUNS_AT_ONCE);
+        .buffer_unordered(at_once);
     let (mut ran, mut outcomes) = (std::pin::pin!(ran), Vec::new());
     while let Some(ran) = ran.next().await {
         outcomes.push(finished(ran, red)?);
