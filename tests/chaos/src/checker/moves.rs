@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Call, Move, Row};
+use crate::history::{Move, Row};
 
 pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
     for (id, job) in &ledger.jobs {
@@ -58,8 +58,7 @@ fn flaw(last: Option<&Move>, step: &Move) -> Option<&'static str> {
 fn runs_and_expires(job: &Job<'_>, last: Option<&Move>, step: &Move) -> Option<&'static str> {
     let is_buried = step.from == Some(JobState::Running) && step.to == Some(JobState::Expired);
     let started_at = last.filter(|_| is_buried)?.t;
-    let is_called = |call: &&Call| call.t >= started_at;
-    let was_called = job.calls.iter().copied().any(|call| is_called(&call));
+    let was_called = job.calls.iter().any(|call| call.t >= started_at);
     was_called.then_some("it was called, and then it expired")
 }
 
