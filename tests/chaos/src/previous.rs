@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::site::target;
 
 /// The commit to upgrade from: the last one of the schema before the newest that users have.
-const COMMIT: &str = "d67a4c9aed507421c4b1ff3f5a3e224a0815f0aa";
+const COMMIT: &str = "fff9d07c875c507728adc90b245886b76fedd065";
 
 /// Builds them if they are not there, and says where they are; or why they cannot be built here.
 pub(crate) async fn programs() -> anyhow::Result<Result<PathBuf, String>> {
@@ -30,7 +30,13 @@ pub(crate) async fn programs() -> anyhow::Result<Result<PathBuf, String>> {
     let build = Command::new("cargo")
         .args(["build", "--quiet", "--release", "--locked", "--bins"])
         .args(["-p", "postroad", "-p", "postroad-scheduler"])
-        .args(["-p", "postroad-worker", "--target-dir"])
+        .args([
+            "-p",
+            "postroad-worker",
+            "-p",
+            "postroad-api",
+            "--target-dir",
+        ])
         .arg(&home)
         .current_dir(&source)
         .stdin(Stdio::null())

@@ -251,7 +251,7 @@ fn judge(row: &FaultRow, report: &Report, recovered_after: Option<f64>) -> Verdi
         ));
     }
     let setup = (row.setup)();
-    let asks_apis = setup.apis > 0 && setup.load.http_percent > 0 && !setup.upgrades;
+    let asks_apis = setup.apis > 0 && setup.load.http_percent > 0;
     if asks_apis && report.context.over_http == 0 {
         red.push("nobody was served over HTTP".to_owned());
     }

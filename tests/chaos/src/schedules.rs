@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use postroad_common::schedule::CATCH_UP_MAX;
-use postroad_common::store::{Audited, Error, NewSchedule, ScheduleRow, Store, TenantChange};
+use postroad_common::store::{Error, NewSchedule, ScheduleRow, Store, TenantChange};
 use postroad_tests::harness::cluster::Cluster;
 use serde_json::json;
 use tokio::time::Instant;
@@ -92,17 +92,7 @@ async fn tenant_id(store: &Store, name: &str) -> Result<i32, Error> {
         if let Some(id) = store.tenant_of_name(name).await? {
             return Ok(id);
         }
-        let audited = Audited {
-            actor: "chaos",
-            tenant_id: None,
-            action: "tenant.create",
-            target: name,
-            request_id: None,
-            detail: json!({}),
-        };
-        store
-            .create_tenant(&TenantChange::default(), &audited)
-            .await?;
+        store.create_tenant(name, &TenantChange::default()).await?;
     }
 }
 

@@ -245,10 +245,8 @@ impl Stage {
         for _ in 0..stage.setup.workers {
             stage.start(Role::Worker).await?;
         }
-        if stage.previous.is_none() {
-            for _ in 0..stage.setup.apis {
-                stage.start(Role::Api).await?;
-            }
+        for _ in 0..stage.setup.apis {
+            stage.start(Role::Api).await?;
         }
         Ok(stage)
     }
@@ -256,14 +254,8 @@ impl Stage {
     /// Lets the clients begin.
     pub fn load(&mut self, seed: u64) {
         let stop = CancellationToken::new();
-        let mut load = self.setup.load.clone();
-        if self.previous.is_some() {
-            // The version before may know no schedules and no api.
-            load.schedules = 0;
-            load.http_percent = 0;
-        }
         let clients = load::run(
-            load,
+            self.setup.load.clone(),
             seed,
             self.doors.clone(),
             self.cluster.provider.url(),

@@ -272,7 +272,7 @@ fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
         }
         lasting(Duration::from_secs(2)).await;
         // What the one has begun, the other has to judge.
-        for role in Role::BOTH {
+        for role in Role::ALL {
             let of_role = stage.of(role);
             let (old, new) = (of_role[0], of_role[of_role.len() - 1]);
             for victim in [old, new] {
