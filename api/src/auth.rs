@@ -13,9 +13,8 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use postroad_common::service::{Progress, Service};
 use postroad_common::settings::Kept;
-use postroad_common::store::{self, Audited, FoundToken, Listener, Scope, Store};
+use postroad_common::store::{self, Actor, FoundToken, Listener, Scope, Store};
 use postroad_common::token::{Permission, Token};
-use serde_json::Value;
 
 use crate::App;
 use crate::frame::RequestId;
@@ -131,9 +130,13 @@ impl Caller {
         }
     }
 
-    /// The database, as the caller may see it.
+    /// The database, as the caller may see it; what it changes there is written down as its doing.
     pub(crate) fn store(&self) -> Store {
-        self.app.store.scoped(self.scope())
+        let actor = Actor {
+            name: format!("token:{}", self.token_id),
+            request_id: Some(self.request_id.clone()),
+        };
+        self.app.store.scoped(self.scope()).acting(actor)
     }
 
     /// The name of the tenant; none for an operator.
@@ -144,11 +147,6 @@ impl Caller {
     /// What the tenant may submit.
     pub(crate) fn limits(&self) -> &FoundToken {
         &self.found
-    }
-
-    /// How the audit log calls the caller.
-    pub(crate) fn actor(&self) -> String {
-        format!("token:{}", self.token_id)
     }
 
     /// The tenant that an operator has named, if any. Whoever holds a tenant's token may only name
@@ -162,25 +160,6 @@ impl Caller {
             (None, None) => Ok(None),
             (None, Some(named)) => self.app.tokens.tenant(named).await.map(Some),
         }
-    }
-
-    /// Writes down what the caller did.
-    pub(crate) async fn audit(
-        &self,
-        action: &'static str,
-        target: &str,
-        detail: Value,
-    ) -> Result<(), Problem> {
-        let actor = self.actor();
-        let audited = Audited {
-            actor: &actor,
-            tenant_id: self.scope().tenant_id(),
-            action,
-            target,
-            request_id: Some(&self.request_id),
-            detail,
-        };
-        Ok(self.store().audit(&audited).await?)
     }
 }
 

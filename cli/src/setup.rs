@@ -10,6 +10,8 @@ use postroad_common::membership::host_name;
 use postroad_common::store::{self, Store};
 use postroad_common::telemetry::LogConfig;
 
+use crate::actor::actor;
+
 /// Connections that a command opens at most.
 const CONNECTIONS_MAX: usize = 4;
 
@@ -43,7 +45,7 @@ impl Setup {
         let version = env!("CARGO_PKG_VERSION");
         let name = format!("postroad/{version} {}:{}", host_name(), std::process::id());
         Ok(Self {
-            store: Store::new(database)?,
+            store: Store::new(database)?.acting(actor()),
             broker: Broker::new(broker, name),
         })
     }

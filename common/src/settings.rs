@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use moka::future::Cache;
 
-use crate::shutdown::Shutdown;
-use crate::store::{self, Channel, Listener, Settings, Store, WebhookSecrets};
+use crate::store::{self, Listener, Store, WebhookSecrets};
 
 /// Entries that are kept; more than that, and the ones used least are read again.
 const ENTRIES_MAX: u64 = 10_000;
@@ -104,13 +103,12 @@ impl std::fmt::Debug for TenantSettings {
 }
 
 impl TenantSettings {
-    /// Reads from `store`, and listens to changes on a connection of its own.
-    pub fn spawn(store: &Store, settings: &Settings, shutdown: &Shutdown) -> Self {
-        let listener = Listener::spawn(settings, &[Channel::Settings], shutdown);
+    /// Reads from `store`, and hears of changes by `listener`.
+    pub fn new(store: &Store, listener: &Listener) -> Self {
         Self {
             of: Some(Of {
                 store: store.clone(),
-                secrets: Kept::new(listener),
+                secrets: Kept::new(listener.clone()),
             }),
         }
     }

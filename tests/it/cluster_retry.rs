@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use jiff::Timestamp;
 use postroad_common::job::{JobId, NewJob};
+use postroad_common::store::KindChange;
 use postroad_tests::harness::cluster::{Cluster, eventually, job, many_sms, sms};
 use postroad_tests::simulator::{Behaviour, Latency};
 use serde_json::json;
@@ -59,6 +60,50 @@ async fn the_last_attempt_is_the_last() -> anyhow::Result<()> {
         (2, Some("attempts exhausted"))
     );
     assert_eq!(cluster.provider.calls(&ids[0].to_string()).len(), 2);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn an_operators_timeout_holds_from_the_next_attempt_on_until_it_is_reset()
+-> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    cluster.provider.set(Behaviour {
+        latency: Latency::Fixed(Duration::from_secs(3)),
+        ..Behaviour::default()
+    })?;
+    // How a job ends that is enqueued now.
+    let ends = async || {
+        let id = cluster.enqueue(&[cluster.webhook()]).await?[0];
+        let job = eventually("the job has ended", async || {
+            let job = cluster.job(id).await?;
+            ensure!(job.finished_at.is_some(), "it is {job:?}");
+            Ok(job)
+        });
+        anyhow::Ok((job.await?.state, id))
+    };
+    let ends_as = async |expected: &str| {
+        eventually("workers have heard of it", async || {
+            let (state, id) = ends().await?;
+            ensure!(state == expected, "{id} is {state}");
+            Ok(id)
+        })
+        .await
+    };
+    assert_eq!(ends().await?.0, "completed");
+
+    let one_second = KindChange {
+        timeout: Some(Duration::from_secs(1)),
+        max_attempts: Some(1),
+        ..KindChange::default()
+    };
+    ensure!(cluster.store.set_kind("webhook", &one_second).await?);
+    let id = ends_as("dead").await?;
+    let sql = "select code from postroad.attempt_error where job_id = $1";
+    let codes = cluster.query(sql, &[id.as_uuid()]).await?;
+    assert_eq!(codes[0].get::<_, &str>(0), "timeout");
+
+    cluster.store.reset_kind("webhook").await?;
+    ends_as("completed").await?;
     cluster.finish().await
 }
 

@@ -255,7 +255,11 @@ async fn the_expression_changes_under_four_schedulers_and_no_tick_is_of_both() -
             is_paused: false,
             next_at: recurrence.next_after(cluster.store.now().await?),
         };
-        ensure!(cluster.store.replace_schedule(tenant, &changed).await?);
+        // Ticks made meanwhile do not stand in its way.
+        let replaced = cluster
+            .store
+            .replace_schedule(tenant, seen.version, &changed);
+        ensure!(replaced.await? == ScheduleChange::Applied);
     }
     cluster.store.pause_schedule(tenant, "s").await?;
 

@@ -31,6 +31,7 @@ mod faults;
 mod ledger;
 mod metrics;
 mod schedules;
+mod store_audit;
 mod store_claims;
 mod store_enqueue;
 mod store_enqueue_batch;

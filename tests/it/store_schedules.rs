@@ -60,6 +60,12 @@ impl Room {
         rows.unwrap().remove(0)
     }
 
+    async fn replace(&self, tenant: i32, new: &NewSchedule) {
+        let seen = self.schedule(tenant, &new.name).await.version;
+        let replaced = self.store.replace_schedule(tenant, seen, new).await;
+        assert_eq!(replaced.unwrap(), ScheduleChange::Applied);
+    }
+
     async fn jobs(&self) -> i64 {
         self.value("select count(*) from postroad.jobs").await
     }
@@ -126,7 +132,7 @@ async fn a_tick_that_was_computed_before_a_change_is_not_made() {
         cron: "0 0 1 1 *".to_owned(),
         ..every_second("changed")
     };
-    assert!(room.store.replace_schedule(tenant, &changed).await.unwrap());
+    room.replace(tenant, &changed).await;
     for name in ["paused", "resumed"] {
         let done = room.store.pause_schedule(tenant, name).await.unwrap();
         assert_eq!(done, ScheduleChange::Applied);
@@ -158,10 +164,7 @@ async fn a_change_keeps_a_tick_that_is_due_unless_it_is_about_when_it_ticks() {
         next_at: later,
         ..every_second("s")
     };
-    room.store
-        .replace_schedule(tenant, &other_args)
-        .await
-        .unwrap();
+    room.replace(tenant, &other_args).await;
     assert_eq!(room.schedule(tenant, "s").await.next_at, Some(due.next_at));
     let again = room.store.due_schedules(10, &[]).await.unwrap().remove(0);
     assert_eq!(
@@ -174,11 +177,30 @@ async fn a_change_keeps_a_tick_that_is_due_unless_it_is_about_when_it_ticks() {
         next_at: later,
         ..every_second("s")
     };
-    room.store
-        .replace_schedule(tenant, &other_zone)
-        .await
-        .unwrap();
+    room.replace(tenant, &other_zone).await;
     assert_eq!(room.schedule(tenant, "s").await.next_at, later);
+}
+
+#[tokio::test]
+async fn a_change_of_what_its_maker_has_not_seen_is_refused() {
+    let room = Room::open().await;
+    let (tenant, _) = room.due(&every_second("s")).await;
+    let seen = room.schedule(tenant, "s").await;
+    room.store.pause_schedule(tenant, "s").await.unwrap();
+
+    let by_then = NewSchedule {
+        priority: 3,
+        ..every_second("s")
+    };
+    let replaced = room
+        .store
+        .replace_schedule(tenant, seen.version, &by_then)
+        .await;
+    assert_eq!(replaced.unwrap(), ScheduleChange::Superseded);
+    let now = room.schedule(tenant, "s").await;
+    assert!(now.paused_at.is_some() && now.priority == seen.priority);
+    room.replace(tenant, &by_then).await;
+    assert_eq!(room.schedule(tenant, "s").await.priority, 3);
 }
 
 #[tokio::test]
@@ -246,7 +268,8 @@ async fn a_name_is_one_tenants_and_one_schedules() {
     assert!(room.store.create_schedule(other, &new).await.unwrap());
 
     let unknown = every_second("unknown");
-    assert!(!room.store.replace_schedule(tenant, &unknown).await.unwrap());
+    let replaced = room.store.replace_schedule(tenant, 1, &unknown).await;
+    assert_eq!(replaced.unwrap(), ScheduleChange::Superseded);
     assert!(!room.store.delete_schedule(tenant, "unknown").await.unwrap());
     assert!(room.store.delete_schedule(other, "s").await.unwrap());
     assert_eq!(room.schedule(tenant, "s").await.tenant, "default");

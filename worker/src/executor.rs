@@ -1,4 +1,4 @@
-//! A started job → how its attempt ended. One task per job, under its kind's timeout.
+//! A started job → how its attempt ended. One task per job, under its kind's timeout (see [`crate::timeouts`]).
 //!
 //! An attempt that is cut off (timeout, panic, the worker's own end) may or may not have had its
 //! effect. It is reported as unknown or interrupted, and the job's `on_lost` says what that means.
@@ -58,7 +58,7 @@ impl Executor {
                 stop: shutdown.quiesce.clone(),
                 settings,
             };
-            let started = Instant::now();
+            let (started, timeout) = (Instant::now(), kind.timeout());
             let (id, name) = (job.id, kind.name.clone());
             let line = AttemptLine::of(&job, late);
             // A handler's code also runs when its future is dropped and when its error is printed:
@@ -67,9 +67,9 @@ impl Executor {
                 let attempted = kind.run(job, envelope.body);
                 tokio::select! {
                     biased;
-                    result = tokio::time::timeout(kind.policy.timeout, attempted) => match result {
+                    result = tokio::time::timeout(timeout, attempted) => match result {
                         Ok(result) => ending(result),
-                        Err(_) => unknown("timeout", format!("no end after {:?}", kind.policy.timeout)),
+                        Err(_) => unknown("timeout", format!("no end after {timeout:?}")),
                     },
                     () = called_off.cancelled() => Ending::Cancelled,
                     () = shutdown.cancel.cancelled() => Ending::Interrupted,

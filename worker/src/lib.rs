@@ -21,6 +21,7 @@ mod inflight;
 pub mod kinds;
 mod metrics;
 mod registry;
+mod timeouts;
 mod worker;
 
 pub use config::Config;

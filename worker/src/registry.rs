@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postroad_common::job::{InvalidName, KindName, KindPolicy};
@@ -12,6 +13,7 @@ use crate::handler::{Done, Handler, JobContext, JobError};
 
 /// The longest wait between two attempts that the database takes.
 const BACKOFF_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const TIMEOUT_MAX: Duration = BACKOFF_MAX;
 
 /// The kinds of one worker, by name.
 #[derive(Clone, Default)]
@@ -22,7 +24,9 @@ pub(crate) struct Registry {
 /// One registered kind.
 pub(crate) struct Kind {
     pub(crate) name: KindName,
-    pub(crate) policy: KindPolicy,
+    policy: KindPolicy,
+    /// An operator's timeout in milliseconds; 0: none, and the policy's own holds.
+    timeout_set: AtomicU64,
     handler: Box<dyn ErasedHandler>,
 }
 
@@ -53,6 +57,7 @@ impl Registry {
         let kind = Arc::new(Kind {
             name,
             policy,
+            timeout_set: AtomicU64::new(0),
             handler: Box::new(Erased(Arc::new(handler))),
         });
         match self.kinds.insert(H::KIND.to_owned(), kind) {
@@ -72,6 +77,10 @@ impl Registry {
             .collect()
     }
 
+    pub(crate) fn all(&self) -> Vec<Arc<Kind>> {
+        self.kinds.values().cloned().collect()
+    }
+
     pub(crate) fn names(&self) -> Vec<&str> {
         self.kinds.keys().map(String::as_str).collect()
     }
@@ -82,6 +91,8 @@ fn check(kind: &'static str, policy: &KindPolicy) -> Result<(), RegisterError> {
         "max_attempts must be from 1 to 1000"
     } else if policy.timeout.is_zero() {
         "the timeout must be longer than nothing"
+    } else if policy.timeout > TIMEOUT_MAX {
+        "the timeout must be at most 366 days"
     } else if policy.backoff_cap > BACKOFF_MAX {
         "backoff_cap must be at most 366 days"
     } else if policy.backoff_base > policy.backoff_cap {
@@ -93,6 +104,20 @@ fn check(kind: &'static str, policy: &KindPolicy) -> Result<(), RegisterError> {
 }
 
 impl Kind {
+    /// How long an attempt that begins now may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        match self.timeout_set.load(Ordering::Relaxed) {
+            0 => self.policy.timeout,
+            millis => Duration::from_millis(millis),
+        }
+    }
+
+    /// What an operator has set; none: nothing.
+    pub(crate) fn set_timeout(&self, set: Option<Duration>) {
+        let millis = set.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(0));
+        self.timeout_set.store(millis, Ordering::Relaxed);
+    }
+
     /// Parses the args and runs the handler.
     pub(crate) fn run(&self, job: JobContext, args: Vec<u8>) -> Attempt {
         self.handler.run(job, args)

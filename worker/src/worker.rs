@@ -10,7 +10,7 @@ use postroad_common::service::{Nudge, spawn};
 use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{Fenced, NewProcess, Role, Store};
+use postroad_common::store::{Channel, Fenced, Listener, NewProcess, Role, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::gate::{Asking, Gatekeeper};
 use crate::handler::Handler;
 use crate::metrics;
 use crate::registry::{RegisterError, Registry};
+use crate::timeouts::Timeouts;
 
 /// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
 /// prefetch long before.
@@ -115,7 +116,8 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let settings = TenantSettings::spawn(&store, &listened, &shutdown);
+        let listener = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
+        let settings = TenantSettings::new(&store, &listener);
         let (stages, asking) = Stages::start(&store, &membership, settings, &health, &shutdown);
         let canceller = Canceller {
             store: store.clone(),
@@ -130,6 +132,14 @@ impl Worker {
             names.join(", "),
             self.registry.names().join(", ")
         );
+        let timeouts = Timeouts {
+            store: store.clone(),
+            kinds: self.registry.all(),
+            listener,
+        };
+        startup::repeat(&health, &shutdown, async || timeouts.read().await).await?;
+        let nudge = timeouts.nudged();
+        drop(spawn(timeouts, nudge, &health, &shutdown));
         let queues = process.queues.clone();
         let ask_hints = async || store.prefetch_hints(&queues).await;
         let hints = startup::repeat(&health, &shutdown, ask_hints).await?;

@@ -6,7 +6,6 @@ use postroad_common::job::JobState;
 use postroad_common::store::{NewRedrive, RedriveFilter};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::JobPage;
@@ -140,16 +139,12 @@ pub(crate) async fn redrive(
         let planned = asked.limit.map_or(count, |limit| count.min(limit));
         return Ok(axum::Json(Count { planned }).into_response());
     }
-    let actor = caller.actor();
     let redrive = NewRedrive {
         filter: &filter,
         limit: asked.limit,
-        actor: &actor,
     };
     let begun = caller.store().begin_redrive(&redrive, tenant).await?;
     let id = begun.id.to_string();
-    let detail = json!({"filter": filter, "planned": begun.planned, "limit": asked.limit});
-    caller.audit("dead_letters.redrive", &id, detail).await?;
     let location = [(header::LOCATION, format!("/v1/operations/{id}"))];
     let operation = axum::Json(Operation::from(begun));
     Ok((StatusCode::ACCEPTED, location, operation).into_response())

@@ -4,13 +4,12 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use postroad_common::egress::EgressPolicy;
-use postroad_common::job::{JobInput, JobState, NewJob, OnLost};
+use postroad_common::job::{JobId, JobInput, JobState, NewJob, OnLost};
 use postroad_common::store::{
     Cancelled, Enqueued, Inserted, JobQuery, JobView, Resolution, Retried,
 };
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Job, JobPage, limit_of};
@@ -141,11 +140,7 @@ pub(crate) async fn submit(
     answer(&caller, &job, enqueued).await
 }
 
-pub(super) async fn answer(
-    caller: &Caller,
-    job: &NewJob,
-    enqueued: Enqueued,
-) -> Result<Response, Problem> {
+async fn answer(caller: &Caller, job: &NewJob, enqueued: Enqueued) -> Result<Response, Problem> {
     if !enqueued.is_same {
         metrics::rejected("conflict", 1);
         return Err(Problem::conflict(format!(
@@ -171,6 +166,14 @@ pub(super) async fn answer(
         // Its row is gone after its retention, or it is somebody else's.
         None => Err(Problem::conflict("this id or dedup_key was used before")),
     }
+}
+
+/// The answer where a job was made of something else than its own words.
+pub(super) async fn created(caller: &Caller, id: JobId) -> Result<Response, Problem> {
+    let id = id.to_string();
+    let job = find(caller, &id).await?;
+    let location = [(header::LOCATION, format!("/v1/jobs/{id}"))];
+    Ok((StatusCode::CREATED, location, axum::Json(job)).into_response())
 }
 
 /// A job that was just inserted.
@@ -402,7 +405,6 @@ pub(crate) async fn cancel(caller: Caller, Path(id): Path<String>) -> Result<Res
                 }
             }
         };
-        caller.audit("job.cancel", &id, json!({})).await?;
         let job = find(&caller, &id).await?;
         return Ok((status, axum::Json(job)).into_response());
     }
@@ -439,7 +441,6 @@ pub(crate) async fn retry(
             state => Problem::conflict(format!("the job is {state}")),
         });
     }
-    caller.audit("job.retry", &id, json!({})).await?;
     app.waker.wake();
     find(&caller, &id).await.map(axum::Json)
 }
@@ -500,8 +501,6 @@ pub(crate) async fn resolve(
             job.state
         )));
     }
-    let verdict = json!({"verdict": decision.verdict});
-    caller.audit("job.resolve", &id, verdict).await?;
     app.waker.wake();
     find(&caller, &id).await.map(axum::Json)
 }

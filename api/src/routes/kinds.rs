@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use axum::extract::Path;
-use postroad_common::job::OnLost;
-use postroad_common::store::{KindChange, KindRow};
+use postroad_common::job::{KindName, OnLost};
+use postroad_common::store::{Changed, KindChange, KindRow, Store};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use super::queues::{DAY, duration};
@@ -26,6 +25,9 @@ pub(crate) struct Kind {
     backoff_base_seconds: f64,
     /// The longest wait between two attempts.
     backoff_cap_seconds: f64,
+    /// How long an attempt may take; null: no worker has said yet.
+    #[schema(required = true)]
+    timeout_seconds: Option<f64>,
     /// When a worker first said that it runs them; null: none has yet.
     #[schema(required = true)]
     registered_at: Option<jiff::Timestamp>,
@@ -42,6 +44,7 @@ impl From<KindRow> for Kind {
             max_attempts: row.max_attempts,
             backoff_base_seconds: row.backoff_base_seconds,
             backoff_cap_seconds: row.backoff_cap_seconds,
+            timeout_seconds: row.timeout_seconds,
             registered_at: row.registered_at,
             overridden_at: row.overridden_at,
         }
@@ -70,6 +73,9 @@ pub(crate) struct KindPatch {
     /// The longest wait between two attempts: from `1ms` to `30d`.
     #[schema(example = "6h", pattern = "^[0-9]+(ms|s|m|h|d)$")]
     backoff_cap: Option<String>,
+    /// How long an attempt may take: from `1s` to `1d`. In force with the next attempt that begins.
+    #[schema(example = "30s", pattern = "^[0-9]+(ms|s|m|h|d)$")]
+    timeout: Option<String>,
     /// True: gives the kind back to its workers, whose next start writes their policy.
     #[serde(default)]
     reset: bool,
@@ -92,7 +98,7 @@ pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Kinds>, Problem> {
     Ok(axum::Json(Kinds { items }))
 }
 
-/// Sets a kind's retry policy; in force with the next attempt that fails.
+/// Sets how a kind's jobs are tried; in force with the next attempt that begins or fails.
 #[utoipa::path(
     patch, path = "/v1/kinds/{name}", tag = "queues", operation_id = "set_kind",
     params(("name" = String, Path, description = "The kind's name")),
@@ -118,23 +124,26 @@ pub(crate) async fn set(
     caller.may(Permission::QueuesWrite)?;
     let change = checked(&patch)?;
     let store = caller.store();
-    let is_name = name.parse::<postroad_common::job::KindName>().is_ok();
+    let before = find(&store, &name).await?;
+    if let Some(longest_first) = change.too_long_a_first_wait(&before) {
+        return Err(Problem::invalid("/backoff_base", longest_first));
+    }
     let is_known = match patch.reset {
-        true => is_name && store.reset_kind(&name).await?,
-        false => is_name && store.set_kind(&name, &change).await?,
+        true => store.reset_kind(&name).await? != Changed::NotThere,
+        false => store.set_kind(&name, &change).await?,
     };
     if !is_known {
         return Err(Problem::not_found("kind"));
     }
-    let detail = json!({
-        "on_lost": patch.on_lost, "max_attempts": patch.max_attempts,
-        "backoff_base": patch.backoff_base, "backoff_cap": patch.backoff_cap, "reset": patch.reset,
-    });
-    caller.audit("kind.set", &name, detail).await?;
-    let rows = store.kinds(Some(&name)).await?;
-    let row = rows.into_iter().next();
-    row.map(|row| axum::Json(Kind::from(row)))
-        .ok_or_else(|| Problem::not_found("kind"))
+    Ok(axum::Json(Kind::from(find(&store, &name).await?)))
+}
+
+/// What cannot be a name is not one of a kind.
+async fn find(store: &Store, name: &str) -> Result<KindRow, Problem> {
+    let missing = || Problem::not_found("kind");
+    name.parse::<KindName>().map_err(|_| missing())?;
+    let rows = store.kinds(Some(name)).await?;
+    rows.into_iter().next().ok_or_else(missing)
 }
 
 fn checked(patch: &KindPatch) -> Result<KindChange, Problem> {
@@ -148,13 +157,15 @@ fn checked(patch: &KindPatch) -> Result<KindChange, Problem> {
     let is_a_change = patch.on_lost.is_some()
         || patch.max_attempts.is_some()
         || patch.backoff_base.is_some()
-        || patch.backoff_cap.is_some();
+        || patch.backoff_cap.is_some()
+        || patch.timeout.is_some();
     if patch.reset && is_a_change {
         return Err(Problem::invalid("/reset", "stands alone"));
     }
     let least = Duration::from_millis(1);
     let base = patch.backoff_base.as_deref();
     let cap = patch.backoff_cap.as_deref();
+    let timeout = patch.timeout.as_deref();
     Ok(KindChange {
         on_lost: patch.on_lost.clone(),
         max_attempts: patch.max_attempts,
@@ -163,6 +174,9 @@ fn checked(patch: &KindPatch) -> Result<KindChange, Problem> {
             .transpose()?,
         backoff_cap: cap
             .map(|text| duration("/backoff_cap", text, least, 30 * DAY))
+            .transpose()?,
+        timeout: timeout
+            .map(|text| duration("/timeout", text, Duration::from_secs(1), DAY))
             .transpose()?,
     })
 }

@@ -4,7 +4,6 @@ use axum::extract::Path;
 use postroad_common::store;
 use postroad_common::token::Permission;
 use serde::Serialize;
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
@@ -119,7 +118,6 @@ pub(crate) async fn stop(
             operation.0.state
         )));
     }
-    caller.audit("operation.stop", &id, json!({})).await?;
     find(&caller, &id).await
 }
 

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use postroad_common::config::parse_duration;
-use postroad_common::store::{QueueChange, QueueRow};
+use postroad_common::store::{Changed, QueueChange, QueueRow};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::App;
@@ -187,11 +186,6 @@ pub(crate) async fn set(
     if !caller.store().set_queue(known(&name)?, &change).await? {
         return Err(Problem::not_found("queue"));
     }
-    let detail = json!({
-        "window_size": patch.window_size, "pipe_ttl": patch.pipe_ttl,
-        "prefetch": patch.prefetch, "rate_per_second": patch.rate_per_second,
-    });
-    caller.audit("queue.set", &name, detail).await?;
     find(&caller, &name).await
 }
 
@@ -242,11 +236,10 @@ async fn pause_or_resume(
     pause: bool,
 ) -> Result<axum::Json<Queue>, Problem> {
     caller.may(Permission::QueuesWrite)?;
-    if !caller.store().pause_queue(known(name)?, pause).await? {
+    let changed = caller.store().pause_queue(known(name)?, pause).await?;
+    if changed == Changed::NotThere {
         return Err(Problem::not_found("queue"));
     }
-    let action = if pause { "queue.pause" } else { "queue.resume" };
-    caller.audit(action, name, json!({})).await?;
     find(caller, name).await
 }
 

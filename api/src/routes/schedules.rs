@@ -6,12 +6,11 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use postroad_common::job::{ARGS_BYTES_MAX, JobInput, NewJob, OnLost};
+use postroad_common::job::{ARGS_BYTES_MAX, JobInput};
 use postroad_common::schedule::{CATCH_UP_MAX, Misfire, Recurrence};
-use postroad_common::store::{NewSchedule, ScheduleRow};
+use postroad_common::store::{NewSchedule, ScheduleChange, ScheduleRow};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
@@ -21,10 +20,13 @@ use super::queues::{DAY, duration};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Query};
+use crate::metrics;
 use crate::problem::Problem;
 
 /// Ticks that are shown.
 const TICKS_SHOWN: usize = 3;
+/// How often a change is begun anew because another one came between.
+const ATTEMPTS_MAX: usize = 5;
 /// The tenant of an operator's schedules, unless it names one.
 const TENANT_DEFAULT: &str = "default";
 
@@ -109,7 +111,7 @@ pub(crate) struct Schedules {
 
 /// What a schedule is to be. In a `PATCH`, what is left out stays as it is, and null takes a limit
 /// away.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScheduleInput {
     /// Unique for the tenant. Required when it is created; cannot be changed.
@@ -216,7 +218,7 @@ fn empty_object() -> Box<RawValue> {
 }
 
 /// Checks everything that can be checked without the database, as one of its jobs would be.
-fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<(Recurrence, NewJob), Problem> {
+fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<Recurrence, Problem> {
     if new.name.parse::<postroad_common::job::KindName>().is_err() {
         let rule = "must be 1 to 63 of a-z 0-9 . _ - and start with a letter or digit";
         return Err(Problem::invalid("/name", rule));
@@ -253,7 +255,7 @@ fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<(Recurrence, Ne
     };
     let job = job.into_job()?;
     submitter.vet(&job)?;
-    Ok((recurrence, job))
+    Ok(recurrence)
 }
 
 /// Whose schedule it is: the id and the name of a tenant.
@@ -296,13 +298,11 @@ pub(crate) async fn create(
     caller.may(Permission::SchedulesWrite)?;
     let tenant = owner(&caller, input.tenant.as_deref()).await?;
     let mut new = input.over(None)?;
-    let (recurrence, _) = check(&new, &Submitter::of(&app, &caller))?;
+    let recurrence = check(&new, &Submitter::of(&app, &caller))?;
     new.next_at = next_of(&caller, &recurrence).await?;
     if !caller.store().create_schedule(tenant, &new).await? {
         return Err(Problem::conflict("there is a schedule of this name").at("/name"));
     }
-    let detail = json!({"cron": new.cron, "timezone": new.timezone, "kind": new.kind});
-    caller.audit("schedule.create", &new.name, detail).await?;
     let location = [(header::LOCATION, format!("/v1/schedules/{}", new.name))];
     let schedule = find(&caller, tenant, &new.name).await?;
     Ok((
@@ -431,6 +431,7 @@ pub(crate) async fn get(
         (status = 403, description = "The scope `schedules:write` is needed", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such schedule", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Others are changing it just now", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A value cannot be taken", body = Problem, content_type = "application/problem+json"),
@@ -445,20 +446,24 @@ pub(crate) async fn change(
 ) -> Result<axum::Json<Schedule>, Problem> {
     caller.may(Permission::SchedulesWrite)?;
     let tenant = owner(&caller, input.tenant.as_deref()).await?;
-    let before = find(&caller, tenant, &name).await?;
     if input.name.as_deref().is_some_and(|new| new != name) {
         return Err(Problem::invalid("/name", "cannot be changed"));
     }
-    let mut new = input.over(Some(&before))?;
-    let (recurrence, _) = check(&new, &Submitter::of(&app, &caller))?;
-    new.next_at = next_of(&caller, &recurrence).await?;
-    if !caller.store().replace_schedule(tenant, &new).await? {
-        return Err(Problem::not_found("schedule"));
+    // What is left out stays as it is: so nobody may have changed it since it was looked at.
+    for _ in 0..ATTEMPTS_MAX {
+        let before = find(&caller, tenant, &name).await?;
+        let mut new = input.clone().over(Some(&before))?;
+        let recurrence = check(&new, &Submitter::of(&app, &caller))?;
+        new.next_at = next_of(&caller, &recurrence).await?;
+        let store = caller.store();
+        if store.replace_schedule(tenant, before.version, &new).await? == ScheduleChange::Applied {
+            let row = find(&caller, tenant, &name).await?;
+            return Ok(axum::Json(Schedule::of(row)));
+        }
     }
-    let detail = json!({"cron": new.cron, "timezone": new.timezone, "paused": new.is_paused});
-    caller.audit("schedule.change", &name, detail).await?;
-    let row = find(&caller, tenant, &name).await?;
-    Ok(axum::Json(Schedule::of(row)))
+    Err(Problem::conflict(
+        "the schedule is being changed by others just now: try again",
+    ))
 }
 
 /// Deletes a schedule. Jobs that it has made go on.
@@ -485,7 +490,6 @@ pub(crate) async fn delete(
     if !caller.store().delete_schedule(tenant, &name).await? {
         return Err(Problem::not_found("schedule"));
     }
-    caller.audit("schedule.delete", &name, json!({})).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -512,24 +516,12 @@ pub(crate) async fn run(
     caller.may(Permission::SchedulesWrite)?;
     let tenant = owner(&caller, whose.tenant.as_deref()).await?;
     let row = find(&caller, tenant, &name).await?;
-    let owner_name = row.tenant.clone();
     let new = ScheduleInput::default().over(Some(&row))?;
-    let (_, mut job) = check(&new, &Submitter::of(&app, &caller))?;
-    job.tenant = owner_name
-        .parse()
-        .map_err(|_| Problem::not_found("schedule"))?;
-    job.on_lost = row
-        .on_lost
-        .as_deref()
-        .and_then(|text| text.parse::<OnLost>().ok());
+    check(&new, &Submitter::of(&app, &caller))?;
     app.quotas.take(&caller, 1).await?;
-    let enqueued = app
-        .collector
-        .enqueue(caller.scope(), job.clone(), false)
-        .await?;
-    let id = job.id.to_string();
-    caller
-        .audit("schedule.run", &name, json!({"job": id}))
-        .await?;
-    super::jobs::answer(&caller, &job, enqueued).await
+    let made = caller.store().run_schedule(tenant, &name).await?;
+    let id = made.ok_or_else(|| Problem::not_found("schedule"))?;
+    metrics::enqueued(1, 0);
+    app.waker.wake();
+    super::jobs::created(&caller, id).await
 }

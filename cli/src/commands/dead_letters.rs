@@ -4,15 +4,14 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use postroad_common::job::{JobId, JobState, KindName, QueueName, TenantName};
 use postroad_common::store::{JobQuery, JobView, NewRedrive, RedriveFilter, Store};
-use serde_json::json;
 
 use super::operations::{follow, show};
 use super::tenants::tenant_id_of;
 use super::values::since;
 use crate::ask::Sure;
+use crate::exit;
 use crate::output::{self, Table, line, moment_or, note};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Looks at dead jobs, and redrives them.
 #[derive(clap::Args)]
@@ -220,18 +219,13 @@ async fn redrive(
     limit: Option<i64>,
     is_watched: bool,
 ) -> anyhow::Result<()> {
-    let (filter, actor) = (redrive_filter(filter), actor::name());
+    let filter = redrive_filter(filter);
     let new = NewRedrive {
         filter: &filter,
         limit,
-        actor: &actor,
     };
     let operation = store.begin_redrive(&new, tenant).await?;
     let id = operation.id.to_string();
-    let detail = json!({"filter": filter, "limit": limit, "planned": operation.planned});
-    let mut audited = actor::audited(&actor, "dead_letters.redrive", &id, detail);
-    audited.tenant_id = tenant;
-    store.audit(&audited).await?;
     line(&id)?;
     if !is_watched {
         note(format_args!(

@@ -3,15 +3,12 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Subcommand, ValueEnum};
 use postroad_common::job::{JobId, JobState};
-use postroad_common::store::{
-    Audited, Cancelled, JobFilter, JobRow, JobView, Resolution, Retried, Store,
-};
-use serde_json::json;
+use postroad_common::store::{Cancelled, JobFilter, JobRow, JobView, Resolution, Retried, Store};
 
 use crate::ask::Sure;
+use crate::exit;
 use crate::output::{self, Table, line, moment, moment_or, note};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Looks at jobs, cancels and retries them, and decides about held ones.
 #[derive(clap::Args)]
@@ -276,7 +273,6 @@ async fn cancel(store: &Store, ids: &[JobId], sure: Sure) -> anyhow::Result<()> 
         }
         done.push(*id);
     }
-    note_done(store, "job.cancel", &done, json!({})).await?;
     output::print(&text)?;
     refuse(store, &left, "cannot be cancelled").await
 }
@@ -290,19 +286,17 @@ async fn retry(store: &Store, ids: &[JobId]) -> anyhow::Result<()> {
             Retried::Not => left.push(*id),
         }
     }
-    note_done(store, "job.retry", &done, json!({})).await?;
     print_ids(&done)?;
     refuse(store, &left, "cannot be retried").await
 }
 
 async fn resolve(store: &Store, ids: &[JobId], verdict: Verdict) -> anyhow::Result<()> {
-    let (to, word) = match verdict {
-        Verdict::Completed => (Resolution::Completed, "completed"),
-        Verdict::Retry => (Resolution::Retry, "retry"),
-        Verdict::Dead => (Resolution::Dead, "dead"),
+    let to = match verdict {
+        Verdict::Completed => Resolution::Completed,
+        Verdict::Retry => Resolution::Retry,
+        Verdict::Dead => Resolution::Dead,
     };
     let resolved = store.resolve(ids, to).await?;
-    note_done(store, "job.resolve", &resolved, json!({"verdict": word})).await?;
     print_ids(&resolved)?;
     let is_left = |id: &&JobId| !resolved.contains(id);
     let left: Vec<_> = ids.iter().filter(is_left).copied().collect();
@@ -311,42 +305,6 @@ async fn resolve(store: &Store, ids: &[JobId], verdict: Verdict) -> anyhow::Resu
 
 fn print_ids(ids: &[JobId]) -> anyhow::Result<()> {
     output::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())
-}
-
-/// One row of the audit log for all jobs that a command has changed; none if there are none.
-async fn note_done(
-    store: &Store,
-    action: &'static str,
-    ids: &[JobId],
-    mut detail: serde_json::Value,
-) -> anyhow::Result<()> {
-    let target = match ids {
-        [] => return Ok(()),
-        [id] => id.to_string(),
-        [_, ..] => {
-            detail["ids"] = json!(ids);
-            format!("{} jobs", ids.len())
-        }
-    };
-    let actor = actor::name();
-    let tenant_id = common_tenant(store, ids).await?;
-    let audited = Audited {
-        tenant_id,
-        ..actor::audited(&actor, action, &target, detail)
-    };
-    Ok(store.audit(&audited).await?)
-}
-
-/// The tenant whose jobs they all are.
-async fn common_tenant(store: &Store, ids: &[JobId]) -> anyhow::Result<Option<i32>> {
-    let jobs = store.job_views(ids).await?;
-    let mut tenants: Vec<_> = jobs.iter().map(|job| job.tenant.as_str()).collect();
-    tenants.sort_unstable();
-    tenants.dedup();
-    match tenants[..] {
-        [tenant] => Ok(store.tenant_of_name(tenant).await?),
-        _ => Ok(None),
-    }
 }
 
 /// Says of each job why it was left as it is: it is not there, or in the wrong state.

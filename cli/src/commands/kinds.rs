@@ -5,15 +5,14 @@ use std::time::Duration;
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use postroad_common::job::KindName;
-use postroad_common::store::{KindChange, KindRow, Store};
-use serde_json::{Value, json};
+use postroad_common::store::{Changed, KindChange, KindRow, Store};
 
 use super::values::duration;
+use crate::exit;
 use crate::output::{self, Table, moment_or, note, stretch};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
-/// Looks at the retry policies of kinds, and sets them.
+/// Looks at how the jobs of kinds are tried, and sets it.
 #[derive(clap::Args)]
 #[command(after_long_help = HELP)]
 pub(crate) struct Args {
@@ -46,7 +45,8 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   postroad kinds set sms --on-lost hold
-  postroad kinds set webhook --max-attempts 30 --backoff-base 10s --backoff-cap 12h")]
+  postroad kinds set webhook --max-attempts 30 --backoff-base 10s --backoff-cap 12h
+  postroad kinds set resize-video --timeout 20m")]
     Set {
         #[arg(value_name = "KIND")]
         name: KindName,
@@ -62,6 +62,9 @@ Examples:
         /// The longest wait between two attempts.
         #[arg(long, value_name = "DURATION", value_parser = backoff)]
         backoff_cap: Option<Duration>,
+        /// How long an attempt may take (1s to 1d), from the next one that begins.
+        #[arg(long, value_name = "DURATION", value_parser = timeout)]
+        timeout: Option<Duration>,
     },
     /// Gives a kind back to its workers: the next one that starts writes its policy.
     #[command(after_long_help = "Examples:\n  postroad kinds reset sms")]
@@ -80,6 +83,15 @@ fn backoff(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a duration of at most 366d, such as `30s`, is expected")
 }
 
+fn timeout(text: &str) -> Result<Duration, &'static str> {
+    const RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    duration(text)
+        .ok()
+        .filter(|time| RANGE.contains(time))
+        .ok_or("a duration from 1s to 1d, such as `30s`, is expected")
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List { json } => list(&store().await?, json).await,
@@ -89,20 +101,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             max_attempts,
             backoff_base,
             backoff_cap,
+            timeout,
         } => {
             let change = KindChange {
                 on_lost,
                 max_attempts,
                 backoff_base,
                 backoff_cap,
+                timeout,
             };
-            let detail = detail(&change);
-            if detail == json!({}) {
+            if change == KindChange::default() {
                 return Err(exit::usage(
-                    "nothing to set: give --on-lost, --max-attempts, --backoff-base or --backoff-cap",
+                    "nothing to set: give --on-lost, --max-attempts, --backoff-base, --backoff-cap or --timeout",
                 ));
             }
-            set(&store().await?, &name, &change, detail).await
+            set(&store().await?, &name, &change).await
         }
         Command::Reset { name } => reset(&store().await?, &name).await,
     }
@@ -134,11 +147,12 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "ATTEMPTS",
         "BACKOFF",
         "UP TO",
+        "TIMEOUT",
         "SET BY",
         "REGISTERED AT",
     ])
     .of_names()
-    .right(2..=4);
+    .right(2..=5);
     for kind in &kinds {
         let set_by = match (kind.overridden_at, kind.registered_at) {
             (Some(_), _) => "operator",
@@ -151,6 +165,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             kind.max_attempts.to_string(),
             stretch(kind.backoff_base_seconds),
             stretch(kind.backoff_cap_seconds),
+            kind.timeout_seconds.map_or_else(|| "-".to_owned(), stretch),
             set_by.to_owned(),
             moment_or(kind.registered_at, "never"),
         ]);
@@ -158,48 +173,14 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     output::table(&table)
 }
 
-/// What is set, and no more, in the words of the API.
-fn detail(change: &KindChange) -> Value {
-    let mut detail = serde_json::Map::new();
-    if let Some(on_lost) = &change.on_lost {
-        detail.insert("on_lost".to_owned(), json!(on_lost));
-    }
-    if let Some(most) = change.max_attempts {
-        detail.insert("max_attempts".to_owned(), json!(most));
-    }
-    if let Some(base) = change.backoff_base {
-        detail.insert("backoff_base_seconds".to_owned(), json!(base.as_secs_f64()));
-    }
-    if let Some(cap) = change.backoff_cap {
-        detail.insert("backoff_cap_seconds".to_owned(), json!(cap.as_secs_f64()));
-    }
-    Value::Object(detail)
-}
-
-async fn set(
-    store: &Store,
-    name: &KindName,
-    change: &KindChange,
-    detail: Value,
-) -> anyhow::Result<()> {
+async fn set(store: &Store, name: &KindName, change: &KindChange) -> anyhow::Result<()> {
     let before = kind(store, name).await?;
-    let seconds = |new: Option<Duration>, old| new.map_or(old, |time| time.as_secs_f64());
-    let base = seconds(change.backoff_base, before.backoff_base_seconds);
-    let cap = seconds(change.backoff_cap, before.backoff_cap_seconds);
-    if base > cap {
-        return Err(exit::usage(format_args!(
-            "the longest wait ({}) would be shorter than the first ({}): set both",
-            stretch(cap),
-            stretch(base)
-        )));
+    if let Some(why) = change.too_long_a_first_wait(&before) {
+        return Err(exit::usage(why));
     }
     if !store.set_kind(name.as_str(), change).await? {
         return Err(no_kind(name));
     }
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(&actor, "kind.set", name.as_str(), detail))
-        .await?;
     note(format_args!(
         "kind `{name}` is set, and workers leave it alone"
     ));
@@ -207,22 +188,14 @@ async fn set(
 }
 
 async fn reset(store: &Store, name: &KindName) -> anyhow::Result<()> {
-    if kind(store, name).await?.overridden_at.is_none() {
-        note(format_args!("kind `{name}` was its workers' before"));
-        return Ok(());
+    match store.reset_kind(name.as_str()).await? {
+        Changed::Done => {}
+        Changed::Already => {
+            note(format_args!("kind `{name}` was its workers' before"));
+            return Ok(());
+        }
+        Changed::NotThere => return Err(no_kind(name)),
     }
-    if !store.reset_kind(name.as_str()).await? {
-        return Err(no_kind(name));
-    }
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(
-            &actor,
-            "kind.reset",
-            name.as_str(),
-            json!({}),
-        ))
-        .await?;
     note(format_args!(
         "kind `{name}` is its workers' again: the policy stays as it is until one starts"
     ));

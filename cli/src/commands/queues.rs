@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use postroad_common::job::QueueName;
-use postroad_common::store::{QueueChange, QueueRow, Store};
-use serde_json::{Value, json};
+use postroad_common::store::{Changed, QueueChange, QueueRow, Store};
 
 use super::values::{Limit, duration, prefetch, rate};
+use crate::exit;
 use crate::output::{self, Table, line, note, number_or, stretch};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Looks at queues, pauses and sets them.
 #[derive(clap::Args)]
@@ -112,7 +111,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     if change
         .as_ref()
-        .is_some_and(|change| detail(change) == json!({}))
+        .is_some_and(|change| *change == QueueChange::default())
     {
         return Err(exit::usage(
             "nothing to set: give --window, --pipe-ttl, --prefetch or --rate",
@@ -199,56 +198,19 @@ async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> 
 }
 
 async fn pause(store: &Store, name: &QueueName, pause: bool) -> anyhow::Result<()> {
-    let (action, now) = match pause {
-        true => ("queue.pause", "paused"),
-        false => ("queue.resume", "not paused"),
-    };
-    if queue(store, name).await?.paused_at.is_some() == pause {
-        note(format_args!("queue `{name}` was {now} before"));
-        return Ok(());
+    let now = if pause { "paused" } else { "not paused" };
+    match store.pause_queue(name.as_str(), pause).await? {
+        Changed::Done => note(format_args!("queue `{name}` is {now}")),
+        Changed::Already => note(format_args!("queue `{name}` was {now} before")),
+        Changed::NotThere => return Err(no_queue(name)),
     }
-    if !store.pause_queue(name.as_str(), pause).await? {
-        return Err(no_queue(name));
-    }
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(&actor, action, name.as_str(), json!({})))
-        .await?;
-    note(format_args!("queue `{name}` is {now}"));
     Ok(())
-}
-
-/// What is set, and no more, in the words of the API.
-fn detail(change: &QueueChange) -> Value {
-    let mut detail = serde_json::Map::new();
-    if let Some(window) = change.window_size {
-        detail.insert("window_size".to_owned(), json!(window));
-    }
-    if let Some(ttl) = change.pipe_ttl {
-        detail.insert("pipe_ttl_seconds".to_owned(), json!(ttl.as_secs_f64()));
-    }
-    if let Some(prefetch) = change.prefetch {
-        detail.insert("prefetch".to_owned(), json!(prefetch));
-    }
-    if let Some(rate) = change.rate_per_second {
-        detail.insert("rate_per_second".to_owned(), json!(rate));
-    }
-    Value::Object(detail)
 }
 
 async fn set(store: &Store, name: &QueueName, change: &QueueChange) -> anyhow::Result<()> {
     if !store.set_queue(name.as_str(), change).await? {
         return Err(no_queue(name));
     }
-    let actor = actor::name();
-    store
-        .audit(&actor::audited(
-            &actor,
-            "queue.set",
-            name.as_str(),
-            detail(change),
-        ))
-        .await?;
     note(format_args!("queue `{name}` is set"));
     Ok(())
 }

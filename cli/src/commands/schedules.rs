@@ -9,17 +9,17 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use postroad_common::job::{JobInput, KindName, QueueName, TenantName};
 use postroad_common::schedule::{CATCH_UP_MAX, Recurrence};
-use postroad_common::store::{Audited, NewSchedule, ScheduleChange, ScheduleRow, Store};
+use postroad_common::store::{NewSchedule, ScheduleChange, ScheduleRow, Store};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::tenants::tenant_id;
 use super::values::duration;
 use crate::ask::Sure;
+use crate::exit;
 use crate::output::{self, Table, line, moment, note, number_or};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Creates, shows, pauses and runs recurring schedules.
 #[derive(clap::Args)]
@@ -296,21 +296,6 @@ fn missing(which: &Which) -> anyhow::Error {
     ))
 }
 
-async fn audit(
-    store: &Store,
-    tenant: i32,
-    action: &'static str,
-    which: &Which,
-    detail: Value,
-) -> anyhow::Result<()> {
-    let actor = actor::name();
-    let audited = Audited {
-        tenant_id: Some(tenant),
-        ..actor::audited(&actor, action, which.name.as_str(), detail)
-    };
-    Ok(store.audit(&audited).await?)
-}
-
 async fn create(store: &Store, new: Create) -> anyhow::Result<()> {
     let recurrence = recurrence(&new.cron, &new.timezone)?;
     let tenant = tenant_id(store, new.which.tenant.as_str()).await?;
@@ -336,8 +321,6 @@ async fn create(store: &Store, new: Create) -> anyhow::Result<()> {
             new.which.name, new.which.tenant
         )));
     }
-    let detail = json!({"cron": new.cron, "timezone": new.timezone, "kind": schedule.kind});
-    audit(store, tenant, "schedule.create", &new.which, detail).await?;
     if new.json {
         let (_, row) = find(store, &new.which).await?;
         return line(serde_json::to_string(&view(&row))?);
@@ -455,7 +438,6 @@ async fn pause(store: &Store, which: &Which) -> anyhow::Result<()> {
     let tenant = tenant_id(store, which.tenant.as_str()).await?;
     match store.pause_schedule(tenant, name.as_str()).await? {
         ScheduleChange::Applied => {
-            audit(store, tenant, "schedule.pause", which, json!({})).await?;
             note(format_args!("schedule `{name}` is paused"));
         }
         ScheduleChange::AlreadyDone | ScheduleChange::Superseded => {
@@ -473,7 +455,6 @@ async fn resume(store: &Store, which: &Which) -> anyhow::Result<()> {
     let next_at = recurrence.next_after(store.now().await?);
     match store.resume_schedule(tenant, &row, next_at).await? {
         ScheduleChange::Applied => {
-            audit(store, tenant, "schedule.resume", which, json!({})).await?;
             let next = output::moment_or(next_at, "never");
             note(format_args!(
                 "schedule `{name}` is not paused; it ticks next at {next}"
@@ -496,8 +477,6 @@ async fn run_now(store: &Store, which: &Which) -> anyhow::Result<()> {
     let tenant = tenant_id(store, which.tenant.as_str()).await?;
     let made = store.run_schedule(tenant, which.name.as_str()).await?;
     let id = made.ok_or_else(|| missing(which))?;
-    let detail = json!({"job": id.to_string()});
-    audit(store, tenant, "schedule.run", which, detail).await?;
     line(id)
 }
 
@@ -511,7 +490,6 @@ async fn delete(store: &Store, which: &Which, sure: Sure) -> anyhow::Result<()> 
     if !store.delete_schedule(tenant, name.as_str()).await? {
         return Err(missing(which));
     }
-    audit(store, tenant, "schedule.delete", which, json!({})).await?;
     note(format_args!("schedule `{name}` is gone"));
     Ok(())
 }

@@ -10,13 +10,13 @@ use clap::Subcommand;
 use postroad_common::job::TenantName;
 use postroad_common::store::{Changed, Rotated, Store, TenantChange, TenantRow};
 use rand::RngExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::values::{Limit, quota, rate};
 use crate::ask::Sure;
+use crate::exit;
 use crate::output::{self, Table, line, moment, note, number_or};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Creates, shows and sets tenants, and the secrets that sign their webhooks.
 #[derive(clap::Args)]
@@ -180,26 +180,11 @@ impl Settings {
             submit_rate: self.submit_rate.map(|limit| limit.0),
         }
     }
-
-    /// What was given, and no more.
-    fn detail(&self) -> Value {
-        let mut detail = serde_json::Map::new();
-        if let Some(weight) = self.weight {
-            detail.insert("weight".to_owned(), json!(weight));
-        }
-        if let Some(Limit(most)) = self.unfinished_max {
-            detail.insert("unfinished_max".to_owned(), json!(most));
-        }
-        if let Some(Limit(rate)) = self.submit_rate {
-            detail.insert("submit_rate".to_owned(), json!(rate));
-        }
-        Value::Object(detail)
-    }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Command::Set { settings, .. } = &args.command
-        && settings.detail() == json!({})
+        && settings.change() == TenantChange::default()
     {
         return Err(exit::usage(
             "nothing to set: give --weight, --unfinished-max or --submit-rate",
@@ -252,9 +237,10 @@ pub(crate) async fn tenant_id_of(
 }
 
 async fn create(store: &Store, name: &TenantName, settings: &Settings) -> anyhow::Result<()> {
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "tenant.create", name.as_str(), settings.detail());
-    if !store.create_tenant(&settings.change(), &audited).await? {
+    if !store
+        .create_tenant(name.as_str(), &settings.change())
+        .await?
+    {
         return Err(exit::conflict(format_args!(
             "there is a tenant `{name}` already"
         )));
@@ -344,9 +330,7 @@ async fn get(store: &Store, name: &TenantName, json: bool) -> anyhow::Result<()>
 }
 
 async fn set(store: &Store, name: &TenantName, settings: &Settings) -> anyhow::Result<()> {
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "tenant.set", name.as_str(), settings.detail());
-    if !store.set_tenant(&settings.change(), &audited).await? {
+    if !store.set_tenant(name.as_str(), &settings.change()).await? {
         return Err(no_tenant(name));
     }
     note(format_args!("tenant `{name}` is set"));
@@ -354,13 +338,8 @@ async fn set(store: &Store, name: &TenantName, settings: &Settings) -> anyhow::R
 }
 
 async fn enable(store: &Store, name: &TenantName, is_enabled: bool) -> anyhow::Result<()> {
-    let (action, now) = match is_enabled {
-        true => ("tenant.enable", "enabled"),
-        false => ("tenant.disable", "disabled"),
-    };
-    let actor = actor::name();
-    let audited = actor::audited(&actor, action, name.as_str(), json!({}));
-    match store.enable_tenant(is_enabled, &audited).await? {
+    let now = if is_enabled { "enabled" } else { "disabled" };
+    match store.enable_tenant(name.as_str(), is_enabled).await? {
         Changed::Done => note(format_args!("tenant `{name}` is {now}")),
         Changed::Already => note(format_args!("tenant `{name}` was {now} before")),
         Changed::NotThere => return Err(no_tenant(name)),
@@ -429,9 +408,7 @@ async fn set_secret(
         ))?;
     }
     let (secret, is_new) = secret_of(source).await?;
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "tenant.secret.set", name.as_str(), json!({}));
-    if !store.set_webhook_secret(&secret, &audited).await? {
+    if !store.set_webhook_secret(name.as_str(), &secret).await? {
         return Err(no_tenant(name));
     }
     note(format_args!(
@@ -442,9 +419,8 @@ async fn set_secret(
 
 async fn rotate_secret(store: &Store, name: &TenantName, source: Source) -> anyhow::Result<()> {
     let (secret, is_new) = secret_of(source).await?;
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "tenant.secret.rotate", name.as_str(), json!({}));
-    match store.rotate_webhook_secret(&secret, &audited).await? {
+    let rotated = store.rotate_webhook_secret(name.as_str(), &secret);
+    match rotated.await? {
         Rotated::Done => {}
         Rotated::NotThere => return Err(no_tenant(name)),
         Rotated::Same => {
@@ -473,9 +449,7 @@ fn show(secret: &str, is_new: bool) -> anyhow::Result<()> {
 }
 
 async fn clear_secret(store: &Store, name: &TenantName) -> anyhow::Result<()> {
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "tenant.secret.clear", name.as_str(), json!({}));
-    match store.clear_webhook_secret(&audited).await? {
+    match store.clear_webhook_secret(name.as_str()).await? {
         Changed::Done => note(format_args!(
             "tenant `{name}` has no webhook secret of its own"
         )),

@@ -7,14 +7,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use postroad_common::job::TenantName;
 use postroad_common::store::{Changed, NewToken, Store};
 use postroad_common::token::{Permission, Token};
-use serde_json::json;
 
 use super::tenants::no_tenant;
 use super::values::duration;
 use crate::ask::Sure;
+use crate::exit;
 use crate::output::{self, Table, line, moment, moment_or, note};
 use crate::setup::Setup;
-use crate::{actor, exit};
 
 /// Creates, lists and revokes tokens of the API.
 #[derive(clap::Args)]
@@ -199,15 +198,7 @@ async fn create(
         expires_in,
     };
     let names: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let detail = json!({
-        "name": name,
-        "operator": tenant.is_none(),
-        "scopes": names,
-        "expires_in_seconds": expires_in.map(|time| time.as_secs()),
-    });
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "token.create", token.id(), detail);
-    if !store.create_token(&new, &audited).await? {
+    if !store.create_token(&new).await? {
         return Err(tenant.map_or_else(|| anyhow::anyhow!("the token was not kept"), no_tenant));
     }
     let whose = match tenant {
@@ -237,10 +228,7 @@ pub(crate) async fn for_a_day(store: &Store, name: &str) -> anyhow::Result<Strin
         scopes: &all,
         expires_in: Some(Duration::from_secs(24 * 60 * 60)),
     };
-    let actor = actor::name();
-    let detail = json!({ "name": name });
-    let audited = actor::audited(&actor, "token.create", token.id(), detail);
-    store.create_token(&new, &audited).await?;
+    store.create_token(&new).await?;
     Ok(token.expose())
 }
 
@@ -299,9 +287,7 @@ async fn list(
 
 async fn revoke(store: &Store, id: &str, sure: Sure) -> anyhow::Result<()> {
     sure.of(&format!("end token {id} for good"))?;
-    let actor = actor::name();
-    let audited = actor::audited(&actor, "token.revoke", id, json!({}));
-    match store.revoke_token(&audited).await? {
+    match store.revoke_token(id).await? {
         Changed::Done => note(format_args!("token {id} is revoked")),
         Changed::Already => note(format_args!("token {id} was revoked before")),
         Changed::NotThere => {

@@ -1,49 +1,176 @@
-//! What people did: one row for each change, written in the same breath and never changed.
+//! What people did: one row for each change, in the transaction of the change itself, so that neither
+//! is there without the other. Nobody can change or delete it.
 
+use deadpool_postgres::GenericClient as _;
 use serde_json::Value;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
 use super::{Error, Store};
 
-/// A change that somebody made.
-#[derive(Clone, Debug)]
-pub struct Audited<'a> {
-    /// Who: `token:<id>` or `cli:<user>@<host>`.
-    pub actor: &'a str,
-    /// Whose: the id of the tenant; none where it concerns them all.
-    pub tenant_id: Option<i32>,
-    /// What was done, such as `queue.pause`.
-    pub action: &'static str,
-    /// To what: an id or a name.
-    pub target: &'a str,
+/// Who acts through a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// `token:<id>` or `cli:<user>@<host>`.
+    pub name: String,
     /// The id of the request, if it came in one.
-    pub request_id: Option<&'a str>,
+    pub request_id: Option<String>,
+}
+
+/// A statement that changes what people may change.
+pub(super) struct Change<'a> {
+    /// What it is for, as errors call it.
+    pub operation: &'static str,
+    pub sql: &'static str,
+    pub params: &'a [&'a (dyn ToSql + Sync)],
+    /// What the audit log calls it, such as `queue.pause`.
+    pub action: &'static str,
     /// With what: numbers and names, never a secret.
     pub detail: Value,
 }
 
-const AUDIT: &str = "
+/// What a change was made to: whose it is (none: it concerns all tenants), and its id or name.
+pub(super) type Target = (Option<i32>, String);
+
+const NOTE: &str = "
     insert into postroad.audit_log (actor, tenant_id, action, target, request_id, detail)
-    values ($1, $2, $3, $4, $5, $6::text::jsonb)";
+    select $1, n.tenant_id, $2, n.target, $3, $4::text::jsonb
+    from unnest($5::int[], $6::text[]) n(tenant_id, target)";
 
 impl Store {
-    /// Writes down what somebody did.
-    pub async fn audit(&self, audited: &Audited<'_>) -> Result<(), Error> {
-        let Audited {
-            actor,
-            tenant_id,
+    /// The same connections, on behalf of somebody: every change is written down as theirs. A store
+    /// without an actor is a program's own, whose changes nobody has asked for.
+    #[must_use]
+    pub fn acting(&self, actor: Actor) -> Self {
+        Self {
+            actor: Some(actor),
+            ..self.clone()
+        }
+    }
+
+    /// Makes a change, and writes down what it was made to, which is told from the rows it answers.
+    pub(super) async fn change(
+        &self,
+        change: Change<'_>,
+        targets: impl FnOnce(&[Row]) -> Vec<Target>,
+    ) -> Result<Vec<Row>, Error> {
+        let Change {
+            operation,
+            sql,
+            params,
             action,
-            target,
-            request_id,
             detail,
-        } = audited;
-        // jsonb knows no NUL.
-        let detail = detail.to_string().replace("\\u0000", "\\ufffd");
-        self.query(
-            "writing the audit log",
-            AUDIT,
-            &[actor, tenant_id, action, target, request_id, &detail],
-        )
+        } = change;
+        let Some(actor) = &self.actor else {
+            return self.query(operation, sql, params).await;
+        };
+        self.with_connection(operation, async |connection| {
+            let transaction = self.begin(connection).await?;
+            let statement = transaction.prepare_cached(sql).await?;
+            let rows = transaction.query(&statement, params).await?;
+            let (tenants, targets): (Vec<_>, Vec<_>) = targets(&rows).into_iter().unzip();
+            if !targets.is_empty() {
+                let note = transaction.prepare_cached(NOTE).await?;
+                let detail = as_jsonb(&detail);
+                transaction
+                    .execute(
+                        &note,
+                        &[
+                            &actor.name,
+                            &action,
+                            &actor.request_id,
+                            &detail,
+                            &tenants,
+                            &targets,
+                        ],
+                    )
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(rows)
+        })
         .await
-        .map(drop)
+    }
+
+    /// Writes down what was done by other means than a statement of this store.
+    pub async fn note(
+        &self,
+        action: &'static str,
+        target: &str,
+        detail: Value,
+    ) -> Result<(), Error> {
+        let Some(actor) = &self.actor else {
+            return Ok(());
+        };
+        let (tenants, targets) = ([None::<i32>], [target]);
+        let params: [&(dyn ToSql + Sync); 6] = [
+            &actor.name,
+            &action,
+            &actor.request_id,
+            &as_jsonb(&detail),
+            &&tenants[..],
+            &&targets[..],
+        ];
+        self.query("writing the audit log", NOTE, &params)
+            .await
+            .map(drop)
+    }
+}
+
+/// jsonb knows no NUL.
+fn as_jsonb(detail: &Value) -> String {
+    detail.to_string().replace("\\u0000", "\\ufffd")
+}
+
+/// The jobs that were changed: each row is a job's id and its tenant in these columns.
+pub(super) fn jobs(id: usize, tenant: usize) -> impl FnOnce(&[Row]) -> Vec<Target> {
+    move |rows| {
+        let target = |row: &Row| {
+            let id: Uuid = row.get(id);
+            (Some(row.get(tenant)), id.to_string())
+        };
+        rows.iter().map(target).collect()
+    }
+}
+
+/// The one thing that was changed, if any row says so.
+pub(super) fn one(tenant: Option<i32>, target: &str) -> impl FnOnce(&[Row]) -> Vec<Target> {
+    let target = (tenant, target.to_owned());
+    |rows| match rows {
+        [] => Vec::new(),
+        _ => vec![target],
+    }
+}
+
+/// The one thing that was changed, if the first row says so in its first column; it is of the tenant
+/// in the second.
+pub(super) fn if_so(target: &str) -> impl FnOnce(&[Row]) -> Vec<Target> {
+    let target = target.to_owned();
+    |rows| match rows.first() {
+        Some(row) if row.get(0) => vec![(row.get(1), target)],
+        _ => Vec::new(),
+    }
+}
+
+/// What came of a change that may have been made before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is so now.
+    Done,
+    /// It was so before; nothing was written.
+    Already,
+    /// There is nothing of this name.
+    NotThere,
+}
+
+impl Changed {
+    /// Of one row that says whether something was changed, or none where there is nothing.
+    pub(super) fn of(rows: &[Row]) -> Self {
+        match rows.first().map(|row| row.get(0)) {
+            Some(true) => Self::Done,
+            Some(false) => Self::Already,
+            None => Self::NotThere,
+        }
     }
 }

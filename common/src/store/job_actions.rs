@@ -1,8 +1,11 @@
-//! What people do to single jobs: call them off, or run them again.
+//! What people do to single jobs: call them off, run them again, or decide about held ones.
 
+use serde_json::json;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Error, Store};
+use super::audit::{self, Change};
+use super::{Error, Resolution, Store};
 use crate::job::JobId;
 
 /// What came of asking for a job to be cancelled.
@@ -33,7 +36,7 @@ const CANCEL: &str = concat!(
         set cancel_at = coalesce(j.cancel_at, now())
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
           and j.stage = 1 and j.started_at is not null
-        returning j.id),
+        returning j.id, j.tenant_id),
     gone as (
         delete from postroad.job j
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
@@ -43,7 +46,7 @@ const CANCEL: &str = concat!(
         ",
     archive_from!("gone", "'cancelled'", "'cancelled'", "null", "args"),
     ")
-    select id, true from archived union all select id, false from asked"
+    select id, true, tenant_id from archived union all select id, false, tenant_id from asked"
 );
 
 const REVIVE: &str = concat!(
@@ -63,7 +66,30 @@ const HURRY: &str = "
         claimed_by = null, started_at = null, worker_id = null, run_at = least(j.run_at, now())
     where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
       and j.stage in (0, 2) and j.cancel_at is null
-    returning j.id";
+    returning j.id, j.tenant_id";
+
+const RESOLVE_RETRY: &str = "
+    update postroad.job
+    set stage = 0, ended_at = null, claimed_at = null, claimed_by = null, started_at = null,
+        worker_id = null, run_at = now(), cancel_at = null
+    where id = any($1) and stage = 3 and ($2::int is null or tenant_id = $2)
+    returning id, tenant_id";
+
+const RESOLVE_FINAL: &str = concat!(
+    "
+    with gone as (
+        delete from postroad.job
+        where id = any($1) and stage = 3 and ($2::int is null or tenant_id = $2)
+        returning *)
+    ",
+    archive_from!(
+        "gone",
+        "$3::text::postroad.job_state",
+        "'resolved'",
+        "null",
+        "case when $3 = 'dead' then args end"
+    )
+);
 
 /// Those that were to be cancelled and are back where nobody runs them.
 const FINISH_CANCELLING: &str = concat!(
@@ -92,9 +118,14 @@ impl Store {
     /// Cancels jobs of this store's tenant; what came of it, in the order given.
     pub async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Cancelled>, Error> {
         let asked: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
-        let rows = self
-            .query("cancelling jobs", CANCEL, &[&asked, &self.tenant_id()])
-            .await?;
+        let change = Change {
+            operation: "cancelling jobs",
+            sql: CANCEL,
+            params: &[&asked, &self.tenant_id()],
+            action: "job.cancel",
+            detail: json!({}),
+        };
+        let rows = self.change(change, audit::jobs(0, 2)).await?;
         let of = |id: &Uuid| {
             let row = rows.iter().find(|row| row.get::<_, Uuid>(0) == *id);
             match row.map(|row| row.get(1)) {
@@ -110,10 +141,17 @@ impl Store {
     /// that wait for their time or for their next attempt. What came of it, in the order given.
     pub async fn retry(&self, ids: &[JobId]) -> Result<Vec<Retried>, Error> {
         let asked: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&asked, &self.tenant_id()];
+        let params: &[&(dyn ToSql + Sync)] = &[&asked, &self.tenant_id()];
         let mut done: Vec<Uuid> = Vec::new();
         for (operation, sql) in [("hurrying jobs", HURRY), ("reviving jobs", REVIVE)] {
-            let rows = self.query(operation, sql, &params).await?;
+            let change = Change {
+                operation,
+                sql,
+                params,
+                action: "job.retry",
+                detail: json!({}),
+            };
+            let rows = self.change(change, audit::jobs(0, 1)).await?;
             done.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
         }
         let of = |id: &Uuid| match done.contains(id) {
@@ -121,6 +159,30 @@ impl Store {
             false => Retried::Not,
         };
         Ok(asked.iter().map(of).collect())
+    }
+
+    /// Decides about held jobs. Answers with the ids that were held and are not any more.
+    pub async fn resolve(&self, ids: &[JobId], to: Resolution) -> Result<Vec<JobId>, Error> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| *id.as_uuid()).collect();
+        let (tenant, verdict) = (self.tenant_id(), to.as_str());
+        let again: &[&(dyn ToSql + Sync)] = &[&ids, &tenant];
+        let finally: &[&(dyn ToSql + Sync)] = &[&ids, &tenant, &verdict];
+        let (sql, params, targets) = match to {
+            Resolution::Retry => (RESOLVE_RETRY, again, audit::jobs(0, 1)),
+            Resolution::Completed | Resolution::Dead => (RESOLVE_FINAL, finally, audit::jobs(0, 2)),
+        };
+        let change = Change {
+            operation: "resolving held jobs",
+            sql,
+            params,
+            action: "job.resolve",
+            detail: json!({"verdict": verdict}),
+        };
+        let rows = self.change(change, targets).await?;
+        Ok(rows
+            .iter()
+            .map(|row| row.get::<_, Uuid>(0).into())
+            .collect())
     }
 
     /// Cancels up to `limit` jobs that were asked to be while they ran and do not run any more.

@@ -26,7 +26,7 @@ macro_rules! archive_from {
             $args,
             " from ",
             $gone,
-            " returning id, dispatch"
+            " returning id, dispatch, tenant_id"
         )
     };
 }
@@ -45,7 +45,7 @@ macro_rules! revive_from {
                  traceparent, args
              from ",
             $back,
-            " order by id returning id"
+            " order by id returning id, tenant_id"
         )
     };
 }
@@ -88,7 +88,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub use audit::Audited;
+pub use audit::{Actor, Changed};
 pub use claims::{Claim, DueQueue};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
@@ -110,7 +110,7 @@ pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickR
 pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
-pub use tenants::{Changed, Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
@@ -184,6 +184,7 @@ pub struct Store {
     pool: Pool,
     names: names::Names,
     scope: Option<Scope>,
+    actor: Option<Actor>,
 }
 
 impl Store {
@@ -212,6 +213,7 @@ impl Store {
             pool,
             names: names::Names::default(),
             scope: None,
+            actor: None,
         })
     }
 

@@ -3,9 +3,11 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::audit::{Change, if_so, one};
 use super::{Error, Store};
 
 /// Which dead letters to redrive. Empty fields do not restrict.
@@ -33,8 +35,6 @@ pub struct NewRedrive<'a> {
     pub filter: &'a RedriveFilter,
     /// Only so many of them, the oldest first: to see whether they go through now.
     pub limit: Option<i64>,
-    /// Who asked for it.
-    pub actor: &'a str,
 }
 
 /// How far an operation is.
@@ -93,7 +93,7 @@ const OPERATIONS: &str = "
 const STOP: &str = "
     update postroad.operation set stopped_at = now(), updated_at = now()
     where id = $1 and ($2::int is null or tenant_id = $2) and finished_at is null and stopped_at is null
-    returning id";
+    returning true, tenant_id";
 
 /// The oldest operation that is not finished, and that no other scheduler is at.
 const TAKE: &str = "
@@ -164,31 +164,29 @@ impl Store {
         redrive: &NewRedrive<'_>,
         tenant: Option<i32>,
     ) -> Result<Operation, Error> {
-        let NewRedrive {
-            filter,
-            limit,
-            actor,
-        } = redrive;
+        let NewRedrive { filter, limit } = redrive;
+        let actor = self.actor.as_ref().map_or("postroad", |actor| &actor.name);
         // Written down, and not only asked for.
         let tenant = self.own_tenant().or(tenant);
         let json = serde_json::to_string(filter).unwrap_or_default();
         let id = Uuid::now_v7();
-        let rows = self
-            .query(
-                "beginning a redrive",
-                BEGIN,
-                &[
-                    &tenant,
-                    &filter.kind,
-                    &filter.queue,
-                    &filter.since,
-                    &id,
-                    &json,
-                    limit,
-                    actor,
-                ],
-            )
-            .await?;
+        let change = Change {
+            operation: "beginning a redrive",
+            sql: BEGIN,
+            params: &[
+                &tenant,
+                &filter.kind,
+                &filter.queue,
+                &filter.since,
+                &id,
+                &json,
+                limit,
+                &actor,
+            ],
+            action: "dead_letters.redrive",
+            detail: json!({"filter": filter, "limit": limit}),
+        };
+        let rows = self.change(change, one(tenant, &id.to_string())).await?;
         Ok(operation(&rows[0]))
     }
 
@@ -204,10 +202,15 @@ impl Store {
 
     /// Asks for an operation to go no further. False: it is over, or not there.
     pub async fn stop_operation(&self, id: Uuid) -> Result<bool, Error> {
-        Ok(!self
-            .query("stopping an operation", STOP, &[&id, &self.tenant_id()])
-            .await?
-            .is_empty())
+        let change = Change {
+            operation: "stopping an operation",
+            sql: STOP,
+            params: &[&id, &self.tenant_id()],
+            action: "operation.stop",
+            detail: json!({}),
+        };
+        let rows = self.change(change, if_so(&id.to_string())).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Does one batch of the oldest operation; how many jobs came back to life. None: there is

@@ -96,23 +96,25 @@ const CALL_LOST: &str = "
 /// is noted all the same.
 const REGISTER_KINDS: &str = "
     insert into postroad.kind as k
-        (name, on_lost, max_attempts, backoff_base, backoff_cap, registered_at)
+        (name, on_lost, max_attempts, backoff_base, backoff_cap, timeout, registered_at)
     select u.name, u.on_lost, u.max_attempts, u.base_ms * interval '1 ms',
-           u.cap_ms * interval '1 ms', now()
-    from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::bigint[])
-        as u(name, on_lost, max_attempts, base_ms, cap_ms)
+           u.cap_ms * interval '1 ms', u.timeout_ms * interval '1 ms', now()
+    from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[])
+        as u(name, on_lost, max_attempts, base_ms, cap_ms, timeout_ms)
     order by u.name
     on conflict (name) do update
         set on_lost = case when k.overridden_at is null then excluded.on_lost else k.on_lost end,
             max_attempts = case when k.overridden_at is null then excluded.max_attempts else k.max_attempts end,
             backoff_base = case when k.overridden_at is null then excluded.backoff_base else k.backoff_base end,
             backoff_cap = case when k.overridden_at is null then excluded.backoff_cap else k.backoff_cap end,
+            timeout = case when k.overridden_at is null then excluded.timeout else k.timeout end,
             registered_at = excluded.registered_at
         where k.registered_at is null
            or (k.overridden_at is null
-               and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap)
+               and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap, k.timeout)
                    is distinct from
-                   (excluded.on_lost, excluded.max_attempts, excluded.backoff_base, excluded.backoff_cap))";
+                   (excluded.on_lost, excluded.max_attempts, excluded.backoff_base,
+                    excluded.backoff_cap, excluded.timeout))";
 
 const REGISTER_QUEUES: &str = "
     insert into postroad.queue (name)
@@ -197,8 +199,13 @@ impl Store {
             .iter()
             .map(|(_, policy)| millis(policy.backoff_cap))
             .collect();
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&names, &on_lost, &attempts, &bases, &caps];
+        // Of less than a millisecond there is none.
+        let timeouts: Vec<_> = kinds
+            .iter()
+            .map(|(_, policy)| millis(policy.timeout).max(1))
+            .collect();
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&names, &on_lost, &attempts, &bases, &caps, &timeouts];
         self.query("registering kinds", REGISTER_KINDS, &params)
             .await
             .map(drop)

@@ -1,11 +1,14 @@
 //! Queues and kinds, as people see and set them. What is set is read with the next claim.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use super::{Error, Store, millis};
+use super::audit::{Change, if_so, one};
+use super::{Changed, Error, Store, from_millis, millis};
 
 /// A queue: its settings, and what is in it of this store's tenant.
 #[derive(Clone, Debug, Serialize)]
@@ -31,15 +34,23 @@ pub struct QueueRow {
 }
 
 /// A change of a queue. Empty fields stay as they are; an inner `None` takes the limit away.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct QueueChange {
     /// Jobs in the pipe at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub window_size: Option<i32>,
     /// How long a message may wait in RabbitMQ.
+    #[serde(
+        rename = "pipe_ttl_seconds",
+        serialize_with = "seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub pipe_ttl: Option<Duration>,
     /// Jobs of it that a worker runs at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<Option<i32>>,
     /// Jobs of it that enter the pipe in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<Option<i32>>,
 }
 
@@ -55,6 +66,8 @@ pub struct KindRow {
     pub max_attempts: i32,
     pub backoff_base_seconds: f64,
     pub backoff_cap_seconds: f64,
+    /// How long an attempt may take; none: no worker has said yet.
+    pub timeout_seconds: Option<f64>,
     /// When a worker said first that it runs them; none: no worker has yet.
     pub registered_at: Option<Timestamp>,
     /// Since when an operator's policy stands instead of the workers'.
@@ -62,16 +75,53 @@ pub struct KindRow {
 }
 
 /// A change of a kind's policy. Empty fields stay as they are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KindChange {
     /// `retry` or `hold`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<String>,
     /// Attempts before a job is dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<i32>,
     /// Wait before the second attempt.
+    #[serde(
+        rename = "backoff_base_seconds",
+        serialize_with = "seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub backoff_base: Option<Duration>,
     /// The longest wait between two.
+    #[serde(
+        rename = "backoff_cap_seconds",
+        serialize_with = "seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub backoff_cap: Option<Duration>,
+    /// How long one attempt may take.
+    #[serde(
+        rename = "timeout_seconds",
+        serialize_with = "seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub timeout: Option<Duration>,
+}
+
+impl KindChange {
+    /// Why this would make the first wait between attempts longer than the longest one.
+    pub fn too_long_a_first_wait(&self, before: &KindRow) -> Option<String> {
+        let seconds = |new: Option<Duration>, old| new.map_or(old, |time| time.as_secs_f64());
+        let base = seconds(self.backoff_base, before.backoff_base_seconds);
+        let cap = seconds(self.backoff_cap, before.backoff_cap_seconds);
+        (base > cap).then(|| {
+            format!(
+                "the longest wait ({cap} s) would be shorter than the first ({base} s): set both"
+            )
+        })
+    }
+}
+
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
 /// Each count is the range of a small index; due jobs are counted to an end.
@@ -106,8 +156,11 @@ const QUEUES: &str = "
     order by q.name";
 
 const PAUSE: &str = "
-    update postroad.queue set paused_at = case when $2 then coalesce(paused_at, now()) end
-    where name = $1 returning id";
+    with changed as (
+        update postroad.queue set paused_at = case when $2 then now() end
+        where name = $1 and (paused_at is null) = $2
+        returning id)
+    select exists (select from changed), null::int from postroad.queue where name = $1";
 
 const SET_QUEUE: &str = "
     update postroad.queue
@@ -119,7 +172,8 @@ const SET_QUEUE: &str = "
 
 const KINDS: &str = "
     select name, on_lost, max_attempts, extract(epoch from backoff_base)::double precision,
-           extract(epoch from backoff_cap)::double precision, registered_at, overridden_at
+           extract(epoch from backoff_cap)::double precision, registered_at, overridden_at,
+           extract(epoch from timeout)::double precision
     from postroad.kind where ($1::text is null or name = $1) order by name";
 
 const SET_KIND: &str = "
@@ -127,11 +181,16 @@ const SET_KIND: &str = "
     set on_lost = coalesce($2, on_lost), max_attempts = coalesce($3, max_attempts),
         backoff_base = coalesce($4::float8 * interval '1 ms', backoff_base),
         backoff_cap = coalesce($5::float8 * interval '1 ms', backoff_cap),
+        timeout = coalesce($6::float8 * interval '1 ms', timeout),
         overridden_at = now()
     where name = $1 returning id";
 
 const RESET_KIND: &str = "
-    update postroad.kind set overridden_at = null where name = $1 returning id";
+    with changed as (
+        update postroad.kind set overridden_at = null
+        where name = $1 and overridden_at is not null
+        returning id)
+    select exists (select from changed), null::int from postroad.kind where name = $1";
 
 impl Store {
     /// All queues, or the one of this name, with what is in them of this store's tenant.
@@ -156,30 +215,39 @@ impl Store {
         Ok(rows.iter().map(queue).collect())
     }
 
-    /// Pauses or resumes a queue: nothing is dispatched of a paused one. False: there is none.
-    pub async fn pause_queue(&self, name: &str, pause: bool) -> Result<bool, Error> {
-        Ok(!self
-            .query("pausing or resuming a queue", PAUSE, &[&name, &pause])
-            .await?
-            .is_empty())
+    /// Pauses or resumes a queue: nothing is dispatched of a paused one.
+    pub async fn pause_queue(&self, name: &str, pause: bool) -> Result<Changed, Error> {
+        let change = Change {
+            operation: "pausing or resuming a queue",
+            sql: PAUSE,
+            params: &[&name, &pause],
+            action: match pause {
+                true => "queue.pause",
+                false => "queue.resume",
+            },
+            detail: json!({}),
+        };
+        Ok(Changed::of(&self.change(change, if_so(name)).await?))
     }
 
     /// Sets a queue. False: there is none of this name.
-    pub async fn set_queue(&self, name: &str, change: &QueueChange) -> Result<bool, Error> {
-        let ttl = change.pipe_ttl.map(|ttl| millis(ttl) as f64);
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
-            &name,
-            &change.window_size,
-            &ttl,
-            &change.prefetch.is_some(),
-            &change.prefetch.flatten(),
-            &change.rate_per_second.is_some(),
-            &change.rate_per_second.flatten(),
-        ];
-        Ok(!self
-            .query("setting a queue", SET_QUEUE, &params)
-            .await?
-            .is_empty())
+    pub async fn set_queue(&self, name: &str, settings: &QueueChange) -> Result<bool, Error> {
+        let change = Change {
+            operation: "setting a queue",
+            sql: SET_QUEUE,
+            params: &[
+                &name,
+                &settings.window_size,
+                &settings.pipe_ttl.map(|ttl| millis(ttl) as f64),
+                &settings.prefetch.is_some(),
+                &settings.prefetch.flatten(),
+                &settings.rate_per_second.is_some(),
+                &settings.rate_per_second.flatten(),
+            ],
+            action: "queue.set",
+            detail: json!(settings),
+        };
+        Ok(!self.change(change, one(None, name)).await?.is_empty())
     }
 
     /// All kinds, or the one of this name.
@@ -193,28 +261,50 @@ impl Store {
             backoff_cap_seconds: row.get(4),
             registered_at: row.get(5),
             overridden_at: row.get(6),
+            timeout_seconds: row.get(7),
         };
         Ok(rows.iter().map(kind).collect())
     }
 
     /// Sets a kind's policy, which workers then leave alone. False: there is none of this name.
-    pub async fn set_kind(&self, name: &str, change: &KindChange) -> Result<bool, Error> {
-        let base = change.backoff_base.map(|base| millis(base) as f64);
-        let cap = change.backoff_cap.map(|cap| millis(cap) as f64);
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&name, &change.on_lost, &change.max_attempts, &base, &cap];
-        Ok(!self
-            .query("setting a kind", SET_KIND, &params)
-            .await?
-            .is_empty())
+    pub async fn set_kind(&self, name: &str, policy: &KindChange) -> Result<bool, Error> {
+        let change = Change {
+            operation: "setting a kind",
+            sql: SET_KIND,
+            params: &[
+                &name,
+                &policy.on_lost,
+                &policy.max_attempts,
+                &policy.backoff_base.map(|base| millis(base) as f64),
+                &policy.backoff_cap.map(|cap| millis(cap) as f64),
+                &policy.timeout.map(|timeout| millis(timeout) as f64),
+            ],
+            action: "kind.set",
+            detail: json!(policy),
+        };
+        Ok(!self.change(change, one(None, name)).await?.is_empty())
     }
 
-    /// Gives a kind back to its workers, whose next start writes their policy. False: there is none.
-    pub async fn reset_kind(&self, name: &str) -> Result<bool, Error> {
-        Ok(!self
-            .query("resetting a kind", RESET_KIND, &[&name])
-            .await?
-            .is_empty())
+    /// Gives a kind back to its workers, whose next start writes their policy.
+    pub async fn reset_kind(&self, name: &str) -> Result<Changed, Error> {
+        let change = Change {
+            operation: "resetting a kind",
+            sql: RESET_KIND,
+            params: &[&name],
+            action: "kind.reset",
+            detail: json!({}),
+        };
+        Ok(Changed::of(&self.change(change, if_so(name)).await?))
+    }
+
+    /// The timeouts of these kinds that operators have set.
+    pub async fn kind_timeouts(&self, kinds: &[&str]) -> Result<HashMap<String, Duration>, Error> {
+        const SQL: &str = "
+            select name, ceil(extract(epoch from timeout) * 1000)::bigint from postroad.kind
+            where name = any($1) and overridden_at is not null and timeout is not null";
+        let rows = self.query("reading timeouts", SQL, &[&kinds]).await?;
+        let timeout = |row: &tokio_postgres::Row| (row.get(0), from_millis(row.get(1)));
+        Ok(rows.iter().map(timeout).collect())
     }
 
     /// How many jobs of a queue a worker is to run at once, where somebody has set it.

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::audit::{Change, if_so, one};
 use super::{Error, Store, millis};
 use crate::failpoint;
 use crate::job::JobId;
@@ -100,6 +102,45 @@ pub struct NewSchedule {
     pub next_at: Option<Timestamp>,
 }
 
+impl NewSchedule {
+    /// $1 to $15 of the statements that write it.
+    fn params<'a>(
+        &'a self,
+        tenant: &'a i32,
+        args: &'a &'a str,
+        expires_after: &'a Option<f64>,
+    ) -> [&'a (dyn ToSql + Sync); 15] {
+        [
+            tenant,
+            &self.name,
+            &self.cron,
+            &self.timezone,
+            &self.misfire,
+            &self.catch_up_max,
+            &self.queue,
+            &self.kind,
+            args,
+            &self.priority,
+            &self.max_attempts,
+            &self.on_lost,
+            expires_after,
+            &self.is_paused,
+            &self.next_at,
+        ]
+    }
+
+    fn expires_after_millis(&self) -> Option<f64> {
+        self.expires_after.map(|after| millis(after) as f64)
+    }
+
+    /// What the audit log says of it.
+    fn detail(&self) -> serde_json::Value {
+        json!({
+            "cron": self.cron, "timezone": self.timezone, "kind": self.kind, "paused": self.is_paused,
+        })
+    }
+}
+
 /// A schedule whose next tick is due.
 #[derive(Clone, Debug)]
 pub struct DueSchedule {
@@ -155,7 +196,8 @@ const CREATE: &str = "
     from postroad.queue q, postroad.kind k where q.name = $7 and k.name = $8
     returning id";
 
-/// The version keeps a tick from being made that somebody computed by what the schedule was before.
+/// The version keeps a tick from being made that somebody computed by what the schedule was before,
+/// and a change from undoing another one that its maker has not seen.
 /// A tick that is due and has not been seen to yet stays due, unless this is about when it ticks.
 const REPLACE: &str = "
     update postroad.schedule s
@@ -167,13 +209,12 @@ const REPLACE: &str = "
                        then s.next_at else $15 end,
         version = s.version + 1, updated_at = now()
     from postroad.queue q, postroad.kind k
-    where s.tenant_id = $1 and s.name = $2 and q.name = $7 and k.name = $8
+    where s.tenant_id = $1 and s.name = $2 and q.name = $7 and k.name = $8 and s.version = $16
     returning s.id";
 
 const DELETE: &str = "
     delete from postroad.schedule where tenant_id = $1 and name = $2 returning id";
 
-/// Answers whether it is there, and whether it was changed.
 const PAUSE: &str = "
     with found as materialized (
         select id from postroad.schedule where tenant_id = $1 and name = $2),
@@ -181,7 +222,7 @@ const PAUSE: &str = "
         update postroad.schedule s set paused_at = now(), version = s.version + 1, updated_at = now()
         from found where s.id = found.id and s.paused_at is null
         returning s.id)
-    select true, exists (select from paused) from found";
+    select exists (select from paused), $1::int from found";
 
 /// Ticks of the time in which it was paused are no misfires: it goes on with the first one from now
 /// on, which was computed for this version.
@@ -265,57 +306,58 @@ impl Store {
 
     /// Creates a schedule of this tenant. False: it has one of this name already.
     pub async fn create_schedule(&self, tenant: i32, new: &NewSchedule) -> Result<bool, Error> {
-        match self
-            .write_schedule("creating a schedule", CREATE, tenant, new)
-            .await
-        {
-            Ok(is_made) => Ok(is_made),
+        self.ensure_names(&[&new.queue], &[&new.kind], &[]).await?;
+        let (args, expires_after) = (new.args.get(), new.expires_after_millis());
+        let change = Change {
+            operation: "creating a schedule",
+            sql: CREATE,
+            params: &new.params(&tenant, &args, &expires_after),
+            action: "schedule.create",
+            detail: new.detail(),
+        };
+        match self.change(change, one(Some(tenant), &new.name)).await {
+            Ok(rows) => Ok(!rows.is_empty()),
             Err(error) if error.is_taken() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Replaces the schedule of this name. False: there is none.
-    pub async fn replace_schedule(&self, tenant: i32, new: &NewSchedule) -> Result<bool, Error> {
-        self.write_schedule("changing a schedule", REPLACE, tenant, new)
-            .await
-    }
-
-    async fn write_schedule(
+    /// Replaces the schedule of this name, which was looked at in this version.
+    pub async fn replace_schedule(
         &self,
-        operation: &'static str,
-        sql: &'static str,
         tenant: i32,
+        seen: i32,
         new: &NewSchedule,
-    ) -> Result<bool, Error> {
+    ) -> Result<ScheduleChange, Error> {
         self.ensure_names(&[&new.queue], &[&new.kind], &[]).await?;
-        let expires_after = new.expires_after.map(|after| millis(after) as f64);
-        let params: [&(dyn ToSql + Sync); 15] = [
-            &tenant,
-            &new.name,
-            &new.cron,
-            &new.timezone,
-            &new.misfire,
-            &new.catch_up_max,
-            &new.queue,
-            &new.kind,
-            &new.args.get(),
-            &new.priority,
-            &new.max_attempts,
-            &new.on_lost,
-            &expires_after,
-            &new.is_paused,
-            &new.next_at,
-        ];
-        Ok(!self.query(operation, sql, &params).await?.is_empty())
+        let (args, expires_after) = (new.args.get(), new.expires_after_millis());
+        let mut params = new.params(&tenant, &args, &expires_after).to_vec();
+        params.push(&seen);
+        let change = Change {
+            operation: "changing a schedule",
+            sql: REPLACE,
+            params: &params,
+            action: "schedule.change",
+            detail: new.detail(),
+        };
+        let rows = self.change(change, one(Some(tenant), &new.name)).await?;
+        Ok(match rows.first() {
+            Some(_) => ScheduleChange::Applied,
+            None => ScheduleChange::Superseded,
+        })
     }
 
     /// Deletes a schedule, and the record of its ticks; their jobs go on. False: there is none.
     pub async fn delete_schedule(&self, tenant: i32, name: &str) -> Result<bool, Error> {
-        Ok(!self
-            .query("deleting a schedule", DELETE, &[&tenant, &name])
-            .await?
-            .is_empty())
+        let change = Change {
+            operation: "deleting a schedule",
+            sql: DELETE,
+            params: &[&tenant, &name],
+            action: "schedule.delete",
+            detail: json!({}),
+        };
+        let rows = self.change(change, one(Some(tenant), name)).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Schedules by name and tenant, after this one; or those of this name.
@@ -335,10 +377,15 @@ impl Store {
 
     /// Pauses a schedule: what is due and has no job yet gets none.
     pub async fn pause_schedule(&self, tenant: i32, name: &str) -> Result<ScheduleChange, Error> {
-        let rows = self
-            .query("pausing a schedule", PAUSE, &[&tenant, &name])
-            .await?;
-        Ok(match rows.first().map(|row| row.get(1)) {
+        let change = Change {
+            operation: "pausing a schedule",
+            sql: PAUSE,
+            params: &[&tenant, &name],
+            action: "schedule.pause",
+            detail: json!({}),
+        };
+        let rows = self.change(change, if_so(name)).await?;
+        Ok(match rows.first().map(|row| row.get(0)) {
             Some(true) => ScheduleChange::Applied,
             Some(false) => ScheduleChange::AlreadyDone,
             None => ScheduleChange::NotFound,
@@ -355,8 +402,14 @@ impl Store {
         if seen.paused_at.is_none() {
             return Ok(ScheduleChange::AlreadyDone);
         }
-        let params: [&(dyn ToSql + Sync); 4] = [&tenant, &seen.name, &next_at, &seen.version];
-        let rows = self.query("resuming a schedule", RESUME, &params).await?;
+        let change = Change {
+            operation: "resuming a schedule",
+            sql: RESUME,
+            params: &[&tenant, &seen.name, &next_at, &seen.version],
+            action: "schedule.resume",
+            detail: json!({}),
+        };
+        let rows = self.change(change, one(Some(tenant), &seen.name)).await?;
         Ok(match rows.first() {
             Some(_) => ScheduleChange::Applied,
             None => ScheduleChange::Superseded,
@@ -365,14 +418,16 @@ impl Store {
 
     /// Makes a job of a schedule now, beside its ticks. None: there is no such schedule.
     pub async fn run_schedule(&self, tenant: i32, name: &str) -> Result<Option<JobId>, Error> {
-        let rows = self
-            .query(
-                "running a schedule",
-                RUN,
-                &[&tenant, &name, JobId::new().as_uuid()],
-            )
-            .await?;
-        Ok(rows.first().map(|row| row.get::<_, Uuid>(0).into()))
+        let id = JobId::new();
+        let change = Change {
+            operation: "running a schedule",
+            sql: RUN,
+            params: &[&tenant, &name, id.as_uuid()],
+            action: "schedule.run",
+            detail: json!({"job": id.to_string()}),
+        };
+        let rows = self.change(change, one(Some(tenant), name)).await?;
+        Ok(rows.first().map(|_| id))
     }
 
     /// The newest ticks of a schedule, of those before this one.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio_postgres::types::ToSql;
+use serde_json::json;
 
-use super::tenants::noted;
-use super::{Audited, Changed, Error, Store, millis};
+use super::audit::{Change, if_so};
+use super::{Changed, Error, Store, millis};
 use crate::token::{Permission, Token};
 
 /// A token, without what is secret of it.
@@ -49,18 +49,12 @@ pub struct NewToken<'a> {
     pub expires_in: Option<Duration>,
 }
 
-/// The target of the audit log's row is the token's id.
-const CREATE: &str = concat!(
-    "with changed as (
-        insert into postroad.token (id, secret_hash, tenant_id, name, scopes, expires_at)
-        select $3::text, $6::bytea, t.id, $8::text, $9::text[], now() + $10::float8 * interval '1 ms'
-        from (select 1) one left join postroad.tenant t on t.name = $7::text
-        where $7::text is null or t.id is not null
-        returning tenant_id),
-    ",
-    noted!(),
-    " select from changed"
-);
+const CREATE: &str = "
+    insert into postroad.token (id, secret_hash, tenant_id, name, scopes, expires_at)
+    select $1, $2, t.id, $4, $5, now() + $6::float8 * interval '1 ms'
+    from (select 1) one left join postroad.tenant t on t.name = $3::text
+    where $3::text is null or t.id is not null
+    returning true, tenant_id";
 
 const TOKENS: &str = "
     select k.id, k.name, t.name, k.scopes,
@@ -71,30 +65,40 @@ const TOKENS: &str = "
     where ($1::text is null or t.name = $1) and (not $2 or k.tenant_id is null)
     order by k.created_at, k.id";
 
-const REVOKE: &str = concat!(
-    "with changed as (
+const REVOKE: &str = "
+    with changed as (
         update postroad.token set revoked_at = now()
-        where id = $3::text and revoked_at is null
-        returning tenant_id),
-    ",
-    noted!(),
-    " select exists (select from changed) from postroad.token where id = $3::text"
-);
+        where id = $1 and revoked_at is null
+        returning id)
+    select exists (select from changed), tenant_id from postroad.token where id = $1";
 
 impl Store {
-    /// Keeps a new token, whose id is the audited target. False: there is no such tenant.
-    pub async fn create_token(
-        &self,
-        new: &NewToken<'_>,
-        audited: &Audited<'_>,
-    ) -> Result<bool, Error> {
+    /// Keeps a new token. False: there is no such tenant.
+    pub async fn create_token(&self, new: &NewToken<'_>) -> Result<bool, Error> {
         let hash = new.token.secret_hash().to_vec();
         let scopes: Vec<&str> = new.scopes.iter().map(|scope| scope.as_str()).collect();
         let expires_in = new.expires_in.map(|time| millis(time) as f64);
-        let params: [&(dyn ToSql + Sync); 5] =
-            [&hash, &new.tenant, &new.name, &scopes, &expires_in];
-        let rows = self.change("creating a token", CREATE, audited, &params);
-        Ok(!rows.await?.is_empty())
+        let change = Change {
+            operation: "creating a token",
+            sql: CREATE,
+            params: &[
+                &new.token.id(),
+                &hash,
+                &new.tenant,
+                &new.name,
+                &scopes,
+                &expires_in,
+            ],
+            action: "token.create",
+            detail: json!({
+                "name": new.name,
+                "operator": new.tenant.is_none(),
+                "scopes": scopes,
+                "expires_in_seconds": new.expires_in.map(|time| time.as_secs()),
+            }),
+        };
+        let rows = self.change(change, if_so(new.token.id())).await?;
+        Ok(!rows.is_empty())
     }
 
     /// All tokens, oldest first; of one tenant, or only the operators'.
@@ -120,11 +124,15 @@ impl Store {
         Ok(rows.iter().map(token).collect())
     }
 
-    /// Ends the audited token, for good.
-    pub async fn revoke_token(&self, audited: &Audited<'_>) -> Result<Changed, Error> {
-        let rows = self
-            .change("revoking a token", REVOKE, audited, &[])
-            .await?;
-        Ok(Changed::of(&rows))
+    /// Ends a token, for good.
+    pub async fn revoke_token(&self, id: &str) -> Result<Changed, Error> {
+        let change = Change {
+            operation: "revoking a token",
+            sql: REVOKE,
+            params: &[&id],
+            action: "token.revoke",
+            detail: json!({}),
+        };
+        Ok(Changed::of(&self.change(change, if_so(id)).await?))
     }
 }

@@ -70,6 +70,17 @@ pub enum Resolution {
     Dead,
 }
 
+impl Resolution {
+    /// Its name in the API and the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Retry => "retry",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 const JOBS: &str = "
     select v.id, v.tenant, v.queue, v.kind, v.state::text, v.priority, v.attempt, v.max_attempts,
            v.on_lost, v.run_at, v.created_at, v.expires_at, v.finished_at, v.reason,
@@ -97,29 +108,6 @@ const UNFINISHED: &str = "
     select exists (select from postroad.job where stage = 0)
         or exists (select from postroad.job where stage = 1)
         or exists (select from postroad.job where stage = 2)";
-
-const RESOLVE_RETRY: &str = "
-    update postroad.job
-    set stage = 0, ended_at = null, claimed_at = null, claimed_by = null, started_at = null,
-        worker_id = null, run_at = now(), cancel_at = null
-    where id = any($1) and stage = 3 and ($2::int is null or tenant_id = $2)
-    returning id";
-
-const RESOLVE_FINAL: &str = concat!(
-    "
-    with gone as (
-        delete from postroad.job
-        where id = any($1) and stage = 3 and ($3::int is null or tenant_id = $3)
-        returning *)
-    ",
-    archive_from!(
-        "gone",
-        "$2::text::postroad.job_state",
-        "'resolved'",
-        "null",
-        "case when $2 = 'dead' then args end"
-    )
-);
 
 impl Store {
     /// Lists jobs, oldest first.
@@ -161,41 +149,6 @@ impl Store {
             .query("looking for unfinished jobs", UNFINISHED, &[])
             .await?[0]
             .get(0))
-    }
-
-    /// Decides about held jobs. Answers with the ids that were held and are not any more.
-    pub async fn resolve(&self, ids: &[JobId], to: Resolution) -> Result<Vec<JobId>, Error> {
-        let ids: Vec<_> = ids.iter().map(|id| *id.as_uuid()).collect();
-        let rows = match to {
-            Resolution::Retry => {
-                self.query(
-                    "resolving held jobs",
-                    RESOLVE_RETRY,
-                    &[&ids, &self.tenant_id()],
-                )
-                .await?
-            }
-            Resolution::Completed => {
-                self.query(
-                    "resolving held jobs",
-                    RESOLVE_FINAL,
-                    &[&ids, &"completed", &self.tenant_id()],
-                )
-                .await?
-            }
-            Resolution::Dead => {
-                self.query(
-                    "resolving held jobs",
-                    RESOLVE_FINAL,
-                    &[&ids, &"dead", &self.tenant_id()],
-                )
-                .await?
-            }
-        };
-        Ok(rows
-            .iter()
-            .map(|row| row.get::<_, uuid::Uuid>(0).into())
-            .collect())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use postroad_common::broker::{Diagnosis, Refused};
-use postroad_common::store::SchemaState;
+use postroad_common::store::{KindRow, SchemaState};
 
 use super::Finding;
 use super::facts::{Content, Facts, Known, Postgres, meant};
@@ -644,6 +644,17 @@ fn timeouts(facts: &Facts) -> Vec<Finding> {
             "RabbitMQ closes the channel of a worker that holds a delivery for so long: shorten the ttl, or lengthen the timeout by a policy",
         ));
     }
+    let slow = slow_kinds(facts, consumer_timeout);
+    if !slow.is_empty() {
+        findings.push(Finding::warn(
+            format_args!(
+                "the timeout of {} is longer than RabbitMQ's consumer timeout ({})",
+                list(&slow),
+                seconds(consumer_timeout)
+            ),
+            "RabbitMQ closes the channel of a worker whose job takes so long, and all its deliveries are made again: shorten the one, or lengthen the other by a policy",
+        ));
+    }
     if grace > 4 * lease {
         findings.push(Finding::warn(
             format_args!(
@@ -668,6 +679,18 @@ fn timeouts(facts: &Facts) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// The kinds whose attempts may take as long as `most`.
+fn slow_kinds(facts: &Facts, most: Duration) -> Vec<String> {
+    let is_slow = |kind: &&KindRow| kind.timeout_seconds >= Some(most.as_secs_f64());
+    let kinds = content(facts)
+        .into_iter()
+        .flat_map(|content| content.kinds.iter().flatten());
+    kinds
+        .filter(is_slow)
+        .map(|kind| kind.name.clone())
+        .collect()
 }
 
 fn seconds(time: Duration) -> String {

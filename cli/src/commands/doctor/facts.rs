@@ -8,7 +8,7 @@ use postroad_common::config::Env;
 use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, host_name};
 use postroad_common::shutdown::GRACE_DEFAULT;
 use postroad_common::store::{
-    self, ProcessRow, QueueRow, RowSecurity, SchemaState, Server, Store, Totals, Unserved,
+    self, KindRow, ProcessRow, QueueRow, RowSecurity, SchemaState, Server, Store, Totals, Unserved,
 };
 use postroad_common::telemetry::LogConfig;
 use serde_json::Value;
@@ -62,6 +62,7 @@ pub(super) struct Content {
     pub(super) processes: Known<Vec<ProcessRow>>,
     pub(super) unserved: Known<Vec<Unserved>>,
     pub(super) unregistered: Known<Vec<String>>,
+    pub(super) kinds: Known<Vec<KindRow>>,
     pub(super) totals: Known<Totals>,
 }
 
@@ -260,6 +261,7 @@ async fn content(store: &Store) -> Content {
         processes: known(store.processes(false, None)).await,
         unserved: known(store.unserved_queues(UNSERVED_AFTER)).await,
         unregistered: known(store.unregistered_kinds()).await,
+        kinds: known(store.kinds(None)).await,
         totals: known(store.totals()).await,
     }
 }

@@ -1,0 +1,62 @@
+//! How long attempts may take where an operator has said so, kept current while the worker runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_common::service::{Nudge, Progress, Service};
+use postroad_common::store::{self, Listener, Store};
+
+use crate::registry::Kind;
+
+/// A change is called out. How often is looked all the same, and while nothing can be heard.
+const LOOK: Duration = Duration::from_secs(60);
+const LOOK_WHILE_DEAF: Duration = Duration::from_secs(1);
+
+/// Reads the timeouts of these kinds again and again.
+pub(crate) struct Timeouts {
+    pub(crate) store: Store,
+    pub(crate) kinds: Vec<Arc<Kind>>,
+    pub(crate) listener: Listener,
+}
+
+impl Timeouts {
+    /// Reads them once: attempts that begin from now on keep to them.
+    pub(crate) async fn read(&self) -> Result<(), store::Error> {
+        let names: Vec<&str> = self.kinds.iter().map(|kind| kind.name.as_str()).collect();
+        let set = self.store.kind_timeouts(&names).await?;
+        for kind in &self.kinds {
+            kind.set_timeout(set.get(kind.name.as_str()).copied());
+        }
+        Ok(())
+    }
+
+    /// Wakes the service whenever a change is called out.
+    pub(crate) fn nudged(&self) -> Nudge {
+        let (nudge, mut listener) = (Nudge::default(), self.listener.clone());
+        let woken = nudge.clone();
+        tokio::spawn(async move {
+            loop {
+                listener.next().await;
+                woken.wake();
+            }
+        });
+        nudge
+    }
+}
+
+impl Service for Timeouts {
+    const NAME: &'static str = "timeouts";
+    type Error = store::Error;
+
+    fn period(&self) -> Duration {
+        match self.listener.deaf_since() {
+            None => LOOK,
+            Some(_) => LOOK_WHILE_DEAF,
+        }
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        self.read().await?;
+        Ok(Progress::Idle)
+    }
+}
