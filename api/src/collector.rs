@@ -1,20 +1,23 @@
 //! Single jobs → one statement for many of them.
 //!
 //! Batches form by themselves: while statements are under way, the next jobs collect. A job that
-//! comes alone is written at once.
+//! comes alone is written at once. Each tenant has a lane of its own and few statements at once:
+//! whoever waits for a lock, such as that of a dedup key in somebody's open transaction, keeps
+//! nobody else waiting.
 //!
 //! What if the process dies after the commit and before the answer? The job is there, and the
 //! client does not know: with a `dedup_key` or an `id` of its own it sends again, and finds it.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use postroad_common::backoff::Backoff;
 use postroad_common::failpoint;
 use postroad_common::job::NewJob;
 use postroad_common::store::{self, Enqueued, Scope, Store};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinSet};
 
 use crate::metrics;
 use crate::problem::Problem;
@@ -24,10 +27,12 @@ use crate::waker::Waker;
 const BATCH: usize = 500;
 /// Bytes of args per statement, about.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// Statements under way at once.
-const STATEMENTS: usize = 2;
-/// Jobs that wait for a statement; more wait in their connections.
-const WAITING: usize = 2000;
+/// Statements under way at once, for all tenants: fewer than there are connections to the database.
+const STATEMENTS: usize = 8;
+/// And for one of them. More would only make each of them smaller.
+const STATEMENTS_OF_ONE: usize = 2;
+/// Jobs on their way to their lane. In the lanes there are no more than open requests.
+const ARRIVING: usize = 1000;
 /// How long a database that went away is waited for, with the client.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,8 +55,8 @@ struct Asking {
 
 impl Collector {
     pub(crate) fn spawn(store: Store, waker: Waker) -> Self {
-        let (asking, asked) = mpsc::channel(WAITING);
-        tokio::spawn(collect(store, waker, asked));
+        let (asking, asked) = mpsc::channel(ARRIVING);
+        tokio::spawn(Lanes::new(store, waker).run(asked));
         Self { asking }
     }
 
@@ -74,34 +79,101 @@ impl Collector {
     }
 }
 
-async fn collect(store: Store, waker: Waker, mut asked: mpsc::Receiver<Asking>) {
-    let room = Arc::new(Semaphore::new(STATEMENTS));
-    loop {
-        // Room first: whoever comes meanwhile is in this batch.
-        let permit = room.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        let mut batch = Vec::new();
-        if asked.recv_many(&mut batch, BATCH).await == 0 {
-            return;
-        }
-        let (store, waker) = (store.clone(), waker.clone());
-        tokio::spawn(async move {
-            for ((scope, is_resend), batch) in by_scope(batch) {
-                write(&store.scoped(scope), is_resend, batch, &waker).await;
-            }
-            drop(permit);
-        });
-    }
+/// What can be one statement: it is about one tenant, or Postgres would not let it.
+type Key = (Scope, bool);
+
+/// The jobs of one tenant that wait, and how many of its statements are under way.
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Asking>,
+    under_way: usize,
 }
 
-/// One statement is about one tenant, or Postgres would not let it.
-fn by_scope(batch: Vec<Asking>) -> HashMap<(Scope, bool), Vec<Asking>> {
-    let mut groups: HashMap<_, Vec<Asking>> = HashMap::new();
-    for asking in batch {
-        let group = groups.entry((asking.scope, asking.is_resend));
-        group.or_default().push(asking);
+struct Lanes {
+    store: Store,
+    waker: Waker,
+    /// Those with jobs or statements.
+    lanes: HashMap<Key, Lane>,
+    /// Those with jobs that a statement could be begun for, each once, the longest waiting first.
+    ready: VecDeque<Key>,
+    statements: JoinSet<()>,
+    of: HashMap<task::Id, Key>,
+}
+
+impl Lanes {
+    fn new(store: Store, waker: Waker) -> Self {
+        Self {
+            store,
+            waker,
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            statements: JoinSet::new(),
+            of: HashMap::new(),
+        }
     }
-    groups
+
+    async fn run(mut self, mut asked: mpsc::Receiver<Asking>) {
+        let mut arrived = Vec::new();
+        loop {
+            tokio::select! {
+                count = asked.recv_many(&mut arrived, ARRIVING) => match count {
+                    // The process is about to end.
+                    0 => break,
+                    _ => arrived.drain(..).for_each(|asking| self.enter(asking)),
+                },
+                Some(ended) = self.statements.join_next_with_id() => {
+                    self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
+            }
+            self.begin();
+        }
+        while self.statements.join_next().await.is_some() {}
+    }
+
+    fn enter(&mut self, asking: Asking) {
+        let key = (asking.scope, asking.is_resend);
+        let lane = self.lanes.entry(key).or_default();
+        if lane.waiting.is_empty() && lane.under_way < STATEMENTS_OF_ONE {
+            self.ready.push_back(key);
+        }
+        lane.waiting.push_back(asking);
+    }
+
+    fn ended(&mut self, statement: task::Id) {
+        let Some(key) = self.of.remove(&statement) else {
+            return;
+        };
+        let Entry::Occupied(mut lane) = self.lanes.entry(key) else {
+            return;
+        };
+        let was_full = lane.get().under_way == STATEMENTS_OF_ONE;
+        lane.get_mut().under_way -= 1;
+        match (lane.get().waiting.is_empty(), lane.get().under_way) {
+            (true, 0) => drop(lane.remove()),
+            (false, _) if was_full => self.ready.push_back(key),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        while self.statements.len() < STATEMENTS {
+            let Some(key) = self.ready.pop_front() else {
+                return;
+            };
+            let Some(lane) = self.lanes.get_mut(&key) else {
+                continue;
+            };
+            let batch: Vec<_> = (0..BATCH).map_while(|_| lane.waiting.pop_front()).collect();
+            lane.under_way += 1;
+            if !lane.waiting.is_empty() && lane.under_way < STATEMENTS_OF_ONE {
+                self.ready.push_back(key);
+            }
+            let (scope, is_resend) = key;
+            let (store, waker) = (self.store.scoped(scope), self.waker.clone());
+            let statement = async move { write(&store, is_resend, batch, &waker).await };
+            self.of.insert(self.statements.spawn(statement).id(), key);
+        }
+    }
 }
 
 async fn write(store: &Store, is_resend: bool, batch: Vec<Asking>, waker: &Waker) {

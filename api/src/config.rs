@@ -20,8 +20,8 @@ use postroad_common::telemetry::LogConfig;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Connections to Postgres: four that enqueue, and the rest for whoever looks.
-const CONNECTIONS_MAX: usize = 10;
+/// Connections to Postgres: eight that enqueue, and the rest for whoever looks.
+const CONNECTIONS_MAX: usize = 14;
 
 /// Everything that can be set.
 #[derive(Debug)]

@@ -96,6 +96,46 @@ async fn a_job_is_taken_shown_as_it_is_stored_and_runs() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_waits_for_a_lock_keeps_nobody_else_waiting() {
+    let (cluster, id, api) = quiet().await;
+    let other = cluster.client(id, Some("other"), &Permission::ALL).await;
+    let other = other.unwrap();
+    let mut session = cluster.session().await.unwrap();
+    let open = session.transaction().await.unwrap();
+    let enqueue = "select postroad.enqueue('echo', '{}', tenant => 'acme', dedup_key => 'locked')";
+    open.batch_execute(enqueue).await.unwrap();
+
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let api = api.clone();
+        waiting.spawn(async move {
+            let job = json!({"kind": "echo", "dedup_key": "locked"});
+            api.post("/v1/jobs", &job).await.unwrap().status
+        });
+    }
+    eventually("what acme may have under way waits", async || {
+        let sql =
+            "select count(*) from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0";
+        let waiting: i64 = cluster.query(sql, &[]).await?[0].get(0);
+        anyhow::ensure!(waiting == 2, "{waiting} wait");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    for _ in 0..3 {
+        let taken = other.post("/v1/jobs", &json!({"kind": "echo"})).await;
+        assert_eq!(taken.unwrap().status, StatusCode::CREATED);
+    }
+    assert!(waiting.try_join_next().is_none(), "nobody waited");
+
+    open.commit().await.unwrap();
+    for status in waiting.join_all().await {
+        assert_eq!(status, StatusCode::OK);
+    }
+    cluster.take_down().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_same_key_is_the_same_job_and_other_words_are_a_conflict() {
     let (cluster, _, api) = quiet().await;
     let job = json!({"kind": "echo", "args": {"n": 1}, "dedup_key": "order-17", "delay": "1h"});
@@ -621,6 +661,25 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
         (&json!(3), &json!(2.0))
     );
     assert!(kind["overridden_at"].is_string());
+    let set = async |body: Value| operator.call(Method::PATCH, "/v1/kinds/echo", &body).await;
+    let kind = set(json!({"timeout": "2m"})).await.unwrap().json();
+    assert_eq!(
+        (&kind["timeout_seconds"], &kind["max_attempts"]),
+        (&json!(120.0), &json!(3))
+    );
+    for (body, pointer) in [
+        (json!({"timeout": "999ms"}), "/timeout"),
+        (json!({"timeout": "25h"}), "/timeout"),
+        (
+            json!({"backoff_base": "1h", "backoff_cap": "1m"}),
+            "/backoff_base",
+        ),
+        (json!({"backoff_cap": "1s"}), "/backoff_base"),
+        (json!({"reset": true, "timeout": "1s"}), "/reset"),
+    ] {
+        let refused = set(body.clone()).await.unwrap().problem(422).unwrap();
+        assert_eq!(refused.as_deref(), Some(pointer), "{body}");
+    }
     cluster.take_down().await.unwrap();
 }
 
