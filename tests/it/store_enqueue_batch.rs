@@ -1,7 +1,7 @@
 //! `Store::enqueue`: thousands of jobs a call, with dedup, and safe to send again.
 
 use postroad_common::job::{JobId, NewJob};
-use postroad_common::store::{Ending, Enqueued, Error};
+use postroad_common::store::{Ending, Enqueued, Error, Moved};
 
 use crate::store_fixture::{Room, job};
 
@@ -202,6 +202,39 @@ async fn a_batch_sent_again_does_not_run_what_has_finished_since() {
     assert_eq!(news(&again), [false; 3]);
     assert_eq!(count(&room).await, 1);
     assert_eq!(room.state(jobs[0].id).await, "completed");
+}
+
+/// A statement sees the archive as it was when it began, and live jobs as they are: this one begins
+/// while a job runs, waits, and inserts when the job is finished.
+#[tokio::test]
+async fn a_batch_sent_again_does_not_run_what_finishes_meanwhile() {
+    for more in [None, Some(keyed("a"))] {
+        let room = Room::open().await;
+        let (waits_for, runs) = (job(), job());
+        let running = room.running(runs.clone()).await;
+        let elsewhere = room.database.client().await;
+        let insert = format!(
+            "begin;
+             insert into postroad.job (id, queue_id, kind_id, tenant_id, args, run_at)
+             select '{}', queue_id, kind_id, tenant_id, args, run_at from postroad.job",
+            waits_for.id
+        );
+        elsewhere.batch_execute(&insert).await.unwrap();
+
+        assert!(waits_for.id < runs.id, "it is inserted first");
+        let mut jobs = vec![waits_for, runs.clone()];
+        jobs.extend(more);
+        let store = room.store.clone();
+        let again = tokio::spawn(async move { store.enqueue(&jobs, true).await });
+        room.somebody_waits().await;
+        let moved = room.finish(running, Ending::Completed(None)).await;
+        assert_eq!(moved, Moved::Completed);
+        elsewhere.batch_execute("rollback").await.unwrap();
+
+        let again = again.await.unwrap().unwrap();
+        assert_eq!(news(&again)[..2], [true, false]);
+        assert_eq!(room.state(runs.id).await, "completed");
+    }
 }
 
 fn keyed(key: &str) -> NewJob {

@@ -5,9 +5,13 @@ use std::collections::HashMap;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
 use super::{Error, Store, millis};
 use crate::job::{DEDUP_FOR, JobId, NewJob, RunAt};
+
+/// A statement and its parameters.
+type Statement<'a> = (&'static str, &'a [&'a (dyn ToSql + Sync)]);
 
 /// What became of one job of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +151,10 @@ const INSERT_WITH_KEYS: &str = "
     left join inserted on inserted.id = input.id
     order by input.n";
 
+/// Whether one of these ids is a finished job's.
+const IS_ANY_ARCHIVED: &str = "
+    select exists (select from unnest($1::uuid[]) u(id) where postroad.is_archived(u.id))";
+
 const FIRST_JOB: &str = "
     select d.job_id, coalesce(d.digest, $4) is not distinct from $4
     from postroad.dedup d
@@ -209,8 +217,15 @@ impl Store {
             &fields.traceparents,
             &is_resend,
         ];
-        let rows = self.query("enqueueing jobs", INSERT, &params).await?;
-        let inserted = |row: &Row| (row.get::<_, uuid::Uuid>(0), inserted_of(row, 1));
+        let rows = match is_resend {
+            false => self.query("enqueueing jobs", INSERT, &params).await?,
+            true => {
+                let inserted = |row: &Row| Some(row.get(0));
+                self.insert_unless_finished(&[], (INSERT, &params), inserted)
+                    .await?
+            }
+        };
+        let inserted = |row: &Row| (row.get::<_, Uuid>(0), inserted_of(row, 1));
         let inserted: HashMap<_, _> = rows.iter().map(inserted).collect();
         let enqueued = |job: &NewJob| {
             let inserted = inserted.get(job.id.as_uuid()).copied();
@@ -235,44 +250,38 @@ impl Store {
         let keys = column(jobs, |job| job.dedup_key.as_deref());
         let digests = column(jobs, digest);
         let fields = Fields::of(jobs);
+        let params: [&(dyn ToSql + Sync); 16] = [
+            &fields.ids,
+            &queues,
+            &kinds,
+            &tenants,
+            &fields.args,
+            &fields.priorities,
+            &fields.run_ats,
+            &fields.delays_ms,
+            &fields.expires_ats,
+            &fields.max_attempts,
+            &fields.on_lost,
+            &keys,
+            &fields.traceparents,
+            &(millis(DEDUP_FOR) as f64),
+            &is_resend,
+            &digests,
+        ];
+        let of_keys: [&(dyn ToSql + Sync); 3] = [&tenants, &kinds, &keys];
+        let before = [
+            (LOCK_EXPIRED_KEYS, &of_keys[..]),
+            (FREE_EXPIRED_KEYS, &of_keys),
+        ];
+        let inserted = |row: &Row| row.get::<_, bool>(1).then(|| row.get(0));
+        // What was never sent before cannot be finished.
+        let inserted = if is_resend { inserted } else { |_: &Row| None };
         let rows = self
-            .with_connection("enqueueing jobs", async |connection| {
-                let tx = self.begin(connection).await?;
-                for sql in [LOCK_EXPIRED_KEYS, FREE_EXPIRED_KEYS] {
-                    let statement = tx.prepare_cached(sql).await?;
-                    tx.execute(&statement, &[&tenants, &kinds, &keys]).await?;
-                }
-                let insert = tx.prepare_cached(INSERT_WITH_KEYS).await?;
-                let rows = tx
-                    .query(
-                        &insert,
-                        &[
-                            &fields.ids,
-                            &queues,
-                            &kinds,
-                            &tenants,
-                            &fields.args,
-                            &fields.priorities,
-                            &fields.run_ats,
-                            &fields.delays_ms,
-                            &fields.expires_ats,
-                            &fields.max_attempts,
-                            &fields.on_lost,
-                            &keys,
-                            &fields.traceparents,
-                            &(millis(DEDUP_FOR) as f64),
-                            &is_resend,
-                            &digests,
-                        ],
-                    )
-                    .await?;
-                tx.commit().await?;
-                Ok(rows)
-            })
+            .insert_unless_finished(&before, (INSERT_WITH_KEYS, &params), inserted)
             .await?;
         let mut enqueued = Vec::with_capacity(jobs.len());
         for (job, row) in jobs.iter().zip(&rows) {
-            enqueued.push(match row.get::<_, Option<uuid::Uuid>>(0) {
+            enqueued.push(match row.get::<_, Option<Uuid>>(0) {
                 Some(id) => {
                     let is_new = row.get(1);
                     Enqueued {
@@ -286,6 +295,41 @@ impl Store {
             });
         }
         Ok(enqueued)
+    }
+
+    /// Inserts in one transaction, and again if it has inserted a job that is finished.
+    ///
+    /// A statement sees the archive as it was when it began, and the index of the live jobs as it is
+    /// now. A job that was sent before and finishes between the two is in neither; what was inserted
+    /// for it is taken back before anybody has seen it, and the next try sees the archive with it.
+    async fn insert_unless_finished(
+        &self,
+        before: &[Statement<'_>],
+        (insert, params): Statement<'_>,
+        inserted: fn(&Row) -> Option<Uuid>,
+    ) -> Result<Vec<Row>, Error> {
+        self.with_connection("enqueueing jobs", async |connection| {
+            loop {
+                let tx = self.begin(connection).await?;
+                for (sql, params) in before {
+                    let statement = tx.prepare_cached(sql).await?;
+                    tx.execute(&statement, params).await?;
+                }
+                let statement = tx.prepare_cached(insert).await?;
+                let rows = tx.query(&statement, params).await?;
+                let ids: Vec<Uuid> = rows.iter().filter_map(inserted).collect();
+                if !ids.is_empty() {
+                    let ask = tx.prepare_cached(IS_ANY_ARCHIVED).await?;
+                    if tx.query_one(&ask, &[&ids]).await?.get(0) {
+                        tx.rollback().await?;
+                        continue;
+                    }
+                }
+                tx.commit().await?;
+                return Ok(rows);
+            }
+        })
+        .await
     }
 
     /// Adds the names that are new. What has been there once stays.
@@ -323,7 +367,7 @@ impl Store {
             .await?;
         if let Some(row) = rows.first() {
             return Ok(Enqueued {
-                id: row.get::<_, uuid::Uuid>(0).into(),
+                id: row.get::<_, Uuid>(0).into(),
                 is_new: false,
                 is_same: row.get(1),
                 inserted: None,
@@ -397,7 +441,7 @@ impl<'a> Distinct<'a> {
 
 /// What is the job's own, column by column.
 struct Fields<'a> {
-    ids: Vec<uuid::Uuid>,
+    ids: Vec<Uuid>,
     args: Vec<&'a str>,
     priorities: Vec<i16>,
     run_ats: Vec<Option<jiff::Timestamp>>,
