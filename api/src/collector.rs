@@ -8,7 +8,6 @@
 //! What if the process dies after the commit and before the answer? The job is there, and the
 //! client does not know: with a `dedup_key` or an `id` of its own it sends again, and finds it.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -31,10 +30,13 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const STATEMENTS: usize = 8;
 /// And for one of them. More would only make each of them smaller.
 const STATEMENTS_OF_ONE: usize = 2;
-/// Jobs on their way to their lane. In the lanes there are no more than open requests.
+/// Jobs on their way to their lane.
 const ARRIVING: usize = 1000;
+/// Waiting jobs of one tenant before those are looked for whose clients have gone. So there wait at
+/// most twice as many as there are open requests, and these.
+const SWEPT_AT: usize = 1000;
 /// How long a database that went away is waited for, with the client.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What became of a job.
 pub(crate) type Answer = Result<Enqueued, Problem>;
@@ -79,25 +81,64 @@ impl Collector {
     }
 }
 
-/// What can be one statement: it is about one tenant, or Postgres would not let it.
-type Key = (Scope, bool);
-
-/// The jobs of one tenant that wait, and how many of its statements are under way.
+/// The jobs of one tenant that wait, and how many of its statements are under way. (An operator's
+/// are a lane, too, whosever they are.)
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<Asking>,
+    /// Jobs that are new, and those that may have been sent before: not of one statement.
+    waiting: [VecDeque<Asking>; 2],
+    /// Which of the two is next.
+    next: usize,
     under_way: usize,
+    /// How many have to wait for the next look at whose clients have gone.
+    swept_at: usize,
+    /// Whether it is among those that a statement could be begun for.
+    is_ready: bool,
+}
+
+impl Lane {
+    fn is_empty(&self) -> bool {
+        self.waiting.iter().all(VecDeque::is_empty)
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+
+    /// Whoever has gone meanwhile, without an answer, was never promised anything.
+    fn forget_gone(&mut self) {
+        for waiting in &mut self.waiting {
+            waiting.retain(|asking| !asking.answer.is_closed());
+        }
+    }
+
+    /// The jobs of the next statement, and whether they may have been sent before.
+    fn next_batch(&mut self) -> (bool, Vec<Asking>) {
+        if self.waiting[self.next].is_empty() {
+            self.next = 1 - self.next;
+        }
+        let (nth, mut batch) = (self.next, Vec::new());
+        while batch.len() < BATCH {
+            match self.waiting[nth].pop_front() {
+                Some(asking) if asking.answer.is_closed() => {}
+                Some(asking) => batch.push(asking),
+                None => break,
+            }
+        }
+        self.next = 1 - nth;
+        (nth == 1, batch)
+    }
 }
 
 struct Lanes {
     store: Store,
     waker: Waker,
     /// Those with jobs or statements.
-    lanes: HashMap<Key, Lane>,
+    lanes: HashMap<Scope, Lane>,
     /// Those with jobs that a statement could be begun for, each once, the longest waiting first.
-    ready: VecDeque<Key>,
+    ready: VecDeque<Scope>,
     statements: JoinSet<()>,
-    of: HashMap<task::Id, Key>,
+    of: HashMap<task::Id, Scope>,
 }
 
 impl Lanes {
@@ -131,47 +172,61 @@ impl Lanes {
     }
 
     fn enter(&mut self, asking: Asking) {
-        let key = (asking.scope, asking.is_resend);
-        let lane = self.lanes.entry(key).or_default();
-        if lane.waiting.is_empty() && lane.under_way < STATEMENTS_OF_ONE {
-            self.ready.push_back(key);
+        let scope = asking.scope;
+        let lane = self.lanes.entry(scope).or_default();
+        if lane.len() >= lane.swept_at.max(SWEPT_AT) {
+            lane.forget_gone();
+            lane.swept_at = 2 * lane.len();
         }
-        lane.waiting.push_back(asking);
+        lane.waiting[usize::from(asking.is_resend)].push_back(asking);
+        self.settle(scope);
     }
 
-    fn ended(&mut self, statement: task::Id) {
-        let Some(key) = self.of.remove(&statement) else {
+    /// Puts a lane among the ready ones if it belongs there, or away if nothing is in it.
+    fn settle(&mut self, scope: Scope) {
+        let Some(lane) = self.lanes.get_mut(&scope) else {
             return;
         };
-        let Entry::Occupied(mut lane) = self.lanes.entry(key) else {
+        if lane.is_ready {
             return;
-        };
-        let was_full = lane.get().under_way == STATEMENTS_OF_ONE;
-        lane.get_mut().under_way -= 1;
-        match (lane.get().waiting.is_empty(), lane.get().under_way) {
-            (true, 0) => drop(lane.remove()),
-            (false, _) if was_full => self.ready.push_back(key),
+        }
+        match (lane.is_empty(), lane.under_way) {
+            (true, 0) => drop(self.lanes.remove(&scope)),
+            (false, under_way) if under_way < STATEMENTS_OF_ONE => {
+                lane.is_ready = true;
+                self.ready.push_back(scope);
+            }
             _ => {}
         }
     }
 
+    fn ended(&mut self, statement: task::Id) {
+        let Some(scope) = self.of.remove(&statement) else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&scope) {
+            lane.under_way -= 1;
+        }
+        self.settle(scope);
+    }
+
     fn begin(&mut self) {
         while self.statements.len() < STATEMENTS {
-            let Some(key) = self.ready.pop_front() else {
+            let Some(scope) = self.ready.pop_front() else {
                 return;
             };
-            let Some(lane) = self.lanes.get_mut(&key) else {
+            let Some(lane) = self.lanes.get_mut(&scope) else {
                 continue;
             };
-            let batch: Vec<_> = (0..BATCH).map_while(|_| lane.waiting.pop_front()).collect();
-            lane.under_way += 1;
-            if !lane.waiting.is_empty() && lane.under_way < STATEMENTS_OF_ONE {
-                self.ready.push_back(key);
+            lane.is_ready = false;
+            let (is_resend, batch) = lane.next_batch();
+            if !batch.is_empty() {
+                lane.under_way += 1;
+                let (store, waker) = (self.store.scoped(scope), self.waker.clone());
+                let statement = async move { write(&store, is_resend, batch, &waker).await };
+                self.of.insert(self.statements.spawn(statement).id(), scope);
             }
-            let (scope, is_resend) = key;
-            let (store, waker) = (self.store.scoped(scope), self.waker.clone());
-            let statement = async move { write(&store, is_resend, batch, &waker).await };
-            self.of.insert(self.statements.spawn(statement).id(), key);
+            self.settle(scope);
         }
     }
 }

@@ -106,22 +106,25 @@ async fn a_tenant_that_waits_for_a_lock_keeps_nobody_else_waiting() {
     open.batch_execute(enqueue).await.unwrap();
 
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..10 {
-        let api = api.clone();
-        waiting.spawn(async move {
-            let job = json!({"kind": "echo", "dedup_key": "locked"});
-            api.post("/v1/jobs", &job).await.unwrap().status
-        });
+    // One alone, and then the rest: two statements, which is as many as acme may have.
+    for (requests, statements) in [(1, 1), (9, 2)] {
+        for _ in 0..requests {
+            let api = api.clone();
+            waiting.spawn(async move {
+                let job = json!({"kind": "echo", "dedup_key": "locked"});
+                api.post("/v1/jobs", &job).await.unwrap().status
+            });
+        }
+        eventually("acme's statements wait", async || {
+            let sql = "select count(*) from pg_stat_activity
+                where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0";
+            let waiting: i64 = cluster.query(sql, &[]).await?[0].get(0);
+            anyhow::ensure!(waiting == statements, "{waiting} wait");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
-    eventually("what acme may have under way waits", async || {
-        let sql =
-            "select count(*) from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0";
-        let waiting: i64 = cluster.query(sql, &[]).await?[0].get(0);
-        anyhow::ensure!(waiting == 2, "{waiting} wait");
-        Ok(())
-    })
-    .await
-    .unwrap();
     for _ in 0..3 {
         let taken = other.post("/v1/jobs", &json!({"kind": "echo"})).await;
         assert_eq!(taken.unwrap().status, StatusCode::CREATED);
@@ -593,11 +596,22 @@ async fn a_paused_queue_keeps_its_jobs_and_a_resumed_one_runs_them() {
         .unwrap();
     assert!(resumed.json()["paused_at"].is_null(), "{resumed:?}");
     wait_for_state(&api, &id_of(&job), "completed").await;
-    let log = "select action, target, actor from postroad.audit_log order by id";
+    let later = json!({"kind": "echo", "delay": "1h"});
+    let later = id_of(&api.post("/v1/jobs", &later).await.unwrap().json());
+    let cancel = format!("/v1/jobs/{later}/cancel");
+    api.post(&cancel, &json!({})).await.unwrap();
+    let log = "select l.action, l.actor, l.target, t.name
+               from postroad.audit_log l left join postroad.tenant t on t.id = l.tenant_id order by l.id";
     let rows = cluster.query(log, &[]).await.unwrap();
-    let actions: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(actions, ["queue.pause", "queue.resume"]);
-    assert!(rows[0].get::<_, &str>(2).starts_with("token:"));
+    let made: Vec<(&str, Option<&str>)> = rows.iter().map(|row| (row.get(0), row.get(3))).collect();
+    let expected = [
+        ("queue.pause", None),
+        ("queue.resume", None),
+        ("job.cancel", Some("acme")),
+    ];
+    assert_eq!(made, expected);
+    assert!(rows[0].get::<_, &str>(1).starts_with("token:"));
+    assert_eq!(rows[2].get::<_, &str>(2), later);
     cluster.finish().await.unwrap();
 }
 
@@ -674,7 +688,7 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
             json!({"backoff_base": "1h", "backoff_cap": "1m"}),
             "/backoff_base",
         ),
-        (json!({"backoff_cap": "1s"}), "/backoff_base"),
+        (json!({"backoff_cap": "1s"}), "/backoff_cap"),
         (json!({"reset": true, "timeout": "1s"}), "/reset"),
     ] {
         let refused = set(body.clone()).await.unwrap().problem(422).unwrap();

@@ -1,8 +1,10 @@
 //! `postroad doctor`, on a cluster that is well and on ones that are not.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use postroad_common::broker::topology::{DEAD_QUEUE, work_queue};
-use postroad_common::store::Fenced;
+use postroad_common::store::{Fenced, KindChange};
 use postroad_tests::faults::clock::FakeClock;
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, eventually, job};
@@ -83,6 +85,17 @@ async fn nothing_fails_in_a_cluster_that_is_well() -> anyhow::Result<()> {
     );
     assert!(text.contains(&schema), "{text}");
     cluster.finish().await
+}
+
+#[tokio::test]
+async fn an_attempt_that_rabbitmq_would_not_wait_for_is_found() -> anyhow::Result<()> {
+    let room = Room::open().await;
+    let long = KindChange {
+        timeout: Some(Duration::from_secs(7200)),
+        ..KindChange::default()
+    };
+    room.store.set_kind("sms", &long).await?;
+    finds(&Cli::of(&room), "WARN", "timeouts", "timeout of sms").await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use postroad_common::job::JobId;
 use postroad_common::store::{
-    Actor, Error, Fenced, KindChange, NewRedrive, NewSchedule, NewToken, QueueChange,
+    Actor, Cancelled, Error, Fenced, KindChange, NewRedrive, NewSchedule, NewToken, QueueChange,
     RedriveFilter, Resolution, Store, TenantChange,
 };
 use postroad_common::token::{Permission, Token};
@@ -149,7 +149,7 @@ impl Stage {
                     .await?;
             }
             "schedule.run" => {
-                store.run_schedule(tenant, "s").await?;
+                store.run_schedule(tenant, "s", JobId::new()).await?;
             }
             "schedule.delete" => {
                 store.delete_schedule(tenant, "s").await?;
@@ -203,8 +203,9 @@ impl Stage {
         all
     }
 
-    async fn noted(&self) -> Vec<(String, String)> {
-        let sql = "select action, target from postroad.audit_log
+    /// Every action, and whose it is said to be.
+    async fn noted(&self) -> Vec<(String, Option<i32>)> {
+        let sql = "select action, tenant_id from postroad.audit_log
                    where actor = 'cli:somebody@somewhere' and request_id = 'a-request' order by id";
         let rows = self.room.sql.query(sql, &[]).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
@@ -273,7 +274,11 @@ async fn a_change_that_cannot_be_written_down_is_not_made_and_one_that_can_is_on
         let rows = stage.noted().await.split_off(noted);
         let jobs = if *action == "job.cancel" { 2 } else { 1 };
         assert_eq!(rows.len(), jobs, "{action}: {rows:?}");
-        assert!(rows.iter().all(|row| row.0 == *action), "{rows:?}");
+        // Queues and kinds are everybody's.
+        let is_shared = action.starts_with("queue.") || action.starts_with("kind.");
+        for (noted, tenant) in &rows {
+            assert_eq!((&**noted, tenant.is_none()), (*action, is_shared));
+        }
     }
 }
 
@@ -286,6 +291,10 @@ async fn what_changes_nothing_is_not_written_down() {
     store.reset_kind("unknown").await.unwrap();
     store.retry(&[stage.held]).await.unwrap();
     store.cancel(&[stage.held]).await.unwrap();
+    // Somebody else has asked for it already.
+    stage.room.store.cancel(&[stage.running.id]).await.unwrap();
+    let asked_again = store.cancel(&[stage.running.id]).await;
+    assert_eq!(asked_again.unwrap(), [Cancelled::Asked]);
     let undecided = store.resolve(&[stage.waiting], Resolution::Dead).await;
     assert_eq!(undecided.unwrap(), []);
     assert!(!store.set_queue("unknown", &window()).await.unwrap());
@@ -294,7 +303,12 @@ async fn what_changes_nothing_is_not_written_down() {
     store.clear_webhook_secret("default").await.unwrap();
     store.revoke_token("00000000").await.unwrap();
     store.pause_schedule(stage.tenant, "s").await.unwrap();
-    store.run_schedule(stage.tenant, "s").await.unwrap();
+    assert!(
+        !store
+            .run_schedule(stage.tenant, "s", JobId::new())
+            .await
+            .unwrap()
+    );
     assert!(!store.delete_schedule(stage.tenant, "s").await.unwrap());
     assert!(!store.stop_operation(Uuid::now_v7()).await.unwrap());
     assert_eq!(stage.noted().await, []);

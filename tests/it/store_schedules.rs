@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
+use postroad_common::job::JobId;
 use postroad_common::schedule::{Plan, Recurrence};
 use postroad_common::store::{
     DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, Scope, Ticked,
@@ -359,14 +360,18 @@ async fn a_job_that_somebody_asks_for_is_no_tick() {
         .unwrap();
     room.store.pause_schedule(tenant, "s").await.unwrap();
 
-    let id = room.store.run_schedule(tenant, "s").await.unwrap().unwrap();
+    let id = JobId::new();
+    let run = async || room.store.run_schedule(tenant, "s", id).await.unwrap();
+    assert!(run().await);
+    assert!(!run().await, "whoever has lost the answer asks again");
 
     assert_eq!(room.state(id).await, "scheduled");
     let ticks: i64 = room
         .value("select count(*) from postroad.schedule_tick")
         .await;
     assert_eq!(ticks, 0);
-    assert_eq!(room.store.run_schedule(tenant, "none").await.unwrap(), None);
+    let none = room.store.run_schedule(tenant, "none", JobId::new()).await;
+    assert!(!none.unwrap());
 }
 
 #[tokio::test]

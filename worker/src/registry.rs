@@ -13,7 +13,6 @@ use crate::handler::{Done, Handler, JobContext, JobError};
 
 /// The longest wait between two attempts that the database takes.
 const BACKOFF_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-const TIMEOUT_MAX: Duration = BACKOFF_MAX;
 
 /// The kinds of one worker, by name.
 #[derive(Clone, Default)]
@@ -91,8 +90,6 @@ fn check(kind: &'static str, policy: &KindPolicy) -> Result<(), RegisterError> {
         "max_attempts must be from 1 to 1000"
     } else if policy.timeout.is_zero() {
         "the timeout must be longer than nothing"
-    } else if policy.timeout > TIMEOUT_MAX {
-        "the timeout must be at most 366 days"
     } else if policy.backoff_cap > BACKOFF_MAX {
         "backoff_cap must be at most 366 days"
     } else if policy.backoff_base > policy.backoff_cap {

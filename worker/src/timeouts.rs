@@ -1,15 +1,16 @@
 //! How long attempts may take where an operator has said so, kept current while the worker runs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, Listener, Store};
 
 use crate::registry::Kind;
 
-/// A change is called out. How often is looked all the same, and while nothing can be heard.
+/// A change is called out. How often is looked all the same.
 const LOOK: Duration = Duration::from_secs(60);
+/// And while nothing can be heard.
 const LOOK_WHILE_DEAF: Duration = Duration::from_secs(1);
 
 /// Reads the timeouts of these kinds again and again.
@@ -17,6 +18,13 @@ pub(crate) struct Timeouts {
     pub(crate) store: Store,
     pub(crate) kinds: Vec<Arc<Kind>>,
     pub(crate) listener: Listener,
+    pub(crate) looked: Option<Looked>,
+}
+
+/// When was looked last, and how much had been called out by then.
+pub(crate) struct Looked {
+    at: Instant,
+    heard: u64,
 }
 
 impl Timeouts {
@@ -45,18 +53,25 @@ impl Timeouts {
 }
 
 impl Service for Timeouts {
-    const NAME: &'static str = "timeouts";
+    const NAME: &'static str = "kind_timeouts";
     type Error = store::Error;
 
     fn period(&self) -> Duration {
-        match self.listener.deaf_since() {
-            None => LOOK,
-            Some(_) => LOOK_WHILE_DEAF,
-        }
+        LOOK_WHILE_DEAF
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        let heard = self.listener.count();
+        let is_current = self
+            .looked
+            .as_ref()
+            .is_some_and(|looked| looked.heard == heard && looked.at.elapsed() < LOOK);
+        if is_current && self.listener.deaf_since().is_none() {
+            return Ok(Progress::Idle);
+        }
         self.read().await?;
+        let at = Instant::now();
+        self.looked = Some(Looked { at, heard });
         Ok(Progress::Idle)
     }
 }

@@ -136,6 +136,7 @@ impl Worker {
             store: store.clone(),
             kinds: self.registry.all(),
             listener,
+            looked: None,
         };
         startup::repeat(&health, &shutdown, async || timeouts.read().await).await?;
         let nudge = timeouts.nudged();

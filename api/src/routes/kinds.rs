@@ -76,7 +76,7 @@ pub(crate) struct KindPatch {
     /// How long an attempt may take: from `1s` to `1d`. In force with the next attempt that begins.
     #[schema(example = "30s", pattern = "^[0-9]+(ms|s|m|h|d)$")]
     timeout: Option<String>,
-    /// True: gives the kind back to its workers, whose next start writes their policy.
+    /// True: gives the kind back to its workers: their timeout holds at once, and their next start writes the rest.
     #[serde(default)]
     reset: bool,
 }
@@ -125,11 +125,16 @@ pub(crate) async fn set(
     let change = checked(&patch)?;
     let store = caller.store();
     let before = find(&store, &name).await?;
-    if let Some(longest_first) = change.too_long_a_first_wait(&before) {
-        return Err(Problem::invalid("/backoff_base", longest_first));
+    if let Some(why) = change.too_long_a_first_wait(&before) {
+        let pointer = match change.backoff_base {
+            Some(_) => "/backoff_base",
+            None => "/backoff_cap",
+        };
+        return Err(Problem::invalid(pointer, why));
     }
     let is_known = match patch.reset {
         true => store.reset_kind(&name).await? != Changed::NotThere,
+        false if change == KindChange::default() => true,
         false => store.set_kind(&name, &change).await?,
     };
     if !is_known {

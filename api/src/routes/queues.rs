@@ -183,10 +183,11 @@ pub(crate) async fn set(
 ) -> Result<axum::Json<Queue>, Problem> {
     caller.may(Permission::QueuesWrite)?;
     let change = patch.checked()?;
-    if !caller.store().set_queue(known(&name)?, &change).await? {
+    let name = known(&name)?;
+    if change != QueueChange::default() && !caller.store().set_queue(name, &change).await? {
         return Err(Problem::not_found("queue"));
     }
-    find(&caller, &name).await
+    find(&caller, name).await
 }
 
 /// Pauses a queue: what is due stays where it is; what is dispatched goes on.

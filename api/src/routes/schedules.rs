@@ -1,12 +1,13 @@
 //! Recurring schedules: created, looked at, changed, run now, deleted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use postroad_common::job::{ARGS_BYTES_MAX, JobInput};
+use postroad_common::backoff::Backoff;
+use postroad_common::job::{ARGS_BYTES_MAX, JobId, JobInput};
 use postroad_common::schedule::{CATCH_UP_MAX, Misfire, Recurrence};
 use postroad_common::store::{NewSchedule, ScheduleChange, ScheduleRow};
 use postroad_common::token::Permission;
@@ -20,6 +21,7 @@ use super::queues::{DAY, duration};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Query};
+use crate::collector::PATIENCE;
 use crate::metrics;
 use crate::problem::Problem;
 
@@ -519,8 +521,21 @@ pub(crate) async fn run(
     let new = ScheduleInput::default().over(Some(&row))?;
     check(&new, &Submitter::of(&app, &caller))?;
     app.quotas.take(&caller, 1).await?;
-    let made = caller.store().run_schedule(tenant, &name).await?;
-    let id = made.ok_or_else(|| Problem::not_found("schedule"))?;
+    let (id, store) = (JobId::new(), caller.store());
+    // Repeats what may have been committed although its answer was lost: the id makes it the same.
+    let (until, mut backoff) = (Instant::now() + PATIENCE, Backoff::default());
+    let is_made = loop {
+        match store.run_schedule(tenant, &name, id).await {
+            Ok(is_made) => break is_made || !store.job_views(&[id]).await?.is_empty(),
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if !is_made {
+        return Err(Problem::not_found("schedule"));
+    }
     metrics::enqueued(1, 0);
     app.waker.wake();
     super::jobs::created(&caller, id).await

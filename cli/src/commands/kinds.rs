@@ -66,7 +66,7 @@ Examples:
         #[arg(long, value_name = "DURATION", value_parser = timeout)]
         timeout: Option<Duration>,
     },
-    /// Gives a kind back to its workers: the next one that starts writes its policy.
+    /// Gives a kind back to its workers: their timeout holds at once, the next start writes the rest.
     #[command(after_long_help = "Examples:\n  postroad kinds reset sms")]
     Reset {
         #[arg(value_name = "KIND")]
@@ -197,7 +197,7 @@ async fn reset(store: &Store, name: &KindName) -> anyhow::Result<()> {
         Changed::NotThere => return Err(no_kind(name)),
     }
     note(format_args!(
-        "kind `{name}` is its workers' again: the policy stays as it is until one starts"
+        "kind `{name}` is its workers' again: their timeout at once, the rest when one starts"
     ));
     Ok(())
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postroad_common::job::{JobInput, KindName, QueueName, TenantName};
+use postroad_common::job::{JobId, JobInput, KindName, QueueName, TenantName};
 use postroad_common::schedule::{CATCH_UP_MAX, Recurrence};
 use postroad_common::store::{NewSchedule, ScheduleChange, ScheduleRow, Store};
 use serde::Serialize;
@@ -475,8 +475,10 @@ async fn resume(store: &Store, which: &Which) -> anyhow::Result<()> {
 
 async fn run_now(store: &Store, which: &Which) -> anyhow::Result<()> {
     let tenant = tenant_id(store, which.tenant.as_str()).await?;
-    let made = store.run_schedule(tenant, which.name.as_str()).await?;
-    let id = made.ok_or_else(|| missing(which))?;
+    let id = JobId::new();
+    if !store.run_schedule(tenant, which.name.as_str(), id).await? {
+        return Err(missing(which));
+    }
     line(id)
 }
 

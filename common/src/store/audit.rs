@@ -125,13 +125,13 @@ fn as_jsonb(detail: &Value) -> String {
 
 /// The jobs that were changed: each row is a job's id and its tenant in these columns.
 pub(super) fn jobs(id: usize, tenant: usize) -> impl FnOnce(&[Row]) -> Vec<Target> {
-    move |rows| {
-        let target = |row: &Row| {
-            let id: Uuid = row.get(id);
-            (Some(row.get(tenant)), id.to_string())
-        };
-        rows.iter().map(target).collect()
-    }
+    move |rows| rows.iter().map(|row| job(row, id, tenant)).collect()
+}
+
+/// The job in this row.
+pub(super) fn job(row: &Row, id: usize, tenant: usize) -> Target {
+    let id: Uuid = row.get(id);
+    (Some(row.get(tenant)), id.to_string())
 }
 
 /// The one thing that was changed, if any row says so.

@@ -26,6 +26,8 @@ pub struct Server {
 pub struct Need {
     /// A table, a view or a function of the schema, the function with its arguments.
     pub object: &'static str,
+    /// The column, where not every column will do.
+    pub column: Option<&'static str>,
     /// What is to be done with it.
     pub privilege: &'static str,
 }
@@ -56,12 +58,15 @@ const SERVER: &str = "
 /// Privileges on single columns count: some programs may change no more than those.
 const LACKS: &str = "
     select n.object, n.privilege
-    from unnest($1::text[], $2::text[]) with ordinality as n(object, privilege, number)
+    from unnest($1::text[], $2::text[], $3::text[]) with ordinality
+        as n(object, privilege, attribute, number)
     where not case
         when n.privilege = 'EXECUTE'
         then has_function_privilege(to_regprocedure('postroad.' || n.object)::oid, 'EXECUTE')
         when n.privilege = 'DELETE'
         then has_table_privilege(to_regclass('postroad.' || n.object)::oid, 'DELETE')
+        when n.attribute is not null
+        then has_column_privilege(to_regclass('postroad.' || n.object)::oid, n.attribute, n.privilege)
         else has_any_column_privilege(to_regclass('postroad.' || n.object)::oid, n.privilege)
     end
     order by n.number";
@@ -142,8 +147,13 @@ impl Store {
         }
         let objects: Vec<&str> = needs.iter().map(|need| need.object).collect();
         let privileges: Vec<&str> = needs.iter().map(|need| need.privilege).collect();
+        let columns: Vec<Option<&str>> = needs.iter().map(|need| need.column).collect();
         let rows = self
-            .query("asking for permissions", LACKS, &[&objects, &privileges])
+            .query(
+                "asking for permissions",
+                LACKS,
+                &[&objects, &privileges, &columns],
+            )
             .await?;
         let lack = |row: &Row| {
             let (object, privilege): (String, String) = (row.get(0), row.get(1));

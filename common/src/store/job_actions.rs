@@ -1,6 +1,7 @@
 //! What people do to single jobs: call them off, run them again, or decide about held ones.
 
 use serde_json::json;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -32,11 +33,14 @@ pub enum Retried {
 const CANCEL: &str = concat!(
     "
     with asked as (
-        update postroad.job j
-        set cancel_at = coalesce(j.cancel_at, now())
+        update postroad.job j set cancel_at = now()
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
-          and j.stage = 1 and j.started_at is not null
+          and j.stage = 1 and j.started_at is not null and j.cancel_at is null
         returning j.id, j.tenant_id),
+    asked_before as (
+        select j.id, j.tenant_id from postroad.job j
+        where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
+          and j.stage = 1 and j.started_at is not null and j.cancel_at is not null),
     gone as (
         delete from postroad.job j
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
@@ -46,7 +50,9 @@ const CANCEL: &str = concat!(
         ",
     archive_from!("gone", "'cancelled'", "'cancelled'", "null", "args"),
     ")
-    select id, true, tenant_id from archived union all select id, false, tenant_id from asked"
+    select id, true, tenant_id, true from archived
+     union all select id, false, tenant_id, true from asked
+     union all select id, false, tenant_id, false from asked_before"
 );
 
 const REVIVE: &str = concat!(
@@ -125,7 +131,11 @@ impl Store {
             action: "job.cancel",
             detail: json!({}),
         };
-        let rows = self.change(change, audit::jobs(0, 2)).await?;
+        let targets = |rows: &[Row]| {
+            let new = rows.iter().filter(|row| row.get(3));
+            new.map(|row| audit::job(row, 0, 2)).collect()
+        };
+        let rows = self.change(change, targets).await?;
         let of = |id: &Uuid| {
             let row = rows.iter().find(|row| row.get::<_, Uuid>(0) == *id);
             match row.map(|row| row.get(1)) {
@@ -198,7 +208,7 @@ impl Store {
         let rows = self
             .query("looking for cancelled jobs", CANCELLED_OF, &[&worker.0])
             .await?;
-        let fenced = |row: &tokio_postgres::Row| super::Fenced {
+        let fenced = |row: &Row| super::Fenced {
             id: row.get::<_, Uuid>(0).into(),
             dispatch: row.get(1),
         };

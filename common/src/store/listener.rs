@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 pub enum Channel {
     /// A job was enqueued that is due now.
     Due,
-    /// A tenant, a queue, a secret or a token has changed.
+    /// A tenant, a queue, a kind, a secret or a token has changed.
     Settings,
 }
 

@@ -107,14 +107,16 @@ const REGISTER_KINDS: &str = "
             max_attempts = case when k.overridden_at is null then excluded.max_attempts else k.max_attempts end,
             backoff_base = case when k.overridden_at is null then excluded.backoff_base else k.backoff_base end,
             backoff_cap = case when k.overridden_at is null then excluded.backoff_cap else k.backoff_cap end,
-            timeout = case when k.overridden_at is null then excluded.timeout else k.timeout end,
+            timeout = excluded.timeout,
             registered_at = excluded.registered_at
-        where k.registered_at is null
+        where k.registered_at is null or k.timeout is distinct from excluded.timeout
            or (k.overridden_at is null
-               and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap, k.timeout)
+               and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap)
                    is distinct from
-                   (excluded.on_lost, excluded.max_attempts, excluded.backoff_base,
-                    excluded.backoff_cap, excluded.timeout))";
+                   (excluded.on_lost, excluded.max_attempts, excluded.backoff_base, excluded.backoff_cap))";
+
+/// More than any attempt takes, and less than Postgres has of time.
+const TIMEOUT_SHOWN_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 const REGISTER_QUEUES: &str = "
     insert into postroad.queue (name)
@@ -199,10 +201,10 @@ impl Store {
             .iter()
             .map(|(_, policy)| millis(policy.backoff_cap))
             .collect();
-        // Of less than a millisecond there is none.
+        // To be shown: what holds is the worker's own.
         let timeouts: Vec<_> = kinds
             .iter()
-            .map(|(_, policy)| millis(policy.timeout).max(1))
+            .map(|(_, policy)| millis(policy.timeout.min(TIMEOUT_SHOWN_MAX)).max(1))
             .collect();
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
             [&names, &on_lost, &attempts, &bases, &caps, &timeouts];

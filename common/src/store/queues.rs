@@ -109,6 +109,9 @@ pub struct KindChange {
 impl KindChange {
     /// Why this would make the first wait between attempts longer than the longest one.
     pub fn too_long_a_first_wait(&self, before: &KindRow) -> Option<String> {
+        if self.backoff_base.is_none() && self.backoff_cap.is_none() {
+            return None;
+        }
         let seconds = |new: Option<Duration>, old| new.map_or(old, |time| time.as_secs_f64());
         let base = seconds(self.backoff_base, before.backoff_base_seconds);
         let cap = seconds(self.backoff_cap, before.backoff_cap_seconds);
@@ -173,7 +176,7 @@ const SET_QUEUE: &str = "
 const KINDS: &str = "
     select name, on_lost, max_attempts, extract(epoch from backoff_base)::double precision,
            extract(epoch from backoff_cap)::double precision, registered_at, overridden_at,
-           extract(epoch from timeout)::double precision
+           extract(epoch from coalesce(timeout_set, timeout))::double precision
     from postroad.kind where ($1::text is null or name = $1) order by name";
 
 const SET_KIND: &str = "
@@ -181,13 +184,13 @@ const SET_KIND: &str = "
     set on_lost = coalesce($2, on_lost), max_attempts = coalesce($3, max_attempts),
         backoff_base = coalesce($4::float8 * interval '1 ms', backoff_base),
         backoff_cap = coalesce($5::float8 * interval '1 ms', backoff_cap),
-        timeout = coalesce($6::float8 * interval '1 ms', timeout),
+        timeout_set = coalesce($6::float8 * interval '1 ms', timeout_set),
         overridden_at = now()
     where name = $1 returning id";
 
 const RESET_KIND: &str = "
     with changed as (
-        update postroad.kind set overridden_at = null
+        update postroad.kind set overridden_at = null, timeout_set = null
         where name = $1 and overridden_at is not null
         returning id)
     select exists (select from changed), null::int from postroad.kind where name = $1";
@@ -300,8 +303,8 @@ impl Store {
     /// The timeouts of these kinds that operators have set.
     pub async fn kind_timeouts(&self, kinds: &[&str]) -> Result<HashMap<String, Duration>, Error> {
         const SQL: &str = "
-            select name, ceil(extract(epoch from timeout) * 1000)::bigint from postroad.kind
-            where name = any($1) and overridden_at is not null and timeout is not null";
+            select name, ceil(extract(epoch from timeout_set) * 1000)::bigint
+            from postroad.kind where name = any($1) and timeout_set is not null";
         let rows = self.query("reading timeouts", SQL, &[&kinds]).await?;
         let timeout = |row: &tokio_postgres::Row| (row.get(0), from_millis(row.get(1)));
         Ok(rows.iter().map(timeout).collect())

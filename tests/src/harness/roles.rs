@@ -14,10 +14,9 @@ const ROLES: [(&str, &str); 3] = [
 /// Servers of tests listen on the loopback interface only.
 const PASSWORD: &str = "postroad-tests";
 
-/// Makes the group roles, and a login user of each. Users belong to the server, so that other tests
-/// may be making the same ones.
-pub(super) async fn create(client: &mut Client) -> anyhow::Result<()> {
-    postroad_migrations::grant_roles(client).await?;
+/// Makes a login user of each group role. Users belong to the server, so that other tests may be
+/// making the same ones.
+pub(super) async fn create_users(client: &Client) -> anyhow::Result<()> {
     for (_, role) in ROLES {
         let create = format!(
             "do $$ begin

@@ -648,7 +648,7 @@ fn timeouts(facts: &Facts) -> Vec<Finding> {
     if !slow.is_empty() {
         findings.push(Finding::warn(
             format_args!(
-                "the timeout of {} is longer than RabbitMQ's consumer timeout ({})",
+                "the timeout of {} is not below RabbitMQ's consumer timeout ({})",
                 list(&slow),
                 seconds(consumer_timeout)
             ),

@@ -10,7 +10,19 @@ pub(super) struct Program {
 }
 
 const fn to(privilege: &'static str, object: &'static str) -> Need {
-    Need { object, privilege }
+    Need {
+        object,
+        column: None,
+        privilege,
+    }
+}
+
+const fn to_column(privilege: &'static str, object: &'static str, column: &'static str) -> Need {
+    Need {
+        object,
+        column: Some(column),
+        privilege,
+    }
 }
 
 /// The programs that run for long.
@@ -78,7 +90,8 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "attempt_error"),
             to("SELECT", "tenant"),
             to("UPDATE", "queue"),
-            to("UPDATE", "kind"),
+            // The newest: whoever lacks it has not asked for the roles again after an upgrade.
+            to_column("UPDATE", "kind", "timeout_set"),
             to("INSERT", "schedule"),
             to("UPDATE", "schedule"),
             to("DELETE", "schedule"),

@@ -258,13 +258,15 @@ fn version_before() -> Setup {
 fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let before = stage.actors.clone();
-        let migrated = stage.cluster.cli(&["migrate"]).await?;
-        ensure!(
-            migrated.status.success(),
-            "migrating ended with {}: {}",
-            migrated.status,
-            String::from_utf8_lossy(&migrated.stderr)
-        );
+        for args in [&["migrate"][..], &["migrate", "--roles"]] {
+            let migrated = stage.cluster.cli(args).await?;
+            ensure!(
+                migrated.status.success(),
+                "{args:?} ended with {}: {}",
+                migrated.status,
+                String::from_utf8_lossy(&migrated.stderr)
+            );
+        }
         stage.note("migrate", false);
         stage.upgrade();
         for role in Role::ALL {

@@ -148,14 +148,17 @@ impl Builder {
     /// Starts the cluster, and returns when every program is ready.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let room = ROOM.acquire().await.expect("nobody closes the semaphore");
-        let mut site = match &self.place {
+        let site = match &self.place {
             Place::Shared => Site::create(&Endpoints::shared()?, true).await?,
             Place::Beside(endpoints) => Site::create(endpoints, true).await?,
             Place::DatabaseBeside(endpoints) => Site::create(endpoints, false).await?,
             Place::Given(endpoints) => Site::given(endpoints).await?,
         };
         match &self.schema_of {
-            Some(programs) => migrate_by(&binary(Some(programs), "postroad")?, &site).await?,
+            Some(programs) => {
+                site.migrate_by(&binary(Some(programs), "postroad")?)
+                    .await?
+            }
             None => site.migrate().await?,
         }
         let provider = Simulator::start(simulator::Config::default()).await?;
@@ -205,8 +208,6 @@ pub(super) struct Site {
     pub(super) database_url: String,
     pub(super) vhost: Vhost,
     owns_vhost: bool,
-    /// Whether programs have login users of their own; those of an older schema have not.
-    has_roles: bool,
 }
 
 impl Site {
@@ -231,7 +232,6 @@ impl Site {
                 false => Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             },
             owns_vhost,
-            has_roles: false,
         })
     }
 
@@ -241,24 +241,38 @@ impl Site {
             database_url: endpoints.database_url.clone(),
             vhost: Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             owns_vhost: false,
-            has_roles: false,
         })
     }
 
-    async fn migrate(&mut self) -> anyhow::Result<()> {
+    async fn migrate(&self) -> anyhow::Result<()> {
         let mut client = connect(&self.database_url).await?;
         postroad_migrations::migrate(&mut client).await?;
-        roles::create(&mut client).await?;
-        self.has_roles = true;
-        Ok(())
+        postroad_migrations::grant_roles(&mut client).await?;
+        roles::create_users(&client).await
+    }
+
+    /// Has this `postroad` make the schema and the roles.
+    async fn migrate_by(&self, postroad: &Path) -> anyhow::Result<()> {
+        for args in [&["migrate"][..], &["migrate", "--roles"]] {
+            let migrated = tokio::process::Command::new(postroad)
+                .args(args)
+                .env("DATABASE_URL", &self.database_url)
+                .env("AMQP_URL", self.vhost.amqp_url())
+                .output();
+            let migrated = migrated.await.context("running postroad migrate")?;
+            ensure!(
+                migrated.status.success(),
+                "{args:?} ended with {}: {}",
+                migrated.status,
+                String::from_utf8_lossy(&migrated.stderr)
+            );
+        }
+        roles::create_users(&connect(&self.database_url).await?).await
     }
 
     /// How a program of this name connects: with the rights that it needs and no others.
     pub(super) fn database_url_of(&self, program: &str) -> anyhow::Result<String> {
-        match self.has_roles {
-            true => roles::url_of(&self.database_url, program),
-            false => Ok(self.database_url.clone()),
-        }
+        roles::url_of(&self.database_url, program)
     }
 
     pub(super) async fn delete(&self) -> anyhow::Result<()> {
@@ -278,21 +292,4 @@ impl Site {
             .await
             .context("dropping a database")
     }
-}
-
-/// Has this `postroad` make the schema.
-async fn migrate_by(postroad: &Path, site: &Site) -> anyhow::Result<()> {
-    let migrated = tokio::process::Command::new(postroad)
-        .arg("migrate")
-        .env("DATABASE_URL", &site.database_url)
-        .env("AMQP_URL", site.vhost.amqp_url())
-        .output();
-    let migrated = migrated.await.context("running postroad migrate")?;
-    ensure!(
-        migrated.status.success(),
-        "migrating ended with {}: {}",
-        migrated.status,
-        String::from_utf8_lossy(&migrated.stderr)
-    );
-    Ok(())
 }
