@@ -156,8 +156,8 @@ impl Builder {
         };
         match &self.schema_of {
             Some(programs) => {
-                site.migrate_by(&binary(Some(programs), "postroad")?)
-                    .await?
+                let postroad = binary(Some(programs), "postroad")?;
+                site.migrate_by(&postroad).await?;
             }
             None => site.migrate().await?,
         }
