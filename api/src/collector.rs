@@ -126,6 +126,7 @@ impl Lane {
             }
         }
         self.next = 1 - nth;
+        self.swept_at = self.swept_at.min(2 * self.len());
         (nth == 1, batch)
     }
 }
@@ -308,5 +309,66 @@ pub(crate) fn is_due(job: &NewJob) -> bool {
         postroad_common::job::RunAt::Now => true,
         postroad_common::job::RunAt::After(wait) => wait.is_zero(),
         postroad_common::job::RunAt::At(at) => at <= jiff::Timestamp::now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(is_resend: bool) -> (Asking, oneshot::Receiver<Answer>) {
+        let args = serde_json::value::to_raw_value(&1).expect("a number is JSON");
+        let job = NewJob::new("echo".parse().expect("a name"), args);
+        let (answer, answered) = oneshot::channel();
+        let scope = Scope::Tenant(1);
+        let asking = Asking {
+            scope,
+            job,
+            is_resend,
+            answer,
+        };
+        (asking, answered)
+    }
+
+    /// A lane in which these wait, and who waits for their answers.
+    fn lane(resends: &[bool]) -> (Lane, Vec<oneshot::Receiver<Answer>>) {
+        let mut lane = Lane::default();
+        let wait = |is_resend: &bool| {
+            let (asking, answered) = asking(*is_resend);
+            lane.waiting[usize::from(*is_resend)].push_back(asking);
+            answered
+        };
+        let answers = resends.iter().map(wait).collect();
+        (lane, answers)
+    }
+
+    #[test]
+    fn new_jobs_and_resent_ones_take_turns_and_are_no_statement_together() {
+        let (mut lane, _answers) = lane(&[true, false, true]);
+        let mut sizes = Vec::new();
+        while !lane.is_empty() {
+            let (is_resend, batch) = lane.next_batch();
+            assert!(batch.iter().all(|asking| asking.is_resend == is_resend));
+            sizes.push((is_resend, batch.len()));
+        }
+        assert_eq!(sizes, [(false, 1), (true, 2)]);
+    }
+
+    #[test]
+    fn a_job_whose_client_has_gone_is_not_written() {
+        let (mut lane, mut answers) = lane(&[false, false, false]);
+        answers.remove(1);
+        assert_eq!(lane.next_batch().1.len(), 2);
+        let (mut lane, answers) = self::lane(&[false, true]);
+        drop(answers);
+        lane.forget_gone();
+        assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn a_statement_is_of_a_bounded_number_of_jobs() {
+        let (mut lane, _answers) = lane(&[false; BATCH + 1]);
+        assert_eq!(lane.next_batch().1.len(), BATCH);
+        assert_eq!(lane.next_batch().1.len(), 1);
     }
 }

@@ -93,6 +93,7 @@ async fn an_operators_policy_of_a_kind_stands_until_it_is_reset() {
             .find(|kind| kind["name"] == json!("echo"))
             .unwrap()
     };
+    let timeouts = async || room.store.kind_timeouts(&["echo"]).await.unwrap();
     // A kind that an operator sets before its first worker is registered all the same.
     cli.ok(&[
         "kinds",
@@ -117,6 +118,13 @@ async fn an_operators_policy_of_a_kind_stands_until_it_is_reset() {
     );
     register().await;
     assert_eq!(kind().await, set);
+    // Nobody has set a timeout: workers have their own.
+    assert_eq!(set["timeout_seconds"], json!(30.0));
+    assert!(timeouts().await.is_empty());
+    cli.ok(&["kinds", "set", "echo", "--timeout", "5m"]).await;
+    register().await;
+    assert_eq!(kind().await["timeout_seconds"], json!(300.0));
+    assert_eq!(timeouts().await["echo"], Duration::from_secs(300));
 
     cli.ok(&["kinds", "reset", "echo"]).await;
     cli.ok(&["kinds", "reset", "echo"]).await;
@@ -132,11 +140,14 @@ async fn an_operators_policy_of_a_kind_stands_until_it_is_reset() {
         (&json!(4), &json!("retry"))
     );
     assert_eq!(reset["overridden_at"], json!(null));
+    assert_eq!(reset["timeout_seconds"], json!(30.0));
+    assert!(timeouts().await.is_empty());
 
     cli.refuses(&["kinds", "set", "echo", "--backoff-cap", "500ms"], 2)
         .await;
     let expected = [
         json!(["kind.set", "echo", {"max_attempts": 9, "on_lost": "hold"}]),
+        json!(["kind.set", "echo", {"timeout_seconds": 300.0}]),
         json!(["kind.reset", "echo", {}]),
     ];
     assert_eq!(actions(&cli).await, expected);

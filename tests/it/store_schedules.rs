@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use postroad_common::job::JobId;
 use postroad_common::schedule::{Plan, Recurrence};
 use postroad_common::store::{
-    DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, Scope, Ticked,
+    DueSchedule, Ending, NewSchedule, ScheduleChange, ScheduleRow, Scope, Ticked,
 };
 use serde_json::value::to_raw_value;
 
@@ -364,8 +364,12 @@ async fn a_job_that_somebody_asks_for_is_no_tick() {
     let run = async || room.store.run_schedule(tenant, "s", id).await.unwrap();
     assert!(run().await);
     assert!(!run().await, "whoever has lost the answer asks again");
-
     assert_eq!(room.state(id).await, "scheduled");
+    let claimed = room.claim_all().await[0];
+    room.start(claimed).await;
+    room.finish(claimed, Ending::Completed(None)).await;
+    assert!(!run().await, "also when the job is finished");
+    assert_eq!(room.jobs().await, 1);
     let ticks: i64 = room
         .value("select count(*) from postroad.schedule_tick")
         .await;

@@ -7,7 +7,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::jobs::IS_ANY_ARCHIVED;
 use super::{Error, Store};
+use crate::job::JobId;
 
 /// Who acts through a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,17 @@ impl Store {
         change: Change<'_>,
         targets: impl FnOnce(&[Row]) -> Vec<Target>,
     ) -> Result<Vec<Row>, Error> {
+        self.change_unless_finished(change, None, targets).await
+    }
+
+    /// The same for a change that inserts a job, and may have inserted it before: it is not made, and
+    /// no row is answered, if the job is finished by now (see `insert_unless_finished`).
+    pub(super) async fn change_unless_finished(
+        &self,
+        change: Change<'_>,
+        job: Option<JobId>,
+        targets: impl FnOnce(&[Row]) -> Vec<Target>,
+    ) -> Result<Vec<Row>, Error> {
         let Change {
             operation,
             sql,
@@ -62,15 +75,23 @@ impl Store {
             action,
             detail,
         } = change;
-        let Some(actor) = &self.actor else {
+        if self.actor.is_none() && job.is_none() {
             return self.query(operation, sql, params).await;
-        };
+        }
         self.with_connection(operation, async |connection| {
             let transaction = self.begin(connection).await?;
             let statement = transaction.prepare_cached(sql).await?;
             let rows = transaction.query(&statement, params).await?;
+            if let (Some(job), false) = (job, rows.is_empty()) {
+                let ask = transaction.prepare_cached(IS_ANY_ARCHIVED).await?;
+                let ids = [*job.as_uuid()];
+                if transaction.query_one(&ask, &[&&ids[..]]).await?.get(0) {
+                    transaction.rollback().await?;
+                    return Ok(Vec::new());
+                }
+            }
             let (tenants, targets): (Vec<_>, Vec<_>) = targets(&rows).into_iter().unzip();
-            if !targets.is_empty() {
+            if let (Some(actor), false) = (&self.actor, targets.is_empty()) {
                 let note = transaction.prepare_cached(NOTE).await?;
                 let detail = as_jsonb(&detail);
                 transaction

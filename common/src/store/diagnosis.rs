@@ -57,7 +57,7 @@ const SERVER: &str = "
 
 /// Privileges on single columns count: some programs may change no more than those.
 const LACKS: &str = "
-    select n.object, n.privilege
+    select n.object, n.privilege, n.attribute
     from unnest($1::text[], $2::text[], $3::text[]) with ordinality
         as n(object, privilege, attribute, number)
     where not case
@@ -156,8 +156,11 @@ impl Store {
             )
             .await?;
         let lack = |row: &Row| {
-            let (object, privilege): (String, String) = (row.get(0), row.get(1));
-            format!("{privilege} on postroad.{object}")
+            let (object, privilege): (&str, &str) = (row.get(0), row.get(1));
+            match row.get::<_, Option<&str>>(2) {
+                Some(column) => format!("{privilege} ({column}) on postroad.{object}"),
+                None => format!("{privilege} on postroad.{object}"),
+            }
         };
         Ok(rows.iter().map(lack).collect())
     }

@@ -33,14 +33,10 @@ pub enum Retried {
 const CANCEL: &str = concat!(
     "
     with asked as (
-        update postroad.job j set cancel_at = now()
+        update postroad.job j set cancel_at = coalesce(j.cancel_at, now())
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
-          and j.stage = 1 and j.started_at is not null and j.cancel_at is null
-        returning j.id, j.tenant_id),
-    asked_before as (
-        select j.id, j.tenant_id from postroad.job j
-        where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
-          and j.stage = 1 and j.started_at is not null and j.cancel_at is not null),
+          and j.stage = 1 and j.started_at is not null
+        returning j.id, j.tenant_id, j.cancel_at = now() as is_new),
     gone as (
         delete from postroad.job j
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
@@ -51,8 +47,7 @@ const CANCEL: &str = concat!(
     archive_from!("gone", "'cancelled'", "'cancelled'", "null", "args"),
     ")
     select id, true, tenant_id, true from archived
-     union all select id, false, tenant_id, true from asked
-     union all select id, false, tenant_id, false from asked_before"
+     union all select id, false, tenant_id, is_new from asked"
 );
 
 const REVIVE: &str = concat!(

@@ -140,9 +140,10 @@ const INSERT_WITH_KEYS: &str = "
         returning id, run_at, created_at)
     select coalesce(won.job_id, before.job_id,
                     case when input.dedup_key is null then input.id end),
-           inserted.id is not null,
+           inserted.id is not null and coalesce(won.job_id, before.job_id, input.id) = input.id,
            coalesce(won.digest, before.digest, input.digest) is not distinct from input.digest,
-           inserted.run_at, inserted.created_at, input.kind_max_attempts, input.kind_holds
+           inserted.run_at, inserted.created_at, input.kind_max_attempts, input.kind_holds,
+           inserted.id
     from input
     left join won on won.tenant_id = input.tenant_id and won.kind_id = input.kind_id
                  and won.key = input.dedup_key
@@ -152,7 +153,7 @@ const INSERT_WITH_KEYS: &str = "
     order by input.n";
 
 /// Whether one of these ids is a finished job's.
-const IS_ANY_ARCHIVED: &str = "
+pub(super) const IS_ANY_ARCHIVED: &str = "
     select exists (select from unnest($1::uuid[]) u(id) where postroad.is_archived(u.id))";
 
 const FIRST_JOB: &str = "
@@ -273,9 +274,12 @@ impl Store {
             (LOCK_EXPIRED_KEYS, &of_keys[..]),
             (FREE_EXPIRED_KEYS, &of_keys),
         ];
-        let inserted = |row: &Row| row.get::<_, bool>(1).then(|| row.get(0));
-        // What was never sent before cannot be finished.
-        let inserted = if is_resend { inserted } else { |_: &Row| None };
+        // What is sent for the first time is not finished.
+        let inserted = if is_resend {
+            |row: &Row| row.get(7)
+        } else {
+            |_: &Row| None
+        };
         let rows = self
             .insert_unless_finished(&before, (INSERT_WITH_KEYS, &params), inserted)
             .await?;

@@ -191,7 +191,7 @@ const SET_KIND: &str = "
 const RESET_KIND: &str = "
     with changed as (
         update postroad.kind set overridden_at = null, timeout_set = null
-        where name = $1 and overridden_at is not null
+        where name = $1 and (overridden_at is not null or timeout_set is not null)
         returning id)
     select exists (select from changed), null::int from postroad.kind where name = $1";
 

@@ -232,18 +232,13 @@ const RESUME: &str = "
     where s.tenant_id = $1 and s.name = $2 and s.version = $4 and s.paused_at is not null
     returning s.id";
 
-/// A job beside the ticks, due now, whether the schedule is paused or not. Asked again with the same
-/// id, as whoever lost the answer does, it makes no second one: it waits for the first try's end at the
-/// schedule's row, and finds its job alive or archived.
+/// A job beside the ticks, due now, whether the schedule is paused or not.
 const RUN: &str = "
-    with schedule as materialized (
-        select * from postroad.schedule where tenant_id = $1 and name = $2 for no key update)
     insert into postroad.job
         (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
     select $3, queue_id, kind_id, tenant_id, args, priority, now(), now() + expires_after,
            max_attempts, on_lost
-    from schedule
-    where not exists (select from postroad.job where id = $3) and not postroad.is_archived($3)
+    from postroad.schedule where tenant_id = $1 and name = $2
     on conflict (id) do nothing
     returning id";
 
@@ -423,7 +418,7 @@ impl Store {
     }
 
     /// Makes a job of a schedule now, beside its ticks. False: there is no such schedule, or the job
-    /// of this id has been made before.
+    /// of this id has been made before: whoever has lost the answer may ask again.
     pub async fn run_schedule(&self, tenant: i32, name: &str, id: JobId) -> Result<bool, Error> {
         let change = Change {
             operation: "running a schedule",
@@ -432,8 +427,9 @@ impl Store {
             action: "schedule.run",
             detail: json!({"job": id.to_string()}),
         };
-        let rows = self.change(change, one(Some(tenant), name)).await?;
-        Ok(!rows.is_empty())
+        let targets = one(Some(tenant), name);
+        let rows = self.change_unless_finished(change, Some(id), targets);
+        Ok(!rows.await?.is_empty())
     }
 
     /// The newest ticks of a schedule, of those before this one.

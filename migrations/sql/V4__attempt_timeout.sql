@@ -1,8 +1,6 @@
 -- How long an attempt may take, per kind: shown to operators, and theirs to set while workers run.
--- And an index for those who look for what did not go well among the jobs of all tenants.
 --
--- Adds columns and an index; the programs of the version before go on working beside it, and finish
--- no job while the index is made.
+-- Adds columns; the programs of the version before go on working beside it.
 
 alter table postroad.kind
     add column timeout interval
@@ -16,6 +14,3 @@ comment on column postroad.kind.timeout_set is
 
 create trigger kind_is_told after update of timeout_set on postroad.kind
     for each statement execute function postroad.tell_settings();
-
--- Of the archive's rows only those few: finishing a job that went well does not touch it.
-create index archive_not_well_of_all on postroad.archive (id) where state <> 'completed';
