@@ -14,6 +14,9 @@ set -euo pipefail
 # shellcheck source=tests/compose/engine.sh
 source "$(dirname "$0")/../compose/engine.sh"
 
+# As many at once as in `make test`: they mostly wait.
+threads=$((2 * $(nproc) < 8 ? 2 * $(nproc) : 8))
+
 # suite and the major version of its Postgres
 suites=("bookworm 15" "trixie 17" "forky 18")
 names=(store_ cluster_)
@@ -89,7 +92,7 @@ run() {
     for name in "${own_servers[@]}"; do skips+=(--skip "$name"); done
     DATABASE_URL="postgres://postroad:matrix@127.0.0.1:$postgres_port/postroad" \
         AMQP_URL="amqp://postroad:matrix@127.0.0.1:$amqp_port/postroad" \
-        POSTROAD_MANAGEMENT_URL=$management \
+        POSTROAD_MANAGEMENT_URL=$management RUST_TEST_THREADS=${RUST_TEST_THREADS:-$threads} \
         cargo test --quiet -p postroad-tests --test it -- "${names[@]}" "${skips[@]}" > "$out/$suite.log" 2>&1 || status=$?
     # test result: ok. 171 passed; 0 failed; 0 ignored; 0 measured; 23 filtered out; finished in …
     result=$(sed -n 's/^test result: [A-Za-z]*\. \([0-9]*\) passed; \([0-9]*\) failed.*finished in \([0-9]*\).*/\1 | \2 | \3 s/p' "$out/$suite.log")
