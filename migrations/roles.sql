@@ -72,19 +72,19 @@ grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad
     to postroad_readonly;
 
 -- === Rows ===
+--
+-- A policy that is there is left alone: to make it anew would lock its table against everybody, and
+-- these locks together against running programs. One whose condition has to change gets a new name.
 
 do $$
 declare
     bound text;
+    policy record;
     mine constant text := '(tenant_id = (select postroad.visible_tenant()) or (select postroad.sees_all_tenants()))';
     condition text;
 begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
         'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total'] loop
-        execute format('drop policy if exists programs on postroad.%I', bound);
-        execute format('create policy programs on postroad.%I to postroad_scheduler, postroad_worker using (true)', bound);
-        execute format('drop policy if exists people on postroad.%I', bound);
-        execute format('create policy people on postroad.%I for select to postroad_readonly using (true)', bound);
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
@@ -92,7 +92,16 @@ begin
                 or exists (select from postroad.archive a where a.id = job_id))'
             else mine
         end;
-        execute format('drop policy if exists one_tenant on postroad.%I', bound);
-        execute format('create policy one_tenant on postroad.%I to postroad_api using (%s)', bound, condition);
+        for policy in
+            select * from (values
+                ('programs', 'to postroad_scheduler, postroad_worker using (true)'),
+                ('people', 'for select to postroad_readonly using (true)'),
+                ('one_tenant', format('to postroad_api using (%s)', condition))) wanted(name, clauses)
+            where not exists (
+                select from pg_policy p
+                where p.polname = wanted.name and p.polrelid = ('postroad.' || quote_ident(bound))::regclass)
+        loop
+            execute format('create policy %I on postroad.%I %s', policy.name, bound, policy.clauses);
+        end loop;
     end loop;
 end $$;

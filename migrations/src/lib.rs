@@ -4,9 +4,11 @@
 //! queue at a lock. A migration that has been released is never edited; a change is a new file,
 //! which must leave the programs of the version before it working (expand first, contract later).
 
+use postroad_common::backoff::Backoff;
 use postroad_common::failpoint;
 use postroad_common::store::SCHEMA_VERSION;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 mod embedded {
     refinery::embed_migrations!("sql");
@@ -103,6 +105,9 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
         .collect())
 }
 
+/// How often running programs may stand in the way.
+const DEADLOCKS_MAX: usize = 10;
+
 /// The group roles of the programs, what each may do, and which rows it may see.
 const ROLES: &str = include_str!("../roles.sql");
 
@@ -110,15 +115,26 @@ const ROLES: &str = include_str!("../roles.sql");
 ///
 /// `client` must own the schema and be allowed to create roles.
 pub async fn grant_roles(client: &mut Client) -> Result<(), Error> {
-    let granted = async {
-        let tx = client.transaction().await?;
-        // Two at once would update the same rows of the catalogue, and one of them fail.
-        tx.batch_execute(&format!("select pg_advisory_xact_lock({LOCK})"))
-            .await?;
-        tx.batch_execute(ROLES).await?;
-        tx.commit().await
-    };
-    granted.await.map_err(Error::Roles)
+    let mut backoff = Backoff::default();
+    for _ in 0..DEADLOCKS_MAX {
+        match grant_once(client).await {
+            // Where roles are new, many tables are locked that running programs lock in another order.
+            Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            granted => return granted.map_err(Error::Roles),
+        }
+    }
+    grant_once(client).await.map_err(Error::Roles)
+}
+
+async fn grant_once(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+    let tx = client.transaction().await?;
+    // Two at once would update the same rows of the catalogue, and one of them fail.
+    tx.batch_execute(&format!("select pg_advisory_xact_lock({LOCK})"))
+        .await?;
+    tx.batch_execute(ROLES).await?;
+    tx.commit().await
 }
 
 /// 0 in a database that was never migrated.

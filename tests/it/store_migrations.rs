@@ -1,7 +1,7 @@
 //! Migrating: from nothing, by many at once, again, and not backwards.
 
 use postroad_common::store::{SCHEMA_VERSION, SchemaState};
-use postroad_migrations::{Error, migrate, names};
+use postroad_migrations::{Error, grant_roles, migrate, names};
 use postroad_tests::harness::database::TestDatabase;
 use tokio_postgres::Client;
 
@@ -32,6 +32,30 @@ async fn migrating_again_changes_nothing() {
     }
 
     assert_eq!(catalog(&client).await, before);
+}
+
+#[tokio::test]
+async fn roles_are_granted_again_beside_programs_at_work() {
+    let database = TestDatabase::create().await;
+    let mut client = database.client().await;
+    grant_roles(&mut client).await.unwrap();
+    let policies = "select count(*) from pg_policies where schemaname = 'postroad'";
+    let before: i64 = client.query_one(policies, &[]).await.unwrap().get(0);
+    assert_eq!(before, 33, "three for each table that has tenants' rows");
+
+    let mut at_work = database.client().await;
+    let open = at_work.transaction().await.unwrap();
+    let works = "lock table postroad.job, postroad.archive, postroad.tenant in row exclusive mode";
+    open.batch_execute(works).await.unwrap();
+    // Whoever waits for these locks waits for ever.
+    client
+        .batch_execute("set lock_timeout = '5s'")
+        .await
+        .unwrap();
+    grant_roles(&mut client).await.unwrap();
+    let after: i64 = client.query_one(policies, &[]).await.unwrap().get(0);
+    assert_eq!(after, before);
+    open.rollback().await.unwrap();
 }
 
 #[tokio::test]
