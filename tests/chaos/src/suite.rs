@@ -29,8 +29,6 @@ use crate::site::{commit, programs, start_servers};
 const SIMULATION: &str = "simulation";
 /// Runs at once that share servers: each is mostly waiting.
 const RUNS_AT_ONCE: usize = 3;
-/// The same of deaths at crash points, whose runs measure no time.
-const DEATHS_AT_ONCE: usize = 4;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.list {
@@ -363,7 +361,7 @@ async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Res
             };
             async move { crash::make(death, &ground).await }
         })
-        .buffer_unordered(DEATHS_AT_ONCE);
+        .buffer_unordered(RUNS_AT_ONCE);
     let (mut deaths, mut crashes) = (std::pin::pin!(deaths), Vec::new());
     while let Some(ran) = deaths.next().await {
         crashes.push(finished(ran, red)?);
