@@ -65,7 +65,7 @@ pub struct JobView {
 }
 
 /// Rows that are looked at for one page. What is rare is not on every page, but no page is slow.
-const SCAN_MAX: i64 = 1000;
+const SCAN_MAX: i64 = 800;
 /// Rows that are looked at first, for each that is asked for: mostly enough.
 const SCAN_FIRST: i64 = 4;
 
