@@ -7,10 +7,9 @@ use postroad_common::store::{
     RedriveFilter, Resolution, Store, TenantChange,
 };
 use postroad_common::token::{Permission, Token};
-use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
-use crate::store_fixture::{ALL, Room, failed, job, job_to_hold, unknown};
+use crate::store_fixture::{ALL, Room, every_second, failed, job, job_to_hold, unknown};
 
 /// Every change, in an order in which each finds what it is about.
 const CHANGES: &[&str] = &[
@@ -235,20 +234,10 @@ fn weight() -> TenantChange {
 
 fn hourly() -> NewSchedule {
     NewSchedule {
-        name: "s".to_owned(),
         cron: "@hourly".to_owned(),
-        timezone: "UTC".to_owned(),
         misfire: "skip".to_owned(),
-        catch_up_max: 1,
-        queue: "default".to_owned(),
-        kind: "echo".to_owned(),
-        args: to_raw_value(&1).unwrap(),
-        priority: 1,
-        max_attempts: None,
-        on_lost: None,
-        expires_after: None,
-        is_paused: false,
         next_at: Some(Timestamp::from_second(2_000_000_000).unwrap()),
+        ..every_second("s")
     }
 }
 

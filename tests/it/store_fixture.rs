@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postroad_common::job::{JobId, NewJob, OnLost};
 use postroad_common::store::{
-    Claim, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, Outcome, ProcessId,
-    Role, Store, WatchedProcess,
+    Claim, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, NewSchedule, Outcome,
+    ProcessId, Role, Store, WatchedProcess,
 };
 use postroad_tests::harness::database::TestDatabase;
 use postroad_tests::harness::eventually::eventually;
@@ -202,6 +203,26 @@ pub(crate) fn job_to_hold() -> NewJob {
     NewJob {
         on_lost: Some(OnLost::Hold),
         ..job()
+    }
+}
+
+/// A schedule that has been due for years.
+pub(crate) fn every_second(name: &str) -> NewSchedule {
+    NewSchedule {
+        name: name.to_owned(),
+        cron: "* * * * * *".to_owned(),
+        timezone: "UTC".to_owned(),
+        misfire: "run_once".to_owned(),
+        catch_up_max: 100,
+        queue: "default".to_owned(),
+        kind: "echo".to_owned(),
+        args: to_raw_value(&1).unwrap(),
+        priority: 1,
+        max_attempts: None,
+        on_lost: None,
+        expires_after: None,
+        is_paused: false,
+        next_at: Some(Timestamp::from_second(1_700_000_000).unwrap()),
     }
 }
 

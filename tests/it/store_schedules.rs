@@ -11,26 +11,7 @@ use postroad_common::store::{
 };
 use serde_json::value::to_raw_value;
 
-use crate::store_fixture::Room;
-
-fn every_second(name: &str) -> NewSchedule {
-    NewSchedule {
-        name: name.to_owned(),
-        cron: "* * * * * *".to_owned(),
-        timezone: "UTC".to_owned(),
-        misfire: "run_once".to_owned(),
-        catch_up_max: 100,
-        queue: "default".to_owned(),
-        kind: "echo".to_owned(),
-        args: to_raw_value(&1).unwrap(),
-        priority: 1,
-        max_attempts: None,
-        on_lost: None,
-        expires_after: None,
-        is_paused: false,
-        next_at: Some(Timestamp::from_second(1_700_000_000).unwrap()),
-    }
-}
+use crate::store_fixture::{Room, every_second};
 
 impl Room {
     async fn tenant(&self, name: &str) -> i32 {

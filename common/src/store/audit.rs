@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::jobs::IS_ANY_ARCHIVED;
+use super::jobs::is_any_finished;
 use super::{Error, Store};
 use crate::job::JobId;
 
@@ -82,13 +82,10 @@ impl Store {
             let transaction = self.begin(connection).await?;
             let statement = transaction.prepare_cached(sql).await?;
             let rows = transaction.query(&statement, params).await?;
-            if let (Some(job), false) = (job, rows.is_empty()) {
-                let ask = transaction.prepare_cached(IS_ANY_ARCHIVED).await?;
-                let ids = [*job.as_uuid()];
-                if transaction.query_one(&ask, &[&&ids[..]]).await?.get(0) {
-                    transaction.rollback().await?;
-                    return Ok(Vec::new());
-                }
+            let inserted = job.filter(|_| !rows.is_empty()).map(|job| *job.as_uuid());
+            if is_any_finished(&transaction, inserted.as_slice()).await? {
+                transaction.rollback().await?;
+                return Ok(Vec::new());
             }
             let (tenants, targets): (Vec<_>, Vec<_>) = targets(&rows).into_iter().unzip();
             if let (Some(actor), false) = (&self.actor, targets.is_empty()) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use deadpool_postgres::Transaction;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -153,7 +154,7 @@ const INSERT_WITH_KEYS: &str = "
     order by input.n";
 
 /// Whether one of these ids is a finished job's.
-pub(super) const IS_ANY_ARCHIVED: &str = "
+const IS_ANY_ARCHIVED: &str = "
     select exists (select from unnest($1::uuid[]) u(id) where postroad.is_archived(u.id))";
 
 const FIRST_JOB: &str = "
@@ -322,12 +323,9 @@ impl Store {
                 let statement = tx.prepare_cached(insert).await?;
                 let rows = tx.query(&statement, params).await?;
                 let ids: Vec<Uuid> = rows.iter().filter_map(inserted).collect();
-                if !ids.is_empty() {
-                    let ask = tx.prepare_cached(IS_ANY_ARCHIVED).await?;
-                    if tx.query_one(&ask, &[&ids]).await?.get(0) {
-                        tx.rollback().await?;
-                        continue;
-                    }
+                if is_any_finished(&tx, &ids).await? {
+                    tx.rollback().await?;
+                    continue;
                 }
                 tx.commit().await?;
                 return Ok(rows);
@@ -380,6 +378,18 @@ impl Store {
         let again = Box::pin(self.enqueue(std::slice::from_ref(job), true)).await?;
         Ok(again[0])
     }
+}
+
+/// Whether the archive, as it is by now, has one of these.
+pub(super) async fn is_any_finished(
+    tx: &Transaction<'_>,
+    ids: &[Uuid],
+) -> Result<bool, tokio_postgres::Error> {
+    if ids.is_empty() {
+        return Ok(false);
+    }
+    let ask = tx.prepare_cached(IS_ANY_ARCHIVED).await?;
+    Ok(tx.query_one(&ask, &[&ids]).await?.get(0))
 }
 
 /// What was asked for under a dedup key, in 32 bytes. Where it came from (id, trace) is no part of it.
