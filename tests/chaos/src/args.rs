@@ -65,6 +65,14 @@ impl Args {
         }
     }
 
+    /// As this program is told it.
+    pub(crate) fn tier_name(&self) -> String {
+        match (self.soak, self.tier()) {
+            (Some(minutes), _) => format!("soak {minutes}"),
+            (None, tier) => format!("{tier:?}").to_lowercase(),
+        }
+    }
+
     pub(crate) fn takes(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|text| name.contains(text))
     }

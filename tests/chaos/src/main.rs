@@ -1,6 +1,7 @@
 //! `postroad-chaos`: breaks everything while jobs are on their way, and accounts for every one.
 
 mod args;
+mod breaking;
 mod previous;
 mod site;
 mod suite;

@@ -78,7 +78,7 @@ pub struct Ran {
 /// Makes the run of this row. What goes wrong is in the outcome.
 pub async fn make(row: &FaultRow, ground: &Ground, field: &Field) -> Ran {
     if let (true, Err(why)) = ((row.setup)().upgrades, &ground.previous) {
-        return skipped(row, ground, why.clone());
+        return skipped(row, ground.seed, why.clone());
     }
     let started = Instant::now();
     let mut counts = Counts::default();
@@ -116,12 +116,12 @@ pub async fn make(row: &FaultRow, ground: &Ground, field: &Field) -> Ran {
 }
 
 /// A run that this machine does not allow.
-pub fn skipped(row: &FaultRow, ground: &Ground, why: String) -> Ran {
+pub fn skipped(row: &FaultRow, seed: u64, why: String) -> Ran {
     Ran {
         history: None,
         outcome: Outcome {
             name: row.name.to_owned(),
-            seed: ground.seed,
+            seed,
             seconds: 0.0,
             kills: 0,
             partitions: 0,

@@ -2,33 +2,30 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use postroad_chaos::crash::{self, Death, Hit};
-use postroad_chaos::faults::{self, Field, Needs, Tier};
+use postroad_chaos::faults::{self, Field, Tier};
 use postroad_chaos::history::History;
 use postroad_chaos::mutants::{self, Bug};
-use postroad_chaos::run::{self, Outcome, Ran, Verdict};
+use postroad_chaos::run::{Outcome, Ran, Verdict};
 use postroad_chaos::sim;
 use postroad_chaos::stage::Ground;
 use postroad_chaos::table::{self, Findings, Mutant, Simulated};
-use postroad_tests::faults::disk::{Possible, SmallDisk};
 use postroad_tests::harness::endpoints::Endpoints;
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 use crate::args::Args;
+use crate::breaking;
 use crate::previous;
 use crate::site::{commit, programs, start_servers};
 
 /// The name of the simulation among the runs.
 const SIMULATION: &str = "simulation";
 /// Runs at once that share servers: each is mostly waiting.
-const RUNS_AT_ONCE: usize = 3;
+pub(crate) const RUNS_AT_ONCE: usize = 3;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.list {
@@ -61,16 +58,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         commit,
         seed,
-        tier: format!("{:?}", args.tier()).to_lowercase(),
+        tier: args.tier_name(),
         seconds: started.elapsed().as_secs_f64(),
         crashes: made.crashes,
         faults: made.faults,
         simulation,
         mutants: made.mutants,
     };
-    table::write(&findings, &args.dir)?;
+    // What is published is the table of the runs: an hour of soaking does not replace it.
+    let dir = match args.soak {
+        Some(_) => args.dir.join("soak"),
+        None => args.dir.clone(),
+    };
+    table::write(&findings, &dir)?;
     println!("{}", findings.markdown());
-    println!("in full: {}", args.dir.join("chaos.json").display());
+    println!("in full: {}", dir.join("chaos.json").display());
     conclude(&findings)
 }
 
@@ -140,7 +142,7 @@ fn deaths(args: &Args) -> Vec<Death> {
     crash::deaths().into_iter().filter(is_taken).collect()
 }
 
-fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
+pub(crate) fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
     let is_taken = |row: &faults::FaultRow| {
         (row.tier <= args.tier() || !args.only.is_empty()) && args.takes(row.name)
     };
@@ -185,7 +187,7 @@ async fn make_all(
         ..ground.clone()
     };
     if let Some(minutes) = args.soak {
-        let faults = soak(minutes, &of_servers, field, &red).await?;
+        let faults = breaking::soak(minutes, &of_servers, field, &red).await?;
         return Ok(Made {
             faults,
             ..Made::default()
@@ -194,105 +196,8 @@ async fn make_all(
     Ok(Made {
         mutants: put_bugs_in(args, &ground, &red).await?,
         crashes: die_everywhere(args, &ground, &red).await?,
-        faults: break_everything(args, &of_servers, field, &red).await?,
+        faults: breaking::everything(args, &of_servers, field, &red).await?,
     })
-}
-
-/// Those that leave the servers alone beside each other, the others one by one.
-async fn break_everything(
-    args: &Args,
-    ground: &Ground,
-    field: &Field,
-    red: &Path,
-) -> anyhow::Result<Vec<Outcome>> {
-    let (beside, alone): (Vec<_>, Vec<_>) = fault_rows(args)
-        .into_iter()
-        .zip(1000..)
-        .partition(|(row, _)| row.needs == Needs::Nothing);
-    let of_run = |n: u64, is_alone| Ground {
-        seed: ground.seed + n,
-        is_alone,
-        ..ground.clone()
-    };
-    // These measure time, too, and debug programs take more of it.
-    let at_once = RUNS_AT_ONCE - usize::from(args.debug_programs);
-    let ran = stream::iter(&beside)
-        .map(|(row, n)| async move { run::make(row, &of_run(*n, false), field).await })
-        .buffer_unordered(at_once);
-    let (mut ran, mut outcomes) = (std::pin::pin!(ran), Vec::new());
-    while let Some(ran) = ran.next().await {
-        outcomes.push(finished(ran, red)?);
-    }
-    // Time is the machine's, too: who was slow beside others, and nothing else, has it to himself.
-    let slow = outcomes.extract_if(.., |outcome| outcome.is_only_slow());
-    let slow: Vec<String> = slow.map(|outcome| outcome.name).collect();
-    for (row, n) in beside
-        .iter()
-        .filter(|(row, _)| slow.iter().any(|name| name == row.name))
-    {
-        println!("again, alone: {}", row.name);
-        let mut ran = run::make(row, &of_run(*n, false), field).await;
-        ran.outcome.is_second = true;
-        outcomes.push(finished(ran, red)?);
-    }
-    for (row, n) in &alone {
-        let ground = of_run(*n, true);
-        let ran = match row.needs {
-            Needs::SmallDisk => on_small_disk(row, ground).await?,
-            _ => run::make(row, &ground, field).await,
-        };
-        outcomes.push(finished(ran, red)?);
-    }
-    outcomes.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(outcomes)
-}
-
-/// Runs in random order on the same servers, until the time is up.
-async fn soak(
-    minutes: u64,
-    ground: &Ground,
-    field: &Field,
-    red: &Path,
-) -> anyhow::Result<Vec<Outcome>> {
-    let deadline = Instant::now() + Duration::from_secs(60 * minutes);
-    let mut rng = StdRng::seed_from_u64(ground.seed);
-    let mut rows = faults::table();
-    rows.retain(|row| row.needs != Needs::SmallDisk);
-    let mut outcomes = Vec::new();
-    for n in 1.. {
-        if Instant::now() >= deadline {
-            break;
-        }
-        let row = &rows[rng.random_range(0..rows.len())];
-        let ground = Ground {
-            seed: ground.seed + n,
-            ..ground.clone()
-        };
-        outcomes.push(finished(run::make(row, &ground, field).await, red)?);
-    }
-    Ok(outcomes)
-}
-
-/// Postgres keeps up to 1 GB of its log, and RabbitMQ half of that; the latter raises an alarm when
-/// less than 50 MB are free.
-const DISK_BYTES: u64 = 2560 * 1024 * 1024;
-
-/// Makes a run on servers of its own, whose disk can be filled.
-async fn on_small_disk(row: &faults::FaultRow, ground: Ground) -> anyhow::Result<Ran> {
-    let disk = match SmallDisk::mount(DISK_BYTES)? {
-        Possible::Here(disk) => disk,
-        Possible::NotHere(why) => return Ok(run::skipped(row, &ground, why)),
-    };
-    let servers = start_servers(disk.path()).await?;
-    let ground = Ground {
-        endpoints: Endpoints::of(&servers),
-        disk: Some(Arc::new(disk)),
-        ..ground
-    };
-    let field = Field::new(servers);
-    let ran = run::make(row, &ground, &field).await;
-    field.into_inner().stop().await?;
-    Ok(ran)
 }
 
 #[derive(Default)]
@@ -371,7 +276,7 @@ async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Res
 }
 
 /// Says how a run ended, and keeps the history of a red one.
-fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
+pub(crate) fn finished(ran: Ran, red: &Path) -> anyhow::Result<Outcome> {
     let Ran { outcome, history } = ran;
     let Outcome {
         name,

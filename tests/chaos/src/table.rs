@@ -19,7 +19,7 @@ pub struct Findings {
     pub commit: String,
     /// Decides every run: `make chaos ARGS="--seed …"` makes them again.
     pub seed: u64,
-    /// `gate`, `standard` or `all`.
+    /// `gate`, `standard`, `all` or `soak MINUTES`.
     pub tier: String,
     /// How long it took.
     pub seconds: f64,

@@ -238,6 +238,8 @@ async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result
     submits.extend(more);
     if point.needs == Needs::FullQueues {
         stage.cluster.vhost().limit_queues(1_000_000).await?;
+        // It was slow to have the queues full; one job after the other, hundreds would take a minute.
+        stage.cluster.provider.set(Behaviour::default())?;
     }
     stage.drain().await?;
     Ok(submits)

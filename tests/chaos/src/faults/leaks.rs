@@ -11,6 +11,9 @@ use rand::RngExt as _;
 use super::{Acted, Acting, FaultRow, Field, Needs, Recovery, lasting};
 use crate::stage::{Role, Stage};
 
+/// The run that looks for leaks.
+pub const LEAKS: &str = "hundred-faults";
+
 const CYCLES: usize = 100;
 /// Buffers, caches and stacks have their full size after these.
 const WARM_UP: usize = 20;
@@ -24,7 +27,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(5);
 pub(super) fn rows() -> Vec<FaultRow> {
     vec![
         FaultRow::new(
-            "hundred-faults",
+            LEAKS,
             "a hundred resets and partitions; then memory, descriptors and connections as before",
             hundred,
         )

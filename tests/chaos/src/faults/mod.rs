@@ -15,6 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use self::leaks::LEAKS;
 use postroad_provision::Servers;
 use tokio::sync::Mutex;
 
@@ -86,6 +87,7 @@ impl Recovery {
 }
 
 /// One run.
+#[derive(Clone)]
 pub struct FaultRow {
     /// Its name: `--only` takes it.
     pub name: &'static str,
