@@ -119,14 +119,18 @@ async fn servers(
         }
     };
     let Some(second) = second else {
-        return one_by_one(ground, field).await;
+        return Box::pin(one_by_one(ground, field)).await;
     };
     let beside = Ground {
         endpoints: Endpoints::of(&second),
         ..ground.clone()
     };
     let second = Field::new(second);
-    let made = try_join(one_by_one(ground, field), one_by_one(&beside, &second)).await;
+    let made = try_join(
+        Box::pin(one_by_one(ground, field)),
+        Box::pin(one_by_one(&beside, &second)),
+    );
+    let made = made.await;
     second.into_inner().stop().await?;
     let (mut outcomes, others) = made?;
     outcomes.extend(others);

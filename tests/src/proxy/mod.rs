@@ -205,9 +205,9 @@ impl Door {
     async fn keep(mut self, mut listener: TcpListener, addr: SocketAddr) {
         loop {
             self.accept_until_cut(&listener).await;
-            drop(listener);
             // Bound and not listening: the port stays ours, and who connects is refused.
-            let reserved = bind(addr).expect("the port was ours a moment ago");
+            let reserved = bind(addr).expect("the port is ours");
+            drop(listener);
             self.listening.send_replace(false);
             let _ = self.plan.wait_for(|plan| !plan.cut).await;
             listener = reserved.listen(BACKLOG).expect("a bound socket can listen");
@@ -238,10 +238,12 @@ impl Door {
     }
 }
 
-/// A socket at this address; a port that had connections until now may be bound again.
+/// A socket at this address; a port that had connections until now may be bound again, and one that
+/// is ours already.
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
     socket.bind(addr)?;
     Ok(socket)
 }
