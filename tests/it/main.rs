@@ -21,6 +21,7 @@ mod cluster_log;
 mod cluster_lost_worker;
 mod cluster_outage;
 mod cluster_poison;
+mod cluster_prefetch;
 mod cluster_redelivery;
 mod cluster_retry;
 mod cluster_scheduler;

@@ -1,26 +1,29 @@
 //! The broker's side of a worker: one connection, one consumer per queue, rebuilt whole whenever
 //! any part of it ends.
 //!
+//! When an operator changes the prefetch of a queue, a consumer with the new one takes over from the
+//! one that there is: what that has not begun goes back, and what it runs is settled where it came from.
+//!
 //! A message that cannot be read, or whose kind this worker does not know, is rejected at once: the
 //! scheduler takes it from the dead-letter queue and parks it or schedules it again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
 use postroad_common::backoff::Backoff;
 use postroad_common::broker::{
-    Broker, Connection, Delivery, Error, Settle, Subscription, topology,
+    Broker, Connection, Delivery, Error, Settle, Settler, Subscription, topology,
 };
 use postroad_common::failpoint;
 use postroad_common::health::Health;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::Fenced;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::gate::Asking;
 use crate::inflight::{InFlight, Receipt, Taken};
 use crate::metrics;
+use crate::prefetch::{Prefetch, Room};
 use crate::registry::Registry;
 
 pub(crate) const HEALTH: &str = "rabbitmq_consume";
@@ -29,7 +32,7 @@ pub(crate) const HEALTH: &str = "rabbitmq_consume";
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
     pub(crate) queues: Vec<String>,
-    pub(crate) prefetch: Prefetch,
+    pub(crate) prefetch: watch::Receiver<Prefetch>,
     pub(crate) consumer_tag: String,
     pub(crate) intake: Intake,
     pub(crate) health: Health,
@@ -47,7 +50,7 @@ impl Consumer {
                     self.health.good(HEALTH);
                     backoff.reset();
                     tokio::select! {
-                        error = session.receive(&self.intake) => {
+                        error = session.receive(&self) => {
                             self.health.bad(HEALTH, error);
                             // Channels live on in the hands of running jobs and would hold on to
                             // deliveries that others could run: closing takes them away at once.
@@ -74,63 +77,91 @@ impl Consumer {
         topology::declare(&connection, &self.queues).await?;
         let mut lanes = Vec::with_capacity(self.queues.len());
         for queue in &self.queues {
-            let name = topology::work_queue(queue);
-            let subscription = Subscription::open(
-                &connection,
-                &name,
-                self.prefetch.of(queue),
-                &self.consumer_tag,
-            )
-            .await?;
-            lanes.push((queue.clone(), subscription));
+            lanes.push(self.open_lane(&connection, queue).await?);
         }
         Ok(Session { connection, lanes })
     }
+
+    async fn open_lane(&self, connection: &Connection, queue: &str) -> Result<Lane, Error> {
+        let prefetch = self.prefetch.borrow().of(queue);
+        let name = topology::work_queue(queue);
+        let subscription =
+            Subscription::open(connection, &name, prefetch, &self.consumer_tag).await?;
+        self.intake.rooms[queue].resize(prefetch);
+        Ok(Lane {
+            queue: queue.to_owned(),
+            prefetch,
+            subscription,
+        })
+    }
 }
 
-/// How many jobs of each queue run at once here.
-pub(crate) struct Prefetch {
-    default: u16,
-    of_queue: BTreeMap<String, u16>,
+/// A queue that is consumed.
+struct Lane {
+    queue: String,
+    prefetch: u16,
+    subscription: Subscription,
 }
 
-impl Prefetch {
-    /// As the worker is configured, but for queues that somebody has set.
-    pub(crate) fn new(default: u16, set: Vec<(String, u16)>) -> Self {
-        Self {
-            default,
-            of_queue: set.into_iter().collect(),
+impl Lane {
+    /// Takes deliveries until the subscription ends.
+    async fn receive(&mut self, connection: &Connection, consumer: &Consumer) -> Error {
+        loop {
+            if let Err(error) = self.receive_one(connection, consumer).await {
+                return error;
+            }
         }
     }
 
-    fn of(&self, queue: &str) -> u16 {
-        self.of_queue.get(queue).copied().unwrap_or(self.default)
+    async fn receive_one(
+        &mut self,
+        connection: &Connection,
+        consumer: &Consumer,
+    ) -> Result<(), Error> {
+        let intake = &consumer.intake;
+        tokio::select! {
+            received = intake.receive(&self.queue, &mut self.subscription) => {
+                let (place, delivery) = received?;
+                intake.take(place, delivery, self.subscription.settler()).await;
+            }
+            () = is_changed(consumer.prefetch.clone(), &self.queue, self.prefetch) => {
+                let lane = consumer.open_lane(connection, &self.queue).await?;
+                tracing::info!("{} jobs of {} at once from now on, {} before",
+                    lane.prefetch, lane.queue, self.prefetch);
+                let before = std::mem::replace(self, lane);
+                before.subscription.give_back().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when the prefetch of a queue is another one.
+async fn is_changed(mut prefetch: watch::Receiver<Prefetch>, queue: &str, from: u16) {
+    let changed = prefetch.wait_for(|now| now.of(queue) != from).await;
+    if changed.is_err() {
+        // Nobody reads settings any more: the worker is about to stop.
+        std::future::pending::<()>().await;
     }
 }
 
 /// One connection's life.
 pub(crate) struct Session {
     connection: Connection,
-    lanes: Vec<(String, Subscription)>,
+    lanes: Vec<Lane>,
 }
 
 impl Session {
     /// Takes deliveries from all queues until one of them ends.
-    async fn receive(&mut self, intake: &Intake) -> Error {
-        let lanes = self.lanes.iter_mut().map(|(queue, subscription)| {
-            Box::pin(async move {
-                loop {
-                    if let Err(error) = intake.next(queue, subscription).await {
-                        return error;
-                    }
-                }
-            })
-        });
+    async fn receive(&mut self, consumer: &Consumer) -> Error {
+        let connection = &self.connection;
+        let lanes = self.lanes.iter_mut();
+        let lanes = lanes.map(|lane| Box::pin(lane.receive(connection, consumer)));
         select_all(lanes).await.0
     }
 
     async fn cancel(&self) {
-        for cancelled in join_all(self.lanes.iter().map(|(_, lane)| lane.cancel())).await {
+        for cancelled in join_all(self.lanes.iter().map(|lane| lane.subscription.cancel())).await {
             if let Err(error) = cancelled {
                 tracing::debug!("{error}");
             }
@@ -140,8 +171,8 @@ impl Session {
     /// Waits until every settle handed in has been written, then closes: the broker gives what was
     /// not started to others.
     pub(crate) async fn close(self) {
-        for (_, lane) in &self.lanes {
-            lane.settler().flush().await;
+        for lane in &self.lanes {
+            lane.subscription.settler().flush().await;
         }
         if let Err(error) = self.connection.close().await {
             tracing::debug!("{error}");
@@ -152,25 +183,15 @@ impl Session {
 /// From a delivery to the gate.
 pub(crate) struct Intake {
     registry: Registry,
-    rooms: BTreeMap<String, Arc<Semaphore>>,
+    rooms: BTreeMap<String, Room>,
     in_flight: InFlight,
     asking: mpsc::Sender<Asking>,
 }
 
 impl Intake {
-    /// At most `prefetch` jobs of each queue run at once.
-    pub(crate) fn new(
-        registry: Registry,
-        queues: &[String],
-        prefetch: &Prefetch,
-        asking: mpsc::Sender<Asking>,
-    ) -> Self {
-        let room = |queue: &String| {
-            (
-                queue.clone(),
-                Arc::new(Semaphore::new(usize::from(prefetch.of(queue)))),
-            )
-        };
+    /// There is no room for jobs of any queue before it is consumed.
+    pub(crate) fn new(registry: Registry, queues: &[String], asking: mpsc::Sender<Asking>) -> Self {
+        let room = |queue: &String| (queue.clone(), Room::default());
         let rooms = queues.iter().map(room).collect();
         Self {
             registry,
@@ -180,19 +201,23 @@ impl Intake {
         }
     }
 
-    async fn next(&self, queue: &str, subscription: &mut Subscription) -> Result<(), Error> {
+    /// The next delivery, and a place to run it. Nothing is lost if this is given up.
+    async fn receive(
+        &self,
+        queue: &str,
+        subscription: &mut Subscription,
+    ) -> Result<(OwnedSemaphorePermit, Delivery), Error> {
         // Room first: after a lost connection the jobs of the old one still run.
-        let room = self.rooms[queue].clone();
-        let permit = room
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let place = self.rooms[queue].enter().await;
+        Ok((place, subscription.next().await?))
+    }
+
+    async fn take(&self, place: OwnedSemaphorePermit, delivery: Delivery, settler: Settler) {
         let Delivery {
             tag,
             redelivered,
             message,
-        } = subscription.next().await?;
-        let settler = subscription.settler();
+        } = delivery;
         if redelivered {
             metrics::redelivered();
         }
@@ -203,7 +228,7 @@ impl Intake {
                 metrics::rejected(unreadable.code());
                 tracing::warn!("rejecting a message that cannot be read: {unreadable}");
                 settler.settle(vec![(tag, Settle::DeadLetter)]).await;
-                return Ok(());
+                return;
             }
         };
         let Some(kind) = self.registry.find(&envelope.kind) else {
@@ -213,7 +238,7 @@ impl Intake {
                 "rejecting a job whose kind this worker does not know"
             );
             settler.settle(vec![(tag, Settle::DeadLetter)]).await;
-            return Ok(());
+            return;
         };
         let job = Fenced {
             id: envelope.id,
@@ -228,7 +253,7 @@ impl Intake {
                             ticket,
                             kind,
                             envelope,
-                            permit,
+                            permit: place,
                         })
                         .await,
                 );
@@ -237,6 +262,5 @@ impl Intake {
                 settler.settle(vec![(tag, Settle::Ack)]).await;
             }
         }
-        Ok(())
     }
 }

@@ -20,8 +20,9 @@ mod handler;
 mod inflight;
 pub mod kinds;
 mod metrics;
+mod prefetch;
 mod registry;
-mod timeouts;
+mod settings;
 mod worker;
 
 pub use config::Config;

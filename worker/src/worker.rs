@@ -11,21 +11,22 @@ use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{Channel, Fenced, Listener, NewProcess, Role, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::canceller::{Cancellations, Canceller};
 use crate::config::Config;
-use crate::consumer::{self, Consumer, Intake, Prefetch, Session};
+use crate::consumer::{self, Consumer, Intake, Session};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
 use crate::gate::{Asking, Gatekeeper};
 use crate::handler::Handler;
 use crate::metrics;
+use crate::prefetch::Prefetch;
 use crate::registry::{RegisterError, Registry};
-use crate::timeouts::Timeouts;
+use crate::settings::Settings;
 
 /// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
 /// prefetch long before.
@@ -132,22 +133,23 @@ impl Worker {
             names.join(", "),
             self.registry.names().join(", ")
         );
-        let timeouts = Timeouts {
+        let queues = process.queues.clone();
+        let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
+        let settings = Settings {
             store: store.clone(),
             kinds: self.registry.all(),
+            queues: queues.clone(),
+            prefetch: prefetch_set,
             listener,
             looked: None,
         };
-        startup::repeat(&health, &shutdown, async || timeouts.read().await).await?;
-        let nudge = timeouts.nudged();
-        drop(spawn(timeouts, nudge, &health, &shutdown));
-        let queues = process.queues.clone();
-        let ask_hints = async || store.prefetch_hints(&queues).await;
-        let hints = startup::repeat(&health, &shutdown, ask_hints).await?;
-        let prefetch = Prefetch::new(config.prefetch, hints);
+        // Before the first job: it keeps to what is set now.
+        startup::repeat(&health, &shutdown, async || settings.read().await).await?;
+        let nudge = settings.nudged();
+        drop(spawn(settings, nudge, &health, &shutdown));
         let consumer = Consumer {
             broker,
-            intake: Intake::new(self.registry, &queues, &prefetch, asking),
+            intake: Intake::new(self.registry, &queues, asking),
             queues,
             prefetch,
             consumer_tag: format!("worker.{host}.{pid}"),

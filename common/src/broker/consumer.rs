@@ -26,6 +26,8 @@ pub enum Settle {
     Ack,
     /// Send it to the dead-letter exchange.
     DeadLetter,
+    /// Give it back: it is delivered again, to whoever has room.
+    Requeue,
 }
 
 /// A message as received, to be settled once by its tag.
@@ -110,6 +112,23 @@ impl Subscription {
             .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         within("cancelling the consumer", call).await
     }
+
+    /// Ends this subscription: nothing more is delivered, and what was and has not been taken goes
+    /// back to the queue. What was taken can still be settled.
+    pub async fn give_back(mut self) -> Result<(), Error> {
+        self.cancel().await?;
+        let mut untaken = Vec::new();
+        // Ends with the cancellation, which is behind the last delivery.
+        while let Some(delivery) = self.consumer.next().await {
+            let delivery = delivery.map_err(|source| Error::Call {
+                operation: "receiving",
+                source,
+            })?;
+            untaken.push((delivery.delivery_tag, Settle::Requeue));
+        }
+        self.settler.settle(untaken).await;
+        Ok(())
+    }
 }
 
 /// Settles the deliveries of one subscription, in any order.
@@ -189,6 +208,7 @@ enum Write {
     AckUpTo(u64),
     Ack(u64),
     Reject(u64),
+    Requeue(u64),
 }
 
 impl Write {
@@ -212,6 +232,10 @@ impl Write {
                 let reject = channel.basic_reject(tag, BasicRejectOptions { requeue: false });
                 within("rejecting", reject).await
             }
+            Self::Requeue(tag) => {
+                let requeue = channel.basic_reject(tag, BasicRejectOptions { requeue: true });
+                within("giving back", requeue).await
+            }
         }
     }
 }
@@ -234,6 +258,10 @@ impl Ledger {
                 }
                 Settle::DeadLetter => {
                     writes.push(Write::Reject(tag));
+                    self.ahead.insert(tag, true);
+                }
+                Settle::Requeue => {
+                    writes.push(Write::Requeue(tag));
                     self.ahead.insert(tag, true);
                 }
             }
@@ -309,13 +337,11 @@ mod tests {
         #[test]
         fn every_tag_is_settled_once_and_as_asked(
             order in Just((1..=60u64).collect::<Vec<_>>()).prop_shuffle(),
-            dead in proptest::collection::vec(any::<bool>(), 60),
+            settles in proptest::collection::vec(
+                prop_oneof![Just(Settle::Ack), Just(Settle::DeadLetter), Just(Settle::Requeue)], 60),
             cuts in proptest::collection::vec(1..10usize, 60),
         ) {
-            let settle = |tag: u64| match dead[tag as usize - 1] {
-                true => Settle::DeadLetter,
-                false => Settle::Ack,
-            };
+            let settle = |tag: u64| settles[tag as usize - 1];
             let (mut ledger, mut seen, mut rest) = (Ledger::default(), BTreeMap::new(), &order[..]);
             for cut in cuts {
                 let (batch, left) = rest.split_at(cut.min(rest.len()));
@@ -327,6 +353,9 @@ mod tests {
                         Write::Ack(tag) => prop_assert_eq!(seen.insert(tag, Settle::Ack), None),
                         Write::Reject(tag) => {
                             prop_assert_eq!(seen.insert(tag, Settle::DeadLetter), None);
+                        }
+                        Write::Requeue(tag) => {
+                            prop_assert_eq!(seen.insert(tag, Settle::Requeue), None);
                         }
                         Write::AckUpTo(top) => {
                             prop_assert!(!seen.contains_key(&top), "acked twice: {}", top);

@@ -89,6 +89,12 @@ pub(super) fn rows() -> Vec<FaultRow> {
         .tier(Tier::Gate)
         .never_repeats(),
         FaultRow::new(
+            "prefetch-changes",
+            "an operator changes how many jobs a worker runs at once, fifteen times",
+            change_prefetch,
+        )
+        .never_repeats(),
+        FaultRow::new(
             "upgrade",
             "migrate under load, run the version before and this one side by side, kill one of each",
             upgrade,
@@ -293,6 +299,23 @@ fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
                 stage.forget(actor.id);
             }
         }
+        Ok(Acted::Done)
+    })
+}
+
+/// Each change has another consumer take over, with jobs in the hands of the one before.
+fn change_prefetch<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+    Box::pin(async move {
+        let fault = stage.begin("changes of the prefetch", false);
+        let sql = "update postroad.queue set prefetch = $1";
+        for _ in 0..15 {
+            let prefetch = stage.rng.random_range(1..100_i32);
+            stage.cluster.query(sql, &[&prefetch]).await?;
+            let pause = stage.rng.random_range(50..500);
+            lasting(Duration::from_millis(pause)).await;
+        }
+        stage.cluster.query(sql, &[&None::<i32>]).await?;
+        stage.end(fault);
         Ok(Acted::Done)
     })
 }

@@ -273,6 +273,7 @@ impl<M: Clone> ModelBroker<M> {
             (Some(stored), Settle::DeadLetter) => {
                 self.die(&queue, stored, DeathReason::Rejected);
             }
+            (Some(stored), Settle::Requeue) => self.give_back(&queue, stored),
         }
         self.deliver_all(now);
     }

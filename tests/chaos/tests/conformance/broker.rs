@@ -246,7 +246,7 @@ async fn compare(seed: u64, real: &mut Real) -> anyhow::Result<()> {
             }
             4..=8 if !in_hand.is_empty() => {
                 let (tag, _, _) = in_hand.swap_remove(chance.below(in_hand.len()));
-                let settle = *chance.one_of(&[Settle::Ack, Settle::DeadLetter]);
+                let settle = *chance.one_of(&[Settle::Ack, Settle::DeadLetter, Settle::Requeue]);
                 model.settle(tag, settle).await;
                 real.settle(tag, settle).await;
                 if settle == Settle::DeadLetter {

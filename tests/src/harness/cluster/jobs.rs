@@ -70,6 +70,17 @@ impl Cluster {
         .await
     }
 
+    /// Waits until workers have so many messages of the queue `default` in hand. A worker that forgot
+    /// one would never ack it.
+    pub async fn wait_for_unacked(&self, count: u64) -> anyhow::Result<()> {
+        eventually(format_args!("{count} messages are in hand"), async || {
+            let unacked = self.vhost().unacked("default").await?;
+            ensure!(unacked == count, "{unacked} are");
+            Ok(())
+        })
+        .await
+    }
+
     /// Runs a statement in the test's own session.
     pub async fn query(
         &self,

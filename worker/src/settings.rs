@@ -1,11 +1,13 @@
-//! How long attempts may take where an operator has said so, kept current while the worker runs.
+//! What operators set of kinds and queues, kept current while the worker runs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, Listener, Store};
+use tokio::sync::watch;
 
+use crate::prefetch::Prefetch;
 use crate::registry::Kind;
 
 /// A change is called out. How often is looked all the same.
@@ -13,10 +15,12 @@ const LOOK: Duration = Duration::from_secs(60);
 /// And while nothing can be heard.
 const LOOK_WHILE_DEAF: Duration = Duration::from_secs(1);
 
-/// Reads the timeouts of these kinds again and again.
-pub(crate) struct Timeouts {
+/// Reads the timeouts of these kinds and the prefetch of these queues again and again.
+pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) kinds: Vec<Arc<Kind>>,
+    pub(crate) queues: Vec<String>,
+    pub(crate) prefetch: watch::Sender<Prefetch>,
     pub(crate) listener: Listener,
     pub(crate) looked: Option<Looked>,
 }
@@ -27,7 +31,7 @@ pub(crate) struct Looked {
     heard: u64,
 }
 
-impl Timeouts {
+impl Settings {
     /// Reads them once: attempts that begin from now on keep to them.
     pub(crate) async fn read(&self) -> Result<(), store::Error> {
         let names: Vec<&str> = self.kinds.iter().map(|kind| kind.name.as_str()).collect();
@@ -35,6 +39,9 @@ impl Timeouts {
         for kind in &self.kinds {
             kind.set_timeout(set.get(kind.name.as_str()).copied());
         }
+        let hints = self.store.prefetch_hints(&self.queues).await?;
+        self.prefetch
+            .send_if_modified(|prefetch| prefetch.set(hints));
         Ok(())
     }
 
@@ -52,8 +59,8 @@ impl Timeouts {
     }
 }
 
-impl Service for Timeouts {
-    const NAME: &'static str = "kind_timeouts";
+impl Service for Settings {
+    const NAME: &'static str = "settings";
     type Error = store::Error;
 
     fn period(&self) -> Duration {
