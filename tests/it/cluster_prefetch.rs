@@ -12,9 +12,10 @@ async fn set(cluster: &Cluster, prefetch: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// So many requests are at the provider. It must not keep one for longer than a gateway may take.
-async fn runs(cluster: &Cluster, count: u64) -> anyhow::Result<()> {
-    let is_so = |report: &Report| report.held == count;
+/// So many requests have come to the provider, and so many of them wait for its answer. None may for
+/// longer than a gateway takes.
+async fn runs(cluster: &Cluster, requests: u64, held: u64) -> anyhow::Result<()> {
+    let is_so = |report: &Report| (report.requests, report.held) == (requests, held);
     cluster.provider.wait_for(is_so).await.map(drop)
 }
 
@@ -26,24 +27,28 @@ async fn a_change_is_in_force_at_once_and_no_job_runs_twice() -> anyhow::Result<
         ..Behaviour::default()
     })?;
     cluster.enqueue(&many_sms(40)).await?;
-    runs(&cluster, 2).await?;
+    runs(&cluster, 2, 2).await?;
     set(&cluster, "10").await?;
-    runs(&cluster, 10).await?;
+    runs(&cluster, 10, 10).await?;
 
-    // What runs goes on; what had been delivered beyond it has gone back.
     set(&cluster, "3").await?;
     cluster
         .wait_for_log(cluster.worker(0), "3 jobs of default at once", 1)
         .await?;
+    // What runs goes on, and three more wait for a place. What had been delivered beyond it has gone
+    // back.
+    cluster.wait_for_unacked(10 + 3).await?;
+    runs(&cluster, 10, 10).await?;
     cluster.provider.release();
-    runs(&cluster, 3).await?;
+    runs(&cluster, 13, 3).await?;
     cluster.wait_for_unacked(3).await?;
+
     set(&cluster, "none").await?;
     cluster
         .wait_for_log(cluster.worker(0), "2 jobs of default at once", 1)
         .await?;
     cluster.provider.release();
-    runs(&cluster, 2).await?;
+    runs(&cluster, 15, 2).await?;
 
     cluster.provider.set(Behaviour::default())?;
     cluster.provider.release();
@@ -69,14 +74,14 @@ async fn a_change_that_comes_while_rabbitmq_is_gone_is_in_force_when_it_is_back(
     let worker = cluster
         .start(Program::worker().amqp_through(&proxy))
         .await?;
-    runs(&cluster, 4).await?;
+    runs(&cluster, 4, 4).await?;
     proxy.cut().await;
     set(&cluster, "7").await?;
     proxy.heal().await;
     cluster
         .wait_for_log(worker, "rabbitmq_consume: ready", 2)
         .await?;
-    runs(&cluster, 7).await?;
+    runs(&cluster, 7, 7).await?;
     cluster.provider.set(Behaviour::default())?;
     cluster.provider.release();
     cluster.wait_for("completed", 20).await?;

@@ -30,7 +30,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Connections to Postgres: gate, outcomes, heartbeat, and one to spare.
 const CONNECTIONS_MAX: usize = 4;
 /// RabbitMQ's limit for quorum queues.
-const PREFETCH_MAX: u32 = 2000;
+pub(crate) const PREFETCH_MAX: u32 = 2000;
 
 /// Everything that can be set for any worker.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ impl Consumer {
                             tokio::spawn(session.connection.close());
                         }
                         () = self.shutdown.quiesce.cancelled() => {
-                            session.cancel().await;
+                            session.give_back().await;
                             return Some(session);
                         }
                     }
@@ -128,7 +128,7 @@ impl Lane {
                 let lane = consumer.open_lane(connection, &self.queue).await?;
                 tracing::info!("{} jobs of {} at once from now on, {} before",
                     lane.prefetch, lane.queue, self.prefetch);
-                let before = std::mem::replace(self, lane);
+                let mut before = std::mem::replace(self, lane);
                 before.subscription.give_back().await?;
             }
         }
@@ -138,8 +138,12 @@ impl Lane {
 
 /// Resolves when the prefetch of a queue is another one.
 async fn is_changed(mut prefetch: watch::Receiver<Prefetch>, queue: &str, from: u16) {
-    let changed = prefetch.wait_for(|now| now.of(queue) != from).await;
-    if changed.is_err() {
+    // What it resolves to is a lock on the settings, and must not live on.
+    if prefetch
+        .wait_for(|now| now.of(queue) != from)
+        .await
+        .is_err()
+    {
         // Nobody reads settings any more: the worker is about to stop.
         std::future::pending::<()>().await;
     }
@@ -160,21 +164,21 @@ impl Session {
         select_all(lanes).await.0
     }
 
-    async fn cancel(&self) {
-        for cancelled in join_all(self.lanes.iter().map(|lane| lane.subscription.cancel())).await {
-            if let Err(error) = cancelled {
+    /// Takes no more; what was not begun goes to others now, and not when the rest has ended.
+    async fn give_back(&mut self) {
+        let lanes = self.lanes.iter_mut();
+        for given in join_all(lanes.map(|lane| lane.subscription.give_back())).await {
+            if let Err(error) = given {
                 tracing::debug!("{error}");
             }
         }
     }
 
-    /// Waits until every settle handed in has been written, then closes: the broker gives what was
-    /// not started to others.
+    /// Closes when every settle handed in has been written, also those of jobs that began before
+    /// the prefetch was changed. Nobody may have a delivery in hand any more.
     pub(crate) async fn close(self) {
-        for lane in &self.lanes {
-            lane.subscription.settler().flush().await;
-        }
-        if let Err(error) = self.connection.close().await {
+        drop(self.lanes);
+        if let Err(error) = self.connection.close_settled().await {
             tracing::debug!("{error}");
         }
     }

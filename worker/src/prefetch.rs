@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::config::PREFETCH_MAX;
+
 /// The number of each queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefetch {
@@ -28,6 +30,8 @@ impl Prefetch {
 
     /// Takes what operators have set, and says whether that is news.
     pub(crate) fn set(&mut self, set: Vec<(String, u16)>) -> bool {
+        let most = u16::try_from(PREFETCH_MAX).unwrap_or(u16::MAX);
+        let set = set.into_iter().map(|(queue, to)| (queue, to.min(most)));
         let set = BTreeMap::from_iter(set);
         let is_news = self.set != set;
         self.set = set;
@@ -108,6 +112,8 @@ mod tests {
         assert!(prefetch.set(vec![("slow".to_owned(), 2)]));
         assert!(!prefetch.set(vec![("slow".to_owned(), 2)]));
         assert_eq!((prefetch.of("slow"), prefetch.of("default")), (2, 100));
+        assert!(prefetch.set(vec![("slow".to_owned(), u16::MAX)]));
+        assert_eq!(prefetch.of("slow"), 2000, "what RabbitMQ takes");
         assert!(prefetch.set(Vec::new()));
         assert_eq!(prefetch.of("slow"), 100);
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, ConnectionProperties};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use super::{CALL_TIMEOUT, Error, within};
 use crate::config::{AMQP_URL_DEFAULT, Env};
@@ -93,6 +94,7 @@ impl Broker {
         let connecting = lapin::Connection::connect_uri(uri, properties);
         Ok(Connection {
             inner: within("connecting to RabbitMQ", connecting).await?,
+            settlers: TaskTracker::new(),
         })
     }
 }
@@ -101,6 +103,8 @@ impl Broker {
 #[derive(Debug)]
 pub struct Connection {
     inner: lapin::Connection,
+    /// What settles the deliveries of its subscriptions, those that have ended as well.
+    pub(super) settlers: TaskTracker,
 }
 
 impl Connection {
@@ -137,6 +141,19 @@ impl Connection {
             self.inner.close(200, "done".into()),
         )
         .await
+    }
+
+    /// The same, once every settle that was handed in has been written. It waits for everybody who
+    /// holds a settler.
+    pub async fn close_settled(self) -> Result<(), Error> {
+        self.settlers.close();
+        let settled = async {
+            self.settlers.wait().await;
+            Ok(())
+        };
+        let settled = within("settling what is done", settled).await;
+        self.close().await?;
+        settled
     }
 }
 

@@ -5,7 +5,7 @@
 //! job holds up nothing but itself. When the channel ends, the settler ends with it, and what was
 //! not settled is delivered again; a late settle goes nowhere, never to another channel.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -65,7 +65,7 @@ impl Subscription {
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consume = channel.basic_consume(queue.into(), consumer_tag.into(), options, arguments);
         let consumer = within("consuming", consume).await?;
-        let settler = Settler::spawn(channel.clone(), prefetch);
+        let settler = Settler::spawn(connection, channel.clone(), prefetch);
         Ok(Self {
             queue: queue.to_owned(),
             channel,
@@ -105,18 +105,14 @@ impl Subscription {
         self.settler.clone()
     }
 
-    /// Asks the broker to deliver no more. What was delivered can still be settled.
-    pub async fn cancel(&self) -> Result<(), Error> {
-        let call = self
-            .channel
-            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        within("cancelling the consumer", call).await
-    }
-
     /// Ends this subscription: nothing more is delivered, and what was and has not been taken goes
     /// back to the queue. What was taken can still be settled.
-    pub async fn give_back(mut self) -> Result<(), Error> {
-        self.cancel().await?;
+    pub async fn give_back(&mut self) -> Result<(), Error> {
+        let tag = self.consumer.tag();
+        let cancel = self
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        within("cancelling the consumer", cancel).await?;
         let mut untaken = Vec::new();
         // Ends with the cancellation, which is behind the last delivery.
         while let Some(delivery) = self.consumer.next().await {
@@ -145,10 +141,10 @@ enum Request {
 }
 
 impl Settler {
-    fn spawn(channel: Channel, prefetch: u16) -> Self {
+    fn spawn(connection: &Connection, channel: Channel, prefetch: u16) -> Self {
         // Never full for long: at most `prefetch` deliveries are unsettled at any time.
         let (requests, receiver) = mpsc::channel(usize::from(prefetch).max(1));
-        tokio::spawn(settle_all(channel, receiver));
+        connection.settlers.spawn(settle_all(channel, receiver));
         Self { requests }
     }
 
@@ -175,16 +171,14 @@ async fn settle_all(channel: Channel, mut requests: mpsc::Receiver<Request>) {
     let mut ledger = Ledger::default();
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, REQUESTS_AT_ONCE).await > 0 {
-        let (mut writes, mut flushes) = (Vec::new(), Vec::new());
+        let (mut settles, mut flushes) = (Vec::new(), Vec::new());
         for request in waiting.drain(..) {
             match request {
-                Request::Settle(batch) => ledger.enter(batch, &mut writes),
+                Request::Settle(batch) => settles.extend(batch),
                 Request::Flush(written) => flushes.push(written),
             }
         }
-        ledger.settle_prefix(&mut writes);
-        ledger.settle_stragglers(&mut writes);
-        for write in writes {
+        for write in ledger.enter(settles) {
             if let Err(error) = write.send(&channel).await {
                 // The subscription ends by itself and reports why.
                 tracing::debug!("settling: {error}");
@@ -240,69 +234,67 @@ impl Write {
     }
 }
 
-/// Which tags of a channel are settled. Pure.
+/// Which tags of a channel are settled. Pure, and no larger than the prefetch.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// Every tag up to this one is settled and written.
-    floor: u64,
-    /// Tags above the floor that are settled: true if that has been written.
-    ahead: BTreeMap<u64, bool>,
+    /// The highest tag that is.
+    top: u64,
+    /// Those below it that are not.
+    open: BTreeSet<u64>,
 }
 
 impl Ledger {
-    fn enter(&mut self, batch: Vec<(u64, Settle)>, writes: &mut Vec<Write>) {
-        for (tag, settle) in batch {
+    /// The frames that settle these: one ack for the unbroken run of settled tags, and a single one
+    /// for each that is done behind one that is not.
+    fn enter(&mut self, settles: Vec<(u64, Settle)>) -> Vec<Write> {
+        let (mut writes, mut acks) = (Vec::new(), Vec::new());
+        for (tag, settle) in settles {
+            self.close(tag);
             match settle {
-                Settle::Ack => {
-                    self.ahead.insert(tag, false);
-                }
-                Settle::DeadLetter => {
-                    writes.push(Write::Reject(tag));
-                    self.ahead.insert(tag, true);
-                }
-                Settle::Requeue => {
-                    writes.push(Write::Requeue(tag));
-                    self.ahead.insert(tag, true);
-                }
+                Settle::Ack => acks.push(tag),
+                // Before an ack that covers it.
+                Settle::DeadLetter => writes.push(Write::Reject(tag)),
+                Settle::Requeue => writes.push(Write::Requeue(tag)),
             }
         }
+        let unbroken = self.open.first().map_or(self.top, |first| first - 1);
+        let (run, ahead): (Vec<_>, Vec<_>) = acks.into_iter().partition(|tag| *tag <= unbroken);
+        writes.extend(run.into_iter().max().map(Write::AckUpTo));
+        writes.extend(ahead.into_iter().map(Write::Ack));
+        writes
     }
 
-    /// One ack for the unbroken run above the floor.
-    fn settle_prefix(&mut self, writes: &mut Vec<Write>) {
-        let mut last_unwritten = None;
-        while let Some(written) = self.ahead.remove(&(self.floor + 1)) {
-            self.floor += 1;
-            if !written {
-                last_unwritten = Some(self.floor);
-            }
-        }
-        writes.extend(last_unwritten.map(Write::AckUpTo));
-    }
-
-    /// A single ack for each tag that is done behind one that is not.
-    fn settle_stragglers(&mut self, writes: &mut Vec<Write>) {
-        for (tag, written) in &mut self.ahead {
-            if !*written {
-                writes.push(Write::Ack(*tag));
-                *written = true;
-            }
+    fn close(&mut self, tag: u64) {
+        if tag > self.top {
+            self.open.extend(self.top + 1..tag);
+            self.top = tag;
+        } else {
+            self.open.remove(&tag);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn run(ledger: &mut Ledger, batch: &[(u64, Settle)]) -> Vec<Write> {
-        let mut writes = Vec::new();
-        ledger.enter(batch.to_vec(), &mut writes);
-        ledger.settle_prefix(&mut writes);
-        ledger.settle_stragglers(&mut writes);
-        writes
+        ledger.enter(batch.to_vec())
+    }
+
+    #[test]
+    fn a_job_that_runs_for_long_makes_the_ledger_no_larger() {
+        let mut ledger = Ledger::default();
+        for tag in 2..100_000 {
+            ledger.enter(vec![(tag, Settle::Ack)]);
+        }
+        assert_eq!(ledger.open, BTreeSet::from([1]));
+        assert_eq!(run(&mut ledger, &[(1, Settle::Ack)]), [Write::AckUpTo(1)]);
+        assert!(ledger.open.is_empty());
     }
 
     #[test]

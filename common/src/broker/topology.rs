@@ -22,8 +22,9 @@ pub const PARKED_EXCHANGE: &str = "postroad.parked";
 /// What nobody can read ends here, for people to look at.
 pub const PARKED_QUEUE: &str = "postroad.parked";
 
-/// Deliveries of one message before the broker gives it up. Postgres counts attempts; this only
-/// ends a message that kills every worker before the gate. Stated, because 4.x has a default and
+/// Deliveries of one message before the broker gives it up. Postgres counts attempts; this ends a
+/// message that kills every worker before the gate, and one that is given back without end. The
+/// scheduler then lets its job go again, at no cost of an attempt. Stated, because 4.x has a default and
 /// 3.10 has none. <https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>
 const WORK_DELIVERY_LIMIT: i32 = 20;
 /// The retrier takes everything it understands; what kills it again and again is parked.

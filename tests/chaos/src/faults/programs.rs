@@ -90,7 +90,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
         .never_repeats(),
         FaultRow::new(
             "prefetch-changes",
-            "an operator changes how many jobs a worker runs at once, fifteen times",
+            "an operator changes how many jobs a worker runs at once, thirty times",
             change_prefetch,
         )
         .never_repeats(),
@@ -308,10 +308,10 @@ fn change_prefetch<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("changes of the prefetch", false);
         let sql = "update postroad.queue set prefetch = $1";
-        for _ in 0..15 {
+        for _ in 0..30 {
             let prefetch = stage.rng.random_range(1..100_i32);
             stage.cluster.query(sql, &[&prefetch]).await?;
-            let pause = stage.rng.random_range(50..500);
+            let pause = stage.rng.random_range(50..300);
             lasting(Duration::from_millis(pause)).await;
         }
         stage.cluster.query(sql, &[&None::<i32>]).await?;
