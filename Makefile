@@ -37,7 +37,7 @@ fuzz: ## ten minutes of random input at everything that reads bytes from outside
 chaos: chaos-programs ## break everything while jobs are on their way; ARGS=--list names the runs
 	@target/release/postroad-chaos $(ARGS)
 
-soak: chaos-programs ## faults in random order for an hour, and what leaks by then
+soak: chaos-programs ## faults in random order for an hour, then the run that looks for leaks
 	@target/release/postroad-chaos --soak 60 $(ARGS)
 
 chaos-publish: chaos-programs ## the newest table of make chaos into the documents

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Makes runs with faults on debug programs as well, to save a build; they are slower.
     #[arg(long)]
     pub(crate) debug_programs: bool,
-    /// Instead of runs: faults in random order for so many minutes, and what leaks by then.
+    /// Instead of runs: faults in random order for so many minutes, then the run that looks for leaks.
     #[arg(long, value_name = "MINUTES")]
     pub(crate) soak: Option<u64>,
     /// Instead of runs: puts the newest table into docs/chaos, README.md and docs/GUARANTEES.md.
@@ -51,7 +51,7 @@ Examples:
   make chaos ARGS=\"--all --seed 7\"                  every run there is, as they were with seed 7
   make chaos ARGS=\"--only kill --only finisher\"     some of them
   make chaos ARGS=--list                            their names
-  make soak                                         an hour of faults, and what leaks
+  make soak                                         an hour of faults
 
 A red run is made again by its seed and commit, which the table names; its history is in
 DIRECTORY/red.";

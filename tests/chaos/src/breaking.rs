@@ -32,7 +32,6 @@ pub(crate) async fn everything(
 ) -> anyhow::Result<Vec<Outcome>> {
     let rows: Vec<_> = fault_rows(args)
         .into_iter()
-        .zip(1000..)
         .map(|(row, n)| Run {
             row,
             seed: ground.seed + n,
@@ -137,7 +136,7 @@ async fn servers(
     Ok(outcomes)
 }
 
-/// Runs in random order on the same servers, until the time is up; and what has leaked by then.
+/// Runs in random order on the same servers, until the time is up; then the one that looks for leaks.
 pub(crate) async fn soak(
     minutes: u64,
     ground: &Ground,

@@ -42,8 +42,8 @@ pub struct Outcome {
     pub is_second: bool,
 }
 
-/// How the complaint begins that depends on the machine, too.
-const SLOW: &str = "throughput was back after";
+/// How the complaints begin that depend on the machine, too.
+const SLOW: &str = "throughput";
 
 impl Outcome {
     /// Whether nothing is wrong with it but the time that it took to be well again.
@@ -258,8 +258,10 @@ fn judge(row: &FaultRow, report: &Report, recovered_after: Option<f64>) -> Verdi
     if let Some(limit) = row.recovery.limit((row.setup)().lease) {
         match recovered_after {
             Some(seconds) if seconds <= limit => {}
-            Some(seconds) => red.push(format!("{SLOW} {seconds:.1} s, not within {limit:.1} s")),
-            None => red.push("throughput did not come back".to_owned()),
+            Some(seconds) => red.push(format!(
+                "{SLOW} was back after {seconds:.1} s, not within {limit:.1} s"
+            )),
+            None => red.push(format!("{SLOW} did not come back")),
         }
     }
     if red.is_empty() {

@@ -38,8 +38,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let seed = args
         .seed
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
-    let upgrades =
-        args.soak.is_some() || fault_rows(&args).iter().any(|row| (row.setup)().upgrades);
+    let upgrades = args.soak.is_some()
+        || fault_rows(&args)
+            .iter()
+            .any(|(row, _)| (row.setup)().upgrades);
     let previous = match upgrades {
         true => previous::programs().await?,
         false => Err("no run asked for them".to_owned()),
@@ -133,20 +135,25 @@ fn conclude(findings: &Findings) -> anyhow::Result<()> {
     )
 }
 
-fn deaths(args: &Args) -> Vec<Death> {
-    let is_taken = |death: &Death| {
+/// The deaths that are asked for, and the place of each in the table: so it has the same seed
+/// whatever else is asked for.
+fn deaths(args: &Args) -> Vec<(Death, u64)> {
+    let is_taken = |(death, _): &(Death, u64)| {
         let is_in_tier =
             args.tier() > Tier::Gate || death.hit == Hit::Nth(1) || !args.only.is_empty();
         is_in_tier && args.takes(&death.name())
     };
-    crash::deaths().into_iter().filter(is_taken).collect()
+    let numbered = crash::deaths().into_iter().zip(1..);
+    numbered.filter(is_taken).collect()
 }
 
-pub(crate) fn fault_rows(args: &Args) -> Vec<faults::FaultRow> {
-    let is_taken = |row: &faults::FaultRow| {
+/// The same of the runs with a fault.
+pub(crate) fn fault_rows(args: &Args) -> Vec<(faults::FaultRow, u64)> {
+    let is_taken = |(row, _): &(faults::FaultRow, u64)| {
         (row.tier <= args.tier() || !args.only.is_empty()) && args.takes(row.name)
     };
-    faults::table().into_iter().filter(is_taken).collect()
+    let numbered = faults::table().into_iter().zip(1000..);
+    numbered.filter(is_taken).collect()
 }
 
 fn list(args: &Args) {
@@ -156,10 +163,10 @@ fn list(args: &Args) {
     for bug in bugs(args) {
         println!("{}", bug_name(bug));
     }
-    for death in deaths(args) {
+    for (death, _) in deaths(args) {
         println!("{:<36} {}", death.name(), death.point.says);
     }
-    for row in fault_rows(args) {
+    for (row, _) in fault_rows(args) {
         println!("{:<36} {}", row.name, row.says);
     }
 }
@@ -258,7 +265,7 @@ fn keep(history: &History, red: &Path, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 async fn die_everywhere(args: &Args, ground: &Ground, red: &Path) -> anyhow::Result<Vec<Outcome>> {
-    let deaths = stream::iter(deaths(args).into_iter().zip(1..))
+    let deaths = stream::iter(deaths(args))
         .map(|(death, n)| {
             let ground = Ground {
                 seed: ground.seed + n,
