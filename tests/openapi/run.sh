@@ -7,14 +7,16 @@
 # Needs python3 with venv, and the programs of `cargo build`. Servers and programs are its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-venv=.postroad/openapi/venv
+# Named, so that what it finds today it finds tomorrow.
+schemathesis=4.32.5
+venv=.postroad/openapi/venv-$schemathesis
 checks=not_a_server_error,status_code_conformance,content_type_conformance
 checks+=,response_schema_conformance,response_headers_conformance,unsupported_method,ignored_auth
 
 # Not POSTROAD_URL: whoever has it set must not have that API asked.
 if [[ ${1:-} != --inside ]]; then
     cargo build --quiet --workspace --bins
-    [[ -x $venv/bin/schemathesis ]] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet schemathesis; }
+    [[ -x $venv/bin/schemathesis ]] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet "schemathesis==$schemathesis"; }
     exec env -u DATABASE_URL -u AMQP_URL \
         target/debug/postroad dev --dir .postroad/openapi --fresh -- tests/openapi/run.sh --inside "${1:-120}"
 fi
