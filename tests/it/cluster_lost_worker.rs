@@ -102,6 +102,23 @@ async fn a_worker_that_slept_through_its_lease_still_says_what_it_did() -> anyho
     cluster.finish().await
 }
 
+/// Between the gate's yes and the call a worker sleeps; meanwhile a person decides by what the
+/// provider has, which is nothing, that the message may be sent again.
+#[tokio::test]
+async fn a_worker_that_slept_before_the_call_does_not_make_it_any_more() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let sleeps = Program::worker().env("POSTROAD_FAILPOINT", "gate.granted:stop@1");
+    let worker = cluster.start(sleeps).await?;
+    let ids = cluster.enqueue(&[sms()]).await?;
+    cluster.wait_for("held", 1).await?;
+    cluster.store.resolve(&ids, Resolution::Retry).await?;
+    cluster.signal(worker, Signal::CONT)?;
+
+    cluster.wait_for_job(ids[0], "completed").await?;
+    assert_eq!(calls(&cluster, ids[0]), 1);
+    cluster.finish().await
+}
+
 #[tokio::test]
 async fn a_worker_cut_off_from_postgres_writes_its_outcomes_when_it_is_back() -> anyhow::Result<()>
 {

@@ -1,4 +1,7 @@
-//! A started job → how its attempt ended. One task per job, under its kind's timeout (see [`crate::timeouts`]).
+//! A started job → how its attempt ended. One task per job, under its kind's timeout (see [`crate::settings`]).
+//!
+//! A right to start does not last: where this process may have been called lost since the gate said
+//! yes, the attempt is not made.
 //!
 //! An attempt that is cut off (timeout, panic, the worker's own end) may or may not have had its
 //! effect. It is reported as unknown or interrupted, and the job's `on_lost` says what that means.
@@ -10,9 +13,10 @@ use futures_util::FutureExt;
 use postroad_common::failpoint;
 use postroad_common::job::retry::RETRY_AFTER_MAX;
 use postroad_common::job::{ARGS_BYTES_MAX, JobId, KindName};
+use postroad_common::membership::Membership;
 use postroad_common::settings::TenantSettings;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Ending, Outcome};
+use postroad_common::store::{Ending, Outcome, ProcessId};
 use postroad_common::telemetry::ATTEMPT_TARGET;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -29,6 +33,7 @@ const SNOOZE_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Starts jobs and hands their outcomes on.
 #[derive(Clone)]
 pub(crate) struct Executor {
+    pub(crate) membership: Membership,
     pub(crate) running: TaskTracker,
     pub(crate) finished: mpsc::Sender<Finished>,
     pub(crate) shutdown: Shutdown,
@@ -37,7 +42,9 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    pub(crate) fn start(&self, asking: Asking, attempt: i32, late: Duration) {
+    /// Starts a job that the gate has granted to this process under the id `to`.
+    pub(crate) fn start(&self, asking: Asking, to: ProcessId, attempt: i32, late: Duration) {
+        let membership = self.membership.clone();
         let (finished, shutdown) = (self.finished.clone(), self.shutdown.clone());
         let settings = self.settings.clone();
         let called_off = self.cancellations.enter(asking.ticket.job());
@@ -64,6 +71,12 @@ impl Executor {
             // A handler's code also runs when its future is dropped and when its error is printed:
             // a panic there must not swallow the outcome either.
             let attempt_ended = AssertUnwindSafe(async {
+                // The process may have stood still since the gate's answer, for longer than its lease:
+                // then the job has been judged, and somebody may have decided by what there was.
+                if membership.id() != Some(to) {
+                    metrics::refused("late");
+                    return Ending::Snoozed(Duration::ZERO);
+                }
                 let attempted = kind.run(job, envelope.body);
                 tokio::select! {
                     biased;

@@ -18,7 +18,7 @@ use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Fenced, Gate, GateVerdict, Store};
+use postroad_common::store::{Fenced, Gate, GateVerdict, ProcessId, Store};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::executor::Executor;
@@ -63,14 +63,14 @@ impl Gatekeeper {
             }
             let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
             failpoint!("gate.before_asking");
-            let Some(verdicts) = self.ask(&fences).await else {
+            let Some((to, verdicts)) = self.ask(&fences).await else {
                 return fences;
             };
             failpoint!("gate.granted");
             let mut refused = Vec::new();
             for (one, (verdict, late)) in batch.drain(..).zip(verdicts) {
                 match verdict {
-                    GateVerdict::Start { attempt } => self.executor.start(one, attempt, late),
+                    GateVerdict::Start { attempt } => self.executor.start(one, to, attempt, late),
                     GateVerdict::Expired => {
                         metrics::refused("expired");
                         refused.push((one.ticket, Settle::Ack));
@@ -86,9 +86,9 @@ impl Gatekeeper {
         }
     }
 
-    /// Asks until there is an answer: what to do with each, and how late those are that start.
-    /// None: the worker stops first.
-    async fn ask(&self, fences: &[Fenced]) -> Option<Vec<(GateVerdict, Duration)>> {
+    /// Asks until there is an answer: under which id, what to do with each, and how late those are
+    /// that start. None: the worker stops first.
+    async fn ask(&self, fences: &[Fenced]) -> Option<(ProcessId, Vec<(GateVerdict, Duration)>)> {
         let (mut backoff, mut is_again) = (Backoff::default(), false);
         let mut late = Vec::with_capacity(fences.len());
         loop {
@@ -106,7 +106,7 @@ impl Gatekeeper {
                 {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
                         self.health.good(HEALTH);
-                        return Some(verdicts.into_iter().zip(late).collect());
+                        return Some((id, verdicts.into_iter().zip(late).collect()));
                     }
                     // Asked again, the gate grants what is still this worker's and nothing else.
                     Ok(Gate::Judged(_)) => self

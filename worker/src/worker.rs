@@ -198,6 +198,7 @@ impl Stages {
             store: store.clone(),
             membership: membership.clone(),
             executor: Executor {
+                membership: membership.clone(),
                 running: running.clone(),
                 finished,
                 shutdown: shutdown.clone(),

@@ -2,9 +2,10 @@
 //! the delivery's end.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use postroad_common::broker::Settle;
-use postroad_common::store::{Ending, Fenced, Gate, GateVerdict, Moved, Outcome};
+use postroad_common::store::{Ending, Fenced, Gate, GateVerdict, Moved, Outcome, ProcessId};
 
 use super::Worker;
 use crate::sim::Bug;
@@ -30,12 +31,12 @@ impl Worker {
                 continue;
             }
             let fences: Vec<_> = batch.iter().map(|parcel| parcel.job).collect();
-            let Some(verdicts) = self.ask(&fences).await else {
+            let Some((to, verdicts)) = self.ask(&fences).await else {
                 return fences;
             };
             for (parcel, verdict) in batch.into_iter().zip(verdicts) {
                 match verdict {
-                    GateVerdict::Start { .. } => self.execute(parcel),
+                    GateVerdict::Start { .. } => self.execute(parcel, to),
                     GateVerdict::Expired | GateVerdict::Refused => {
                         self.leave_room(parcel.job);
                         self.redeem(parcel.job, Settle::Ack);
@@ -46,7 +47,7 @@ impl Worker {
     }
 
     /// Asks until there is an answer. None: the worker stops first.
-    async fn ask(&self, fences: &[Fenced]) -> Option<Vec<GateVerdict>> {
+    async fn ask(&self, fences: &[Fenced]) -> Option<(ProcessId, Vec<GateVerdict>)> {
         let (mut backoff, mut is_again) = (Backoff::default(), false);
         loop {
             if let Some(id) = self.membership.id() {
@@ -57,7 +58,7 @@ impl Worker {
                 };
                 match self.sim.call(self.me, ask).await {
                     Ok(Gate::Judged(verdicts)) if self.membership.id() == Some(id) => {
-                        return Some(verdicts);
+                        return Some((id, verdicts));
                     }
                     Ok(Gate::WorkerIsLost) => self.membership.rejoin(id).await,
                     // Too late to start anything by it, or no answer at all.
@@ -72,11 +73,11 @@ impl Worker {
         }
     }
 
-    fn execute(self: &Rc<Self>, parcel: Parcel) {
+    fn execute(self: &Rc<Self>, parcel: Parcel, to: ProcessId) {
         self.running.set(self.running.get() + 1);
         let worker = self.clone();
         self.sim.spawn(self.me, async move {
-            let ending = worker.attempt(&parcel).await;
+            let ending = worker.attempt(&parcel, to).await;
             worker.leave_room(parcel.job);
             let outcome = Outcome {
                 job: parcel.job,
@@ -98,8 +99,12 @@ impl Worker {
         }
     }
 
-    async fn attempt(&self, parcel: &Parcel) -> Ending {
+    async fn attempt(&self, parcel: &Parcel, to: ProcessId) -> Ending {
         self.sim.step().await;
+        // It may have stood still for longer than its lease, and the job been judged.
+        if self.membership.id() != Some(to) {
+            return Ending::Snoozed(Duration::ZERO);
+        }
         let timeout = kinds()[0].1.timeout.as_millis() as Millis;
         let give_up_at = self.sim.now() + timeout;
         let reply = provider::call(&self.sim, parcel);
