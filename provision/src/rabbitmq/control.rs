@@ -16,6 +16,9 @@ use crate::error::{Doing, Error};
 use crate::install::{on_path, server_path};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// A node with much to do sometimes turns a connection away; one that is down does so every time.
+const CONNECTS: usize = 4;
+const REST: Duration = Duration::from_millis(250);
 
 /// A way to a node that stays good when the node is restarted.
 #[derive(Clone)]
@@ -47,7 +50,20 @@ impl Control {
         }
     }
 
+    /// What is evaluated is so once: whoever was turned away has not begun.
     async fn call(&self, whole: &str) -> Result<Output, Error> {
+        for _ in 1..CONNECTS {
+            let output = self.call_once(whole).await?;
+            if output.stdout.is_empty() && contains(&output.stderr, "failed to connect to node") {
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+            return Ok(output);
+        }
+        self.call_once(whole).await
+    }
+
+    async fn call_once(&self, whole: &str) -> Result<Output, Error> {
         let run = || "run erl_call".to_owned();
         let mut child = Command::new(erl_call()?)
             .arg("-address")
@@ -75,6 +91,10 @@ impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Control({})", self.dist)
     }
+}
+
+fn contains(said: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(said).contains(text)
 }
 
 fn refused(said: String) -> Error {
