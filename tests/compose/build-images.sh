@@ -91,7 +91,7 @@ cargo_config() {
 }
 
 # The names, from the files that use them.
-image_of() { sed -n "s/^ *image: *\\($1:.*\\)$/\\1/p" "$repo/docker-compose.yml" | sort -u; }
+image_of() { sed -n "s|^ *image: *\\($1:.*\\)$|\\1|p" "$repo/docker-compose.yml" | sort -u; }
 build_arg() { sed -n "s/^ARG $1=//p" "$repo/Dockerfile"; }
 
 mkdir -p "$cache"
@@ -107,3 +107,4 @@ docker tag stand-in-base:bookworm "$(build_arg RUNTIME_IMAGE)"
 rust "$(build_arg RUST_IMAGE)"
 server postgres "$(image_of postgres)" forky
 server rabbitmq "$(image_of rabbitmq)" forky
+server prometheus "$(image_of prom/prometheus)" forky

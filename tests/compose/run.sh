@@ -125,8 +125,10 @@ write_env() {
     local name
     admin_port=$(free_port 15672)
     api_port=$(free_port 8080)
+    prometheus_port=$(free_port 9091)
     "$repo/deploy/make-env.sh" "$work/env"
     printf '%s=%s\n' POSTROAD_RABBITMQ_ADMIN_PORT "$admin_port" POSTROAD_API_PORT "$api_port" \
+        POSTROAD_PROMETHEUS_PORT "$prometheus_port" \
         POSTROAD_DEMO_RECIPIENTS 20000 >> "$work/env"
     # Compose would let the caller's own values win over the file's.
     while IFS='=' read -r name _; do
@@ -301,6 +303,33 @@ broker_users_may_no_more() {
     ! pages monitoring RABBITMQ_MONITORING_PASSWORD queues/postroad/postroad.parked/contents -X DELETE
 }
 
+servers_change_no_file_of_their_image() {
+    local id
+    for id in $(containers_of postgres) $(containers_of rabbitmq); do
+        docker inspect --format '{{.Name}} {{.HostConfig.ReadonlyRootfs}}' "$id"
+    done > "$work/read-only"
+    cat "$work/read-only"
+    [[ $(grep -c ' true$' "$work/read-only") == 2 ]]
+}
+
+# Grafana is in no Debian: nothing here stands in for it.
+prometheus_sees_every_program() {
+    compose --profile observability up -d prometheus
+    wait_for 120 "its targets" targets_are_up "$1" || { up_by_job; return 1; }
+    prometheus rules | grep -o '"type":"alerting"' | sort | uniq -c
+    compose --profile observability rm --stop --force -v prometheus
+}
+
+prometheus() { curl -fsS --max-time 10 --get "http://127.0.0.1:$prometheus_port/api/v1/$1" "${@:2}"; }
+# A line for each job, with how many of its targets answer.
+up_by_job() {
+    prometheus query --data-urlencode 'query=sum by (job) (up)' \
+        | grep -oE '"job":"[a-z-]+"\},"value":\[[0-9.]+,"[0-9]+"' | sed -E 's/"job":"([a-z-]+)".*"([0-9]+)"/\1 \2/' | sort
+}
+targets_are_up() {
+    diff <(up_by_job) <(printf '%s\n' 'postroad-api 1' 'postroad-scheduler 1' "postroad-worker $1" 'rabbitmq 1' 'rabbitmq-queues 1')
+}
+
 kill_a_worker() { docker kill "$(containers_of worker | head -n 1)"; }
 
 stop_drains() {
@@ -347,6 +376,7 @@ main() {
     need "everything is healthy" everything_is_healthy 4
     check "migrate ended with 0" migrate_ended_well
     check "our programs are not root, change no file and have no capability" programs_are_confined
+    check "servers change no file of their image" servers_change_no_file_of_their_image
     check "ports are bound on 127.0.0.1 only" only_loopback_is_bound
     check "the admin pages answer" admin_pages_answer
     check "guest may not log in" guest_is_refused
@@ -359,6 +389,7 @@ main() {
     check "$jobs jobs are sent by SQL" send_jobs_by_sql "$jobs"
     check "it scales to 8 workers" compose up -d --scale worker=8
     check "everything is healthy" everything_is_healthy 8
+    check "Prometheus reads every program, and has the alerts" prometheus_sees_every_program 8
     check "a worker is killed" kill_a_worker
     check "a token is made" make_token
     check "a job is sent over HTTP with it" send_a_job_over_http
