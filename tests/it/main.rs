@@ -31,6 +31,7 @@ mod cluster_startup;
 mod faults;
 mod ledger;
 mod metrics;
+mod row_security;
 mod schedules;
 mod store_audit;
 mod store_claims;
