@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use postroad_common::token::{Permission, Token};
-use postroad_tests::harness::api::Api;
+use postroad_tests::harness::api::{Answer, Api};
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -38,39 +38,83 @@ async fn routes(api: &Api) -> Vec<(Method, String, Permission)> {
     routes
 }
 
-/// A body that gets as far as the lookup.
-fn body_of(path: &str) -> Value {
-    if path.ends_with("/resolve") {
-        json!({"verdict": "dead"})
-    } else {
-        json!({})
+/// What acme has, so that others may look for it.
+struct Things {
+    jobs: Vec<String>,
+    schedule: String,
+    operation: String,
+}
+
+impl Things {
+    /// The paths by which a route leads to them; one to something else if it leads to none.
+    fn paths(&self, route: &str) -> Vec<String> {
+        let one = std::slice::from_ref;
+        let (part, names) = match route {
+            _ if route.starts_with("/v1/jobs/{id}") => ("{id}", &self.jobs[..]),
+            _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
+            _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
+            _ => return vec![route.replace("{name}", "default")],
+        };
+        names.iter().map(|name| route.replace(part, name)).collect()
+    }
+
+    fn are_at(&self, path: &str) -> bool {
+        let mut names = self.jobs.iter().chain([&self.schedule, &self.operation]);
+        names.any(|name| path.contains(name))
     }
 }
 
-async fn ask(api: &Api, method: &Method, path: &str) -> postroad_tests::harness::api::Answer {
+/// Every row of acme's, in words.
+async fn everything_of_acmes(cluster: &Cluster) -> String {
+    let mut all = String::new();
+    let tables = [
+        "job",
+        "archive",
+        "dedup",
+        "schedule",
+        "operation",
+        "audit_log",
+    ];
+    for table in tables {
+        let sql = format!(
+            "select coalesce(string_agg(o::text, E'\\n' order by o::text), '')
+             from postroad.{table} o join postroad.tenant t on t.id = o.tenant_id
+             where t.name = 'acme'"
+        );
+        all += cluster.query(&sql, &[]).await.unwrap()[0].get(0);
+    }
+    all
+}
+
+/// Bodies that get as far as the lookup.
+fn bodies_of(method: &Method, route: &str) -> Vec<Value> {
+    if route.ends_with("/resolve") {
+        return vec![json!({"verdict": "dead"})];
+    }
+    if *method == Method::PATCH && route == "/v1/schedules/{name}" {
+        let (pause, resume) = (json!({"paused": true}), json!({"paused": false}));
+        return vec![pause, resume, json!({"cron": "@daily"})];
+    }
+    vec![json!({})]
+}
+
+async fn ask(api: &Api, method: &Method, path: &str, body: &Value) -> Answer {
     match *method {
         Method::GET => api.get(path).await.unwrap(),
         _ if path.ends_with("/batch") => api
             .raw(method.clone(), path, "application/x-ndjson", "")
             .await
             .unwrap(),
-        _ => api
-            .call(method.clone(), path, &body_of(path))
-            .await
-            .unwrap(),
+        _ => api.call(method.clone(), path, body).await.unwrap(),
     }
 }
 
-#[tokio::test]
-async fn no_route_answers_without_a_good_token_of_the_right_scope() {
-    let (cluster, id) = start().await;
-    let api = cluster
-        .client(id, Some("acme"), &Permission::ALL)
-        .await
-        .unwrap();
+/// Tokens that are none, or not any more.
+async fn bad_tokens(cluster: &Cluster, good: &str) -> Vec<String> {
     let expired = cluster.token(Some("acme"), &Permission::ALL).await.unwrap();
     let revoked = cluster.token(Some("acme"), &Permission::ALL).await.unwrap();
     let of_disabled = cluster.token(Some("gone"), &Permission::ALL).await.unwrap();
+    let of_another_secret = cluster.token(Some("acme"), &Permission::ALL).await.unwrap();
     for (sql, token) in [
         (
             "update postroad.token set expires_at = now() - interval '1 s' where id = $1",
@@ -84,63 +128,99 @@ async fn no_route_answers_without_a_good_token_of_the_right_scope() {
             "update postroad.tenant set disabled_at = now() from postroad.token k where k.id = $1 and tenant.id = k.tenant_id",
             &of_disabled,
         ),
+        (
+            "update postroad.token set secret_hash = sha256('another') where id = $1",
+            &of_another_secret,
+        ),
     ] {
         let token = Token::parse(token).unwrap();
         cluster.query(sql, &[&token.id()]).await.unwrap();
     }
-    let unknown = Token::generate().expose();
-    let (start, last) = api.token().split_at(api.token().len() - 1);
+    let (start, last) = good.split_at(good.len() - 1);
     let forged = format!("{start}{}", if last == "x" { "y" } else { "x" });
-    let bad = [
-        "",
-        "x",
-        "prk_",
-        &expired,
-        &revoked,
-        &of_disabled,
-        &unknown,
-        &forged,
-        &api.token()[..30],
-        &"a".repeat(10_000),
-        "eyJhbGciOiJub25lIn0.e30.",
-    ];
-    for (method, path, needed) in routes(&api).await {
-        let path = path
+    vec![
+        String::new(),
+        "x".to_owned(),
+        "prk_".to_owned(),
+        expired,
+        revoked,
+        of_disabled,
+        of_another_secret,
+        Token::generate().expose(),
+        forged,
+        good[..30].to_owned(),
+        "a".repeat(10_000),
+        "eyJhbGciOiJub25lIn0.e30.".to_owned(),
+    ]
+}
+
+fn all_but(one: Permission) -> Vec<Permission> {
+    let others = Permission::ALL.into_iter().filter(|other| *other != one);
+    others.collect()
+}
+
+#[tokio::test]
+async fn no_route_answers_without_a_good_token_of_the_right_scope() {
+    let (cluster, id) = start().await;
+    let api = cluster
+        .client(id, Some("acme"), &Permission::ALL)
+        .await
+        .unwrap();
+    let things = furnish(&cluster, &api).await;
+    let before = everything_of_acmes(&cluster).await;
+    let bad = bad_tokens(&cluster, api.token()).await;
+    let routes = routes(&api).await;
+    for (method, route, needed) in &routes {
+        let wrong = [
+            cluster
+                .token(Some("acme"), &all_but(*needed))
+                .await
+                .unwrap(),
+            cluster.token(None, &all_but(*needed)).await.unwrap(),
+        ];
+        for (path, body) in asked(method, route, &things) {
+            for token in &bad {
+                let answer = ask(&api.with_token(token), method, &path, &body).await;
+                answer.problem(401).unwrap();
+                assert_eq!(
+                    answer.headers["www-authenticate"], "Bearer",
+                    "{method} {path}"
+                );
+                assert!(!answer.text.contains("acme"), "{answer:?}");
+            }
+            for token in &wrong {
+                let answer = ask(&api.with_token(token), method, &path, &body).await;
+                answer.problem(403).unwrap();
+            }
+            // A tenant's token that says it may set queues was made by hand, and may not.
+            if needed.is_for_operators() {
+                let answer = ask(&api, method, &path, &body).await;
+                answer.problem(403).unwrap();
+            }
+        }
+    }
+    assert_eq!(everything_of_acmes(&cluster).await, before);
+
+    for (method, route, needed) in &routes {
+        let path = route
             .replace("{id}", "0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a")
             .replace("{name}", "default");
-        for token in bad {
-            let answer = ask(&api.with_token(token), &method, &path).await;
-            answer.problem(401).unwrap();
-            assert_eq!(
-                answer.headers["www-authenticate"], "Bearer",
-                "{method} {path}"
-            );
-            assert!(!answer.text.contains("acme"), "{answer:?}");
-        }
-        let others: Vec<_> = Permission::ALL
-            .into_iter()
-            .filter(|one| *one != needed)
-            .collect();
-        let wrong = cluster.token(None, &others).await.unwrap();
-        ask(&api.with_token(&wrong), &method, &path)
-            .await
-            .problem(403)
-            .unwrap();
-        // A tenant's token that says it may set queues was made by hand, and may not.
-        if needed.is_for_operators() {
-            ask(&api, &method, &path).await.problem(403).unwrap();
-        }
-        let right = cluster.token(None, &[needed]).await.unwrap();
-        let status = ask(&api.with_token(&right), &method, &path)
-            .await
-            .status
-            .as_u16();
+        let right = cluster.token(None, &[*needed]).await.unwrap();
+        let answer = ask(&api.with_token(&right), method, &path, &json!({})).await;
+        let status = answer.status.as_u16();
         assert!(
             ![401, 403].contains(&status) && status < 500,
             "{method} {path}: {status}"
         );
     }
     cluster.take_down().await.unwrap();
+}
+
+/// What a route may be asked about what acme has.
+fn asked(method: &Method, route: &str, things: &Things) -> Vec<(String, Value)> {
+    let bodies = bodies_of(method, route);
+    let of = |path: String| bodies.iter().map(move |body| (path.clone(), body.clone()));
+    things.paths(route).into_iter().flat_map(of).collect()
 }
 
 #[tokio::test]
@@ -175,66 +255,98 @@ async fn other_ways_of_sending_a_token_are_none() {
     cluster.take_down().await.unwrap();
 }
 
-/// What acme has, so that another tenant may look for it.
-async fn furnish(cluster: &Cluster, acme: &Api) -> Vec<String> {
-    let mut ids = Vec::new();
+/// Jobs in three states, a schedule, and a redrive that has begun.
+async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
+    let mut jobs = Vec::new();
     for delay in ["1h", "2h", "3h"] {
         let job = json!({"kind": "echo", "delay": delay, "args": {"secret": "acme-only"}, "dedup_key": delay});
         let taken = acme.post("/v1/jobs", &job).await.unwrap().json();
-        ids.push(taken["id"].as_str().unwrap().to_owned());
+        jobs.push(taken["id"].as_str().unwrap().to_owned());
     }
     // One is dead, one held.
-    cluster.bury(Some(&ids[1])).await.unwrap();
+    cluster.bury(Some(&jobs[1])).await.unwrap();
     let hold = "update postroad.job set stage = 3, claimed_at = now(), started_at = now(),
         ended_at = now(), worker_id = 1, dispatch = 1 where id = $1::text::uuid";
-    cluster.query(hold, &[&ids[2]]).await.unwrap();
+    cluster.query(hold, &[&jobs[2]]).await.unwrap();
     let note = "insert into postroad.attempt_error (job_id, attempt, code, message)
         values ($1::text::uuid, 1, 'failed', 'acme-only')";
-    cluster.query(note, &[&ids[1]]).await.unwrap();
-    ids
+    cluster.query(note, &[&jobs[1]]).await.unwrap();
+
+    let schedule = json!({"name": "acme-only", "cron": "@hourly", "kind": "echo"});
+    let made = acme.post("/v1/schedules", &schedule).await.unwrap();
+    assert_eq!(made.status.as_u16(), 201, "{made:?}");
+    // Without a scheduler it goes no further.
+    let begun = acme.post("/v1/dead-letters/redrive", &json!({})).await;
+    let operation = begun.unwrap().json();
+    assert_eq!(operation["planned"], 1, "{operation}");
+    Things {
+        jobs,
+        schedule: "acme-only".to_owned(),
+        operation: operation["id"].as_str().unwrap().to_owned(),
+    }
 }
 
-async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, ids: &[String]) {
-    for (method, path, _) in routes(other).await {
-        let paths: Vec<String> = match path.contains("{id}") {
-            true => ids.iter().map(|id| path.replace("{id}", id)).collect(),
-            false => vec![path.replace("{name}", "default")],
-        };
-        for path in paths {
-            let answer = ask(other, &method, &path).await;
+async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, things: &Things) {
+    let before = everything_of_acmes(cluster).await;
+    for (method, route, _) in routes(other).await {
+        for (path, body) in asked(&method, &route, things) {
+            let answer = ask(other, &method, &path, &body).await;
             assert!(answer.status.as_u16() < 500, "{method} {path}: {answer:?}");
             assert!(!answer.text.contains("acme"), "{method} {path}: {answer:?}");
-            if path.contains("/v1/jobs/0") || path.contains("/v1/operations/0") {
+            if things.are_at(&path) {
                 answer.problem(404).unwrap();
+            }
+            if things.are_at(&path) && method == Method::GET {
+                assert_eq!(
+                    acme.get(&path).await.unwrap().status.as_u16(),
+                    200,
+                    "{path}"
+                );
             }
         }
     }
-    for query in ["state=dead", "state=held", "tenant=acme", "limit=200"] {
-        let answer = other.get(&format!("/v1/jobs?{query}")).await.unwrap();
-        assert!(!answer.text.contains("acme-only"), "{query}: {answer:?}");
+    for look in [
+        "/v1/jobs?state=dead",
+        "/v1/jobs?state=held",
+        "/v1/jobs?tenant=acme",
+        "/v1/jobs?limit=200",
+        "/v1/dead-letters?limit=200",
+        "/v1/schedules?limit=200",
+        "/v1/schedules?tenant=acme",
+    ] {
+        let answer = other.get(look).await.unwrap();
+        assert!(!answer.text.contains("acme-only"), "{look}: {answer:?}");
     }
+    check_that_naming_acme_does_not_help(other, things).await;
     // And nothing of it was touched.
-    let states: Vec<_> = futures_util::future::join_all(ids.iter().map(|id| async move {
-        acme.get(&format!("/v1/jobs/{id}")).await.unwrap().json()["state"].clone()
-    }))
-    .await;
-    assert_eq!(states, ["scheduled", "dead", "held"]);
-    let ops = cluster
-        .query(
-            "select count(*) from postroad.operation where planned > 0",
-            &[],
-        )
-        .await
-        .unwrap();
-    assert_eq!(
-        ops[0].get::<_, i64>(0),
-        0,
-        "somebody redrove another tenant's dead letters"
-    );
+    assert_eq!(everything_of_acmes(cluster).await, before);
+    let redriven = "select count(*) from postroad.operation where planned > 0";
+    let count: i64 = cluster.query(redriven, &[]).await.unwrap()[0].get(0);
+    assert_eq!(count, 1, "somebody redrove another tenant's dead letters");
+}
+
+async fn check_that_naming_acme_does_not_help(other: &Api, things: &Things) {
+    let one = format!("/v1/schedules/{}", things.schedule);
+    let (none, named) = (json!({}), json!({"tenant": "acme", "paused": true}));
+    let new = json!({"tenant": "acme", "name": "another", "cron": "@daily", "kind": "echo"});
+    for (method, path, body) in [
+        (Method::GET, format!("{one}?tenant=acme"), &none),
+        (Method::DELETE, format!("{one}?tenant=acme"), &none),
+        (Method::POST, format!("{one}/run?tenant=acme"), &none),
+        (Method::PATCH, one, &named),
+        (Method::POST, "/v1/schedules".to_owned(), &new),
+        (
+            Method::POST,
+            "/v1/dead-letters/redrive".to_owned(),
+            &json!({"tenant": "acme"}),
+        ),
+    ] {
+        ask(other, &method, &path, body).await.problem(422).unwrap();
+    }
 }
 
 #[tokio::test]
-async fn no_route_shows_or_touches_another_tenants_jobs() {
+async fn no_route_shows_or_touches_what_is_another_tenants() {
     let (cluster, id) = start().await;
     let acme = cluster
         .client(id, Some("acme"), &Permission::ALL)
@@ -244,9 +356,9 @@ async fn no_route_shows_or_touches_another_tenants_jobs() {
         .client(id, Some("umbrella"), &Permission::ALL)
         .await
         .unwrap();
-    let ids = furnish(&cluster, &acme).await;
+    let things = furnish(&cluster, &acme).await;
 
-    check_that_nothing_is_seen(&cluster, &acme, &other, &ids).await;
+    check_that_nothing_is_seen(&cluster, &acme, &other, &things).await;
     cluster.take_down().await.unwrap();
 }
 
@@ -270,9 +382,9 @@ async fn row_level_security_holds_where_a_query_forgets_its_tenant() {
         .client(id, Some("umbrella"), &Permission::ALL)
         .await
         .unwrap();
-    let ids = furnish(&cluster, &acme).await;
+    let things = furnish(&cluster, &acme).await;
 
-    check_that_nothing_is_seen(&cluster, &acme, &other, &ids).await;
+    check_that_nothing_is_seen(&cluster, &acme, &other, &things).await;
     cluster.take_down().await.unwrap();
 }
 
