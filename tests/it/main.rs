@@ -27,6 +27,7 @@ mod cluster_retry;
 mod cluster_scheduler;
 mod cluster_schedules;
 mod cluster_shutdown;
+mod cluster_signatures;
 mod cluster_startup;
 mod faults;
 mod ledger;
