@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
 use postroad_common::job::{JobId, NewJob, RunAt};
-use postroad_common::store::{Ending, Fenced, Outcome};
+use postroad_common::store::{Ending, Fenced, Outcome, TenantChange};
 
 use crate::store_fixture::{ALL, Room, fence, job};
 
@@ -111,6 +111,40 @@ async fn tenants_get_equal_shares_however_much_one_of_them_has() {
     }
     assert_eq!(shares.len(), 50);
     assert!(shares.values().all(|share| *share == 4), "{shares:?}");
+}
+
+#[tokio::test]
+async fn tenants_share_a_window_by_their_weights() {
+    let room = Room::open().await;
+    let of_tenant = |name: &str| NewJob {
+        tenant: name.parse().unwrap(),
+        ..job()
+    };
+    let jobs = (0..2000).map(|n| of_tenant(["heavy", "light"][n % 2]));
+    let jobs: Vec<_> = jobs.collect();
+    room.enqueue_all(&jobs).await;
+    window(&room, 1000).await;
+    let weight = TenantChange {
+        weight: Some(3),
+        ..TenantChange::default()
+    };
+    assert!(room.store.set_tenant("heavy", &weight).await.unwrap());
+
+    // Ten at a time: a number that three and one do not divide.
+    let (queue, mut shares) = (room.due_queue("default").await, HashMap::new());
+    loop {
+        let claims = room.claim(&queue, 10).await;
+        if claims.is_empty() {
+            break;
+        }
+        for claim in claims {
+            *shares.entry(claim.tenant.to_string()).or_insert(0) += 1;
+        }
+    }
+
+    let (heavy, light) = (shares["heavy"], shares["light"]);
+    assert_eq!(heavy + light, 1000, "{shares:?}");
+    assert!((700..=800).contains(&heavy), "{shares:?}");
 }
 
 #[tokio::test]
