@@ -313,3 +313,42 @@ async fn what_programs_do_by_themselves_is_nobodys_change() {
     let all = "select count(*) from postroad.audit_log";
     assert_eq!(stage.room.value::<i64>(all).await, 1);
 }
+
+/// A role that was given every right there is, too: what it may is not what keeps the log.
+#[tokio::test]
+async fn the_log_only_grows_whoever_asks() {
+    let stage = Stage::set().await;
+    stage.change("queue.pause").await.unwrap();
+    let mut owner = stage.room.database.client().await;
+    postroad_migrations::grant_roles(&mut owner).await.unwrap();
+    let log = "select string_agg(l::text, E'\n' order by id) from postroad.audit_log l";
+    let before: String = stage.room.value(log).await;
+
+    for (role, granted) in [
+        ("none", ""),
+        ("postroad_api", ""),
+        (
+            "postroad_api",
+            "grant all on postroad.audit_log to postroad_api",
+        ),
+    ] {
+        stage.room.execute(granted).await;
+        for sql in [
+            "update postroad.audit_log set actor = 'nobody'",
+            "update postroad.audit_log set actor = actor where false",
+            "delete from postroad.audit_log",
+            "truncate postroad.audit_log",
+        ] {
+            let enter = format!("set role {role}; set postroad.tenant = '*'");
+            owner.batch_execute(&enter).await.unwrap();
+            let refused = owner.execute(sql, &[]).await.expect_err(sql);
+            let code = refused.code().map(|code| code.code());
+            assert_eq!(code, Some("42501"), "{role}: {sql}: {refused:?}");
+        }
+        assert_eq!(stage.room.value::<String>(log).await, before, "{role}");
+    }
+
+    // It grows.
+    stage.change("queue.resume").await.unwrap();
+    assert_eq!(stage.noted().await.len(), 2);
+}
