@@ -187,7 +187,27 @@ impl Service for Dispatcher {
 
 /// How long to rest after a look that took so long and found nothing to claim.
 fn rest_after(look: Duration) -> Duration {
-    (look * REST_PER_LOOK).clamp(IDLE_REST, LOOK_REST_MAX)
+    rest_of_test().unwrap_or_else(|| (look * REST_PER_LOOK).clamp(IDLE_REST, LOOK_REST_MAX))
+}
+
+/// A rest so long that a test can see what is dispatched without a look. Never in a release build.
+#[cfg(debug_assertions)]
+fn rest_of_test() -> Option<Duration> {
+    use std::sync::LazyLock;
+
+    use postroad_common::config::{Env, parse_duration};
+
+    static REST: LazyLock<Option<Duration>> = LazyLock::new(|| {
+        let env = Env::of_process();
+        let text = env.text("POSTROAD_TEST_IDLE_REST")?;
+        Some(parse_duration(text).expect("a test says how long"))
+    });
+    *REST
+}
+
+#[cfg(not(debug_assertions))]
+fn rest_of_test() -> Option<Duration> {
+    None
 }
 
 /// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.

@@ -3,11 +3,14 @@
 use anyhow::{Context as _, ensure};
 use postroad_common::job::JobId;
 use postroad_common::store::Fenced;
+use postroad_common::token::Permission;
 use postroad_provision::Signal;
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Program, eventually, many_sms};
 use postroad_tests::proxy::{Direction, Proxy};
 use postroad_tests::simulator::{Behaviour, Latency};
+use reqwest::Method;
+use serde_json::json;
 
 const DISPATCHES: &str = "select min(dispatch), max(dispatch), max(attempt) from postroad.jobs";
 
@@ -180,5 +183,36 @@ async fn dead_letters_wait_in_hand_until_postgres_is_back() -> anyhow::Result<()
     })
     .await?;
     cluster.expect_parked(1);
+    cluster.finish().await
+}
+
+/// By itself this scheduler would look again in an hour. A call that was missed while it began to
+/// listen accounts for one job, and for no second one.
+#[tokio::test]
+async fn a_job_that_comes_over_http_calls_a_scheduler_that_rests() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().schedulers(0).start().await?;
+    let resting = Program::scheduler().env("POSTROAD_TEST_IDLE_REST", "1h");
+    cluster.start(resting).await?;
+    let api = cluster.start(Program::api()).await?;
+    let client = cluster.client(api, Some("acme"), &Permission::ALL).await?;
+    let (job, none) = (json!({"kind": "echo"}), json!({}));
+    let schedule = json!({"name": "yearly", "cron": "@yearly", "kind": "echo"});
+    client.post("/v1/schedules", &schedule).await?;
+
+    let mut completed = 0;
+    for _ in 0..3 {
+        client.post("/v1/jobs", &job).await?;
+        completed += 1;
+        cluster.wait_for("completed", completed).await?;
+        let (batch, lines) = ("/v1/jobs/batch", format!("{job}\n{job}\n"));
+        client
+            .raw(Method::POST, batch, "application/x-ndjson", lines)
+            .await?;
+        completed += 2;
+        cluster.wait_for("completed", completed).await?;
+        client.post("/v1/schedules/yearly/run", &none).await?;
+        completed += 1;
+        cluster.wait_for("completed", completed).await?;
+    }
     cluster.finish().await
 }
