@@ -1,11 +1,17 @@
 //! A worker that is asked to stop finishes what runs, gives the rest back, and says no more than
-//! it knows.
+//! it knows; an api finishes the requests that have begun.
 
+use anyhow::ensure;
+use futures_util::stream;
 use postroad_common::store::Resolution;
+use postroad_common::token::Permission;
 use postroad_provision::Signal;
-use postroad_tests::harness::cluster::{Cluster, Program, many_sms, sms};
+use postroad_tests::harness::api::Answer;
+use postroad_tests::harness::cluster::{Cluster, Program, eventually, many_sms, sms};
 use postroad_tests::proxy::{Direction, Proxy};
 use postroad_tests::simulator::{Behaviour, Latency};
+use reqwest::{Body, Method};
+use tokio::sync::mpsc;
 
 fn hold() -> Behaviour {
     Behaviour {
@@ -161,5 +167,48 @@ async fn a_job_that_was_started_and_never_ran_is_given_back() -> anyhow::Result<
     cluster.start_worker().await?;
     assert_eq!(cluster.wait_for_job(ids[0], "completed").await?.attempt, 1);
     assert_eq!(cluster.provider.calls(&ids[0].to_string()).len(), 1);
+    cluster.finish().await
+}
+
+/// A batch is under way: its first line is answered, and its last one not sent.
+#[tokio::test]
+async fn an_api_asked_to_stop_finishes_the_request_under_way() -> anyhow::Result<()> {
+    let builder = Cluster::builder().env("POSTROAD_GRACE", "10m");
+    let mut cluster = builder.start().await?;
+    let leaving = cluster.start(Program::api()).await?;
+    let client = cluster
+        .client(leaving, Some("acme"), &Permission::ALL)
+        .await?;
+    let (lines, sent) = mpsc::channel::<std::io::Result<&str>>(1);
+    let body = stream::unfold(sent, async |mut sent| Some((sent.recv().await?, sent)));
+    lines.send(Ok("this is no job\n")).await?;
+    let batch = client.request(Method::POST, "/v1/jobs/batch");
+    let batch = batch.header("content-type", "application/x-ndjson");
+    let begun = batch.body(Body::wrap_stream(body)).send().await?;
+
+    cluster.signal(leaving, Signal::TERM)?;
+    eventually("nobody else is let in", async || {
+        ensure!(client.get("/openapi.json").await.is_err(), "it answers");
+        Ok(())
+    })
+    .await?;
+    for _ in 0..2 {
+        lines.send(Ok("{\"kind\":\"echo\"}\n")).await?;
+    }
+    drop(lines);
+
+    let answer = Answer::of(begun).await?;
+    let counts = answer.lines().pop().unwrap_or_default();
+    assert_eq!(
+        (
+            &counts["accepted"],
+            &counts["rejected"],
+            &counts["complete"]
+        ),
+        (&2.into(), &1.into(), &true.into()),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.wait(leaving).await?.code(), Some(0));
+    cluster.wait_for("completed", 2).await?;
     cluster.finish().await
 }

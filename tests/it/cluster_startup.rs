@@ -2,9 +2,11 @@
 //! says what to fix.
 
 use anyhow::ensure;
+use postroad_common::token::Permission;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, sms};
 use postroad_tests::proxy::Proxy;
 use postroad_tests::simulator::Behaviour;
+use serde_json::json;
 
 /// Waits until a program says that it is not ready because of this server.
 async fn wait_for_reason(cluster: &Cluster, id: Id, reason: &str) -> anyhow::Result<()> {
@@ -29,11 +31,17 @@ async fn a_program_waits_for_servers_that_are_not_there_yet() -> anyhow::Result<
         cluster.spawn(through(Program::scheduler()))?,
         cluster.spawn(through(Program::worker()))?,
     ];
+    let api = cluster.spawn(through(Program::api()))?;
 
-    for id in programs {
+    for id in programs.into_iter().chain([api]) {
         wait_for_reason(&cluster, id, "postgres").await?;
     }
     postgres.heal().await;
+    // It takes jobs whether RabbitMQ is there or not.
+    cluster.wait_until_ready(api).await?;
+    let client = cluster.client(api, Some("acme"), &Permission::ALL).await?;
+    let taken = client.post("/v1/jobs", &json!({"kind": "echo"})).await?;
+    ensure!(taken.status == 201, "{taken:?}");
     for id in programs {
         wait_for_reason(&cluster, id, "rabbitmq").await?;
     }
@@ -42,7 +50,7 @@ async fn a_program_waits_for_servers_that_are_not_there_yet() -> anyhow::Result<
         cluster.wait_until_ready(id).await?;
     }
     cluster.enqueue(&[sms()]).await?;
-    cluster.wait_for("completed", 1).await?;
+    cluster.wait_for("completed", 2).await?;
     cluster.finish().await
 }
 
@@ -51,7 +59,7 @@ async fn a_program_that_waits_stops_when_it_is_asked_to() -> anyhow::Result<()> 
     let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
     let postgres = Proxy::start(cluster.postgres_addr()?)?;
     postgres.cut().await;
-    for program in [Program::scheduler(), Program::worker()] {
+    for program in [Program::scheduler(), Program::worker(), Program::api()] {
         let id = cluster.spawn(program.postgres_through(&postgres))?;
         wait_for_reason(&cluster, id, "postgres").await?;
         assert_eq!(cluster.terminate(id).await?.code(), Some(0));
@@ -59,13 +67,15 @@ async fn a_program_that_waits_stops_when_it_is_asked_to() -> anyhow::Result<()> 
     cluster.finish().await
 }
 
-/// Starts both programs with these variables; they end at once and say all of this.
+/// Starts these programs with these variables; they end at once and say all of this.
 async fn check_refused(
     cluster: &mut Cluster,
+    programs: &[Program],
     env: &[(&str, String)],
     said: &[&str],
 ) -> anyhow::Result<()> {
-    for mut program in [Program::scheduler(), Program::worker()] {
+    for program in programs {
+        let mut program = program.clone();
         for (name, value) in env {
             program = program.env(name, value);
         }
@@ -116,9 +126,26 @@ async fn a_program_refuses_servers_that_refuse_it() -> anyhow::Result<()> {
         ),
     ];
     for (name, url, why) in cases {
-        check_refused(&mut cluster, &[(name, url)], &[name, why]).await?;
+        let mut programs = vec![Program::scheduler(), Program::worker()];
+        // The api knows no AMQP.
+        programs.extend((name == "DATABASE_URL").then(Program::api));
+        check_refused(&mut cluster, &programs, &[(name, url)], &[name, why]).await?;
     }
     cluster.finish().await
+}
+
+/// What is wrong for each of these programs.
+async fn check_all_are_named(
+    cluster: &mut Cluster,
+    programs: &[Program],
+    wrong: &[(&str, &str)],
+) -> anyhow::Result<()> {
+    let env: Vec<_> = wrong
+        .iter()
+        .map(|(name, text)| (*name, (*text).to_owned()))
+        .collect();
+    let names: Vec<_> = wrong.iter().map(|(name, _)| *name).collect();
+    check_refused(cluster, programs, &env, &names).await
 }
 
 #[tokio::test]
@@ -126,13 +153,19 @@ async fn every_wrong_variable_is_named_at_once() -> anyhow::Result<()> {
     let mut cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
     let wrong = [
         ("DATABASE_URL", "not a url"),
-        ("AMQP_URL", "http://x"),
-        ("POSTROAD_LEASE", "1"),
         ("POSTROAD_GRACE", "long"),
         ("POSTROAD_ADMIN_LISTEN", "here"),
     ];
-    let env = wrong.map(|(name, value)| (name, value.to_owned()));
-    check_refused(&mut cluster, &env, &wrong.map(|(name, _)| name)).await?;
+    let of_both = [("AMQP_URL", "http://x"), ("POSTROAD_LEASE", "1")];
+    let both = [Program::scheduler(), Program::worker()];
+    check_all_are_named(&mut cluster, &both, &[&wrong[..], &of_both].concat()).await?;
+    let of_api = [
+        ("POSTROAD_LISTEN", "8080"),
+        ("POSTROAD_WEBHOOK_ALLOW", "10.0.0.0/99"),
+        ("POSTROAD_LOG_FORMAT", "xml"),
+    ];
+    let api = [Program::api()];
+    check_all_are_named(&mut cluster, &api, &[&wrong[..], &of_api].concat()).await?;
     cluster.finish().await
 }
 
