@@ -22,7 +22,7 @@ use tokio::process::{Child, Command};
 use crate::store_fixture::Room;
 
 /// Longer than any command here takes.
-const MOST: Duration = Duration::from_secs(60);
+pub(crate) const MOST: Duration = Duration::from_secs(60);
 
 /// The servers' addresses, and other variables.
 #[derive(Clone)]

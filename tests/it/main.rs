@@ -10,6 +10,7 @@ mod api_jobs;
 mod api_tenants;
 mod cli_conventions;
 mod cli_doctor;
+mod cli_enqueue;
 mod cli_fixture;
 mod cli_jobs;
 mod cli_queues;

@@ -1,6 +1,6 @@
 //! `postroad enqueue`: one job, or a stream of them in constant memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use postroad_common::backoff::Backoff;
 use postroad_common::failpoint;
 use postroad_common::job::{ARGS_BYTES_MAX, InputError, JobInput, NewJob};
+use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{self, Enqueued, Store};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -56,7 +57,8 @@ pub(crate) struct Args {
 }
 
 const HELP: &str = r#"Prints the job's id; with --file, counts. A line that is no job is reported with its number and
-left out, the others are enqueued, and the exit code is 1.
+left out, the others are enqueued, and the exit code is 1. Ctrl-C takes what has been read, and the
+command says from which line to go on; a second one does not wait for the database.
 
 Examples:
   postroad enqueue --kind sms --queue sms --args '{"to":"+33639980606","text":"hi"}' --delay 5m
@@ -114,27 +116,27 @@ async fn enqueue_one(args: Args) -> anyhow::Result<()> {
 
 async fn enqueue_file(path: PathBuf) -> anyhow::Result<()> {
     let store = Setup::of_process()?.current_store().await?;
-    let progress;
-    let mut counts = Counts::default();
-    if path.as_os_str() == "-" {
-        progress = output::bar(None, "jobs");
-        let input = BufReader::new(tokio::io::stdin());
-        enqueue_lines(&store, input, &progress, &mut counts).await?;
+    let stop = Shutdown::on_signals(PATIENCE).context("listening for signals")?;
+    let mut lines = Lines {
+        store,
+        stop,
+        progress: output::bar(None, "jobs"),
+        counts: Counts::default(),
+    };
+    let ended = if path.as_os_str() == "-" {
+        lines.enqueue(BufReader::new(tokio::io::stdin())).await
     } else {
-        let name = path.display();
         let file = tokio::fs::File::open(&path)
             .await
-            .with_context(|| format!("opening {name}"))?;
-        progress = output::bar(None, "jobs");
-        enqueue_lines(
-            &store,
-            BufReader::with_capacity(1 << 20, file),
-            &progress,
-            &mut counts,
-        )
-        .await?;
-    }
-    progress.finish_and_clear();
+            .with_context(|| format!("opening {}", path.display()))?;
+        lines.enqueue(BufReader::with_capacity(1 << 20, file)).await
+    };
+    lines.progress.finish_and_clear();
+    let counts = lines.counts;
+    let is_complete = match ended {
+        Err(error) if counts.line > 0 => return Err(error.context(counts.way_on(&path))),
+        ended => ended?,
+    };
     let Counts {
         enqueued,
         duplicates,
@@ -144,6 +146,9 @@ async fn enqueue_file(path: PathBuf) -> anyhow::Result<()> {
     output::line(format_args!(
         "enqueued={enqueued}\nduplicates={duplicates}\nrejected={rejected}"
     ))?;
+    if !is_complete {
+        bail!("interrupted: {}", counts.way_on(&path));
+    }
     if rejected > 0 {
         bail!("{rejected} lines were no jobs and were left out");
     }
@@ -155,45 +160,91 @@ struct Counts {
     enqueued: u64,
     duplicates: u64,
     rejected: u64,
+    /// Lines that were read.
     line: u64,
+    /// The line up to which everything that is a job is one in the database.
+    taken: u64,
 }
 
-async fn enqueue_lines(
-    store: &Store,
-    mut input: impl AsyncBufRead + Unpin,
-    progress: &ProgressBar,
-    counts: &mut Counts,
-) -> anyhow::Result<()> {
-    let (mut batch, mut bytes, mut line) = (Vec::with_capacity(BATCH), 0, Vec::new());
-    loop {
-        let read = read_line(&mut input, &mut line)
-            .await
-            .context("reading jobs")?;
-        if let Some(length) = read {
-            counts.line += 1;
-            if let Some(job) = parse(&line, length, progress, counts) {
-                bytes += job.args.get().len();
-                batch.push(job);
-            }
+impl Counts {
+    fn add(&mut self, enqueued: &[Enqueued]) {
+        let new = enqueued.iter().filter(|one| one.is_new).count() as u64;
+        self.enqueued += new;
+        self.duplicates += enqueued.len() as u64 - new;
+    }
+
+    /// How far it came, and how to go on from there.
+    fn way_on(&self, path: &Path) -> String {
+        let (taken, next) = (self.taken, self.taken + 1);
+        let mut text = format!("everything up to line {taken} is taken");
+        if self.line > taken {
+            let line = self.line;
+            text += &format!(", and nobody knows of lines {next} to {line}");
         }
-        let is_full = batch.len() >= BATCH || bytes >= BATCH_BYTES;
-        if !batch.is_empty() && (is_full || read.is_none()) {
-            let enqueued = enqueue(store, &batch).await?;
-            failpoint!("enqueue.committed");
-            for done in enqueued {
-                if done.is_new {
-                    counts.enqueued += 1;
-                } else {
-                    counts.duplicates += 1;
+        if path.as_os_str() == "-" {
+            return text + &format!("; go on with line {next} of what was read");
+        }
+        let file = path.display().to_string().replace('\'', r"'\''");
+        text + &format!("; go on with `tail -n +{next} '{file}' | postroad enqueue --file -`")
+    }
+}
+
+/// A stream of lines on its way to the database.
+struct Lines {
+    store: Store,
+    stop: Shutdown,
+    progress: ProgressBar,
+    counts: Counts,
+}
+
+impl Lines {
+    /// Enqueues a job for each line; whether that was all of them, or somebody has interrupted it.
+    /// What was read before that is enqueued all the same: a pipe does not give it again.
+    async fn enqueue(&mut self, mut input: impl AsyncBufRead + Unpin) -> anyhow::Result<bool> {
+        let (mut batch, mut bytes, mut line) = (Vec::with_capacity(BATCH), 0, Vec::new());
+        let (quiesce, mut is_interrupted) = (self.stop.quiesce.clone(), false);
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = quiesce.cancelled() => {
+                    is_interrupted = true;
+                    None
+                }
+                read = read_line(&mut input, &mut line) => read.context("reading jobs")?,
+            };
+            if let Some(length) = read {
+                self.counts.line += 1;
+                if let Some(job) = parse(&line, length, &self.progress, &mut self.counts) {
+                    bytes += job.args.get().len();
+                    batch.push(job);
                 }
             }
-            progress.set_position(counts.enqueued + counts.duplicates);
-            batch.clear();
-            bytes = 0;
+            let is_full = batch.len() >= BATCH || bytes >= BATCH_BYTES;
+            if is_full || read.is_none() {
+                self.take(&batch).await?;
+                batch.clear();
+                bytes = 0;
+            }
+            if read.is_none() {
+                return Ok(!is_interrupted);
+            }
         }
-        if read.is_none() {
-            return Ok(());
+    }
+
+    /// Enqueues the jobs of all lines that were read and not taken yet.
+    async fn take(&mut self, batch: &[NewJob]) -> anyhow::Result<()> {
+        if !batch.is_empty() {
+            let enqueued = tokio::select! {
+                enqueued = enqueue(&self.store, batch) => enqueued?,
+                () = self.stop.cancel.cancelled() => bail!("stopped at once"),
+            };
+            failpoint!("enqueue.committed");
+            self.counts.add(&enqueued);
+            let done = self.counts.enqueued + self.counts.duplicates;
+            self.progress.set_position(done);
         }
+        self.counts.taken = self.counts.line;
+        Ok(())
     }
 }
 
