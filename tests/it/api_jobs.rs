@@ -151,6 +151,7 @@ async fn the_same_key_is_the_same_job_and_other_words_are_a_conflict() {
     assert_eq!(first.status, StatusCode::CREATED, "{first:?}");
     assert_eq!(again.status, StatusCode::OK, "{again:?}");
     assert_eq!(first.json(), again.json());
+    assert_eq!(first.json()["dedup_key"], "order-17");
     let changes = [
         ("args", json!({"n": 2})),
         ("delay", json!("2h")),

@@ -142,6 +142,10 @@ pub(crate) struct Job {
     /// What its handler left.
     #[schema(value_type = serde_json::Value, required = true)]
     result: Option<Box<RawValue>>,
+    /// The key that it was handed in under: in the answer to that request only, and left out where
+    /// there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedup_key: Option<String>,
 }
 
 impl From<JobView> for Job {
@@ -166,6 +170,7 @@ impl From<JobView> for Job {
             error: view.error,
             args: view.args,
             result: view.result,
+            dedup_key: view.dedup_key,
         }
     }
 }

@@ -62,6 +62,10 @@ pub struct JobView {
     pub error: Option<String>,
     pub args: Option<Box<RawValue>>,
     pub result: Option<Box<RawValue>>,
+    /// Known to whoever has just handed it in: no index leads from a job to its key, and without one
+    /// each look would read all keys of the tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedup_key: Option<String>,
 }
 
 /// Rows that are looked at for one page. What is rare is not on every page, but no page is slow.
@@ -239,5 +243,6 @@ fn view(row: &Row) -> JobView {
         error: row.get(16),
         args: json(17),
         result: json(18),
+        dedup_key: None,
     }
 }
