@@ -77,7 +77,7 @@ pub(crate) struct QueuePatch {
     /// How long a message may wait in RabbitMQ: from `1s` to `1d`.
     #[schema(example = "60s", pattern = "^[0-9]+(ms|s|m|h|d)$")]
     pipe_ttl: Option<String>,
-    /// Jobs of it that a worker runs at once: 1 to 2,000. Workers read it when they start.
+    /// Jobs of it that a worker runs at once: 1 to 2,000.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i32>, minimum = 1, maximum = 2000)]
     prefetch: Option<Option<i32>>,
@@ -158,7 +158,7 @@ pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Queues>, Problem> 
     Ok(axum::Json(Queues { items }))
 }
 
-/// Sets a queue. In force with the next dispatch.
+/// Sets a queue. In force with the next dispatch; the prefetch at once.
 #[utoipa::path(
     patch, path = "/v1/queues/{name}", tag = "queues", operation_id = "set_queue",
     params(("name" = String, Path, description = "The queue's name")),
