@@ -6,7 +6,11 @@
 )]
 
 mod api_bad_input;
+mod api_batch;
+mod api_dead_letters;
+mod api_fixture;
 mod api_jobs;
+mod api_queues;
 mod api_tenants;
 mod cli_conventions;
 mod cli_doctor;
