@@ -20,6 +20,7 @@ use crate::App;
 use crate::frame::RequestId;
 use crate::metrics;
 use crate::problem::Problem;
+use crate::trace;
 
 /// No token is longer.
 const HEADER_BYTES_MAX: usize = 200;
@@ -107,6 +108,7 @@ pub(crate) struct Caller {
     token_id: String,
     found: Arc<FoundToken>,
     request_id: String,
+    traceparent: Option<String>,
 }
 
 impl Caller {
@@ -137,6 +139,11 @@ impl Caller {
             request_id: Some(self.request_id.clone()),
         };
         self.app.store.scoped(self.scope()).acting(actor)
+    }
+
+    /// What the request says that it is part of.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
     }
 
     /// The name of the tenant; none for an operator.
@@ -201,6 +208,7 @@ impl FromRequestParts<App> for Caller {
             token_id: token.id().to_owned(),
             found,
             request_id: request_id.map(|id| id.0.clone()).unwrap_or_default(),
+            traceparent: trace::parent_of(&parts.headers).map(str::to_owned),
         })
     }
 }

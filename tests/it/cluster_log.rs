@@ -15,7 +15,7 @@ fn traced() -> NewJob {
 }
 
 /// The lines of a log that are about attempts.
-fn attempts(log: &str) -> Vec<Value> {
+pub(crate) fn attempts(log: &str) -> Vec<Value> {
     log.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|line| line["target"] == "postroad::attempt")

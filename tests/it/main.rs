@@ -12,6 +12,7 @@ mod api_fixture;
 mod api_jobs;
 mod api_queues;
 mod api_tenants;
+mod api_trace;
 mod cli_conventions;
 mod cli_doctor;
 mod cli_enqueue;

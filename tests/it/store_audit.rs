@@ -148,7 +148,7 @@ impl Stage {
                     .await?;
             }
             "schedule.run" => {
-                store.run_schedule(tenant, "s", JobId::new()).await?;
+                store.run_schedule(tenant, "s", JobId::new(), None).await?;
             }
             "schedule.delete" => {
                 store.delete_schedule(tenant, "s").await?;
@@ -294,7 +294,7 @@ async fn what_changes_nothing_is_not_written_down() {
     store.pause_schedule(stage.tenant, "s").await.unwrap();
     assert!(
         !store
-            .run_schedule(stage.tenant, "s", JobId::new())
+            .run_schedule(stage.tenant, "s", JobId::new(), None)
             .await
             .unwrap()
     );

@@ -342,7 +342,12 @@ async fn a_job_that_somebody_asks_for_is_no_tick() {
     room.store.pause_schedule(tenant, "s").await.unwrap();
 
     let id = JobId::new();
-    let run = async || room.store.run_schedule(tenant, "s", id).await.unwrap();
+    let run = async || {
+        room.store
+            .run_schedule(tenant, "s", id, None)
+            .await
+            .unwrap()
+    };
     assert!(run().await);
     assert!(!run().await, "whoever has lost the answer asks again");
     assert_eq!(room.state(id).await, "scheduled");
@@ -355,7 +360,10 @@ async fn a_job_that_somebody_asks_for_is_no_tick() {
         .value("select count(*) from postroad.schedule_tick")
         .await;
     assert_eq!(ticks, 0);
-    let none = room.store.run_schedule(tenant, "none", JobId::new()).await;
+    let none = room
+        .store
+        .run_schedule(tenant, "none", JobId::new(), None)
+        .await;
     assert!(!none.unwrap());
 }
 

@@ -76,6 +76,7 @@ pub(crate) struct Counts {
 /// being accepted.
 #[utoipa::path(
     post, path = "/v1/jobs/batch", tag = "jobs", operation_id = "enqueue_jobs",
+    params(("traceparent" = Option<String>, Header, description = "W3C trace context of lines that have none; what is not valid is ignored")),
     request_body(content = JobSubmission, content_type = "application/x-ndjson", description = "One job a line, any number of lines"),
     responses(
         (status = 200, description = "A line for each line that was refused, and the counts", body = Counts, content_type = "application/x-ndjson"),

@@ -59,7 +59,7 @@ pub(crate) struct JobSubmission {
     /// What becomes of it when its worker is lost; default as its kind says.
     #[schema(pattern = "^(retry|hold)$")]
     on_lost: Option<String>,
-    /// W3C trace context of the submitter.
+    /// W3C trace context of the submitter. Default: the request's header of this name.
     #[schema(max_length = 255)]
     traceparent: Option<String>,
 }
@@ -106,6 +106,7 @@ impl Filter {
 /// Enqueues one job.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs", operation_id = "enqueue_job",
+    params(("traceparent" = Option<String>, Header, description = "W3C trace context, unless the body has one; what is not valid is ignored")),
     request_body(content = JobSubmission, content_type = "application/json"),
     responses(
         (status = 201, description = "The job; it starts when it is due", body = Job, headers(("location", description = "Where it can be looked at"))),
@@ -248,6 +249,8 @@ impl<'a> Submitter<'a> {
                 })?;
             }
         }
+        let of_request = || self.caller.traceparent().map(str::to_owned);
+        input.traceparent = input.traceparent.or_else(of_request);
         let is_resend = input.id.is_some();
         let job = input.into_job()?;
         self.vet(&job)?;

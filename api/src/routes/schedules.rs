@@ -498,7 +498,11 @@ pub(crate) async fn delete(
 /// Runs a schedule's job now, beside its ticks.
 #[utoipa::path(
     post, path = "/v1/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
-    params(("name" = String, Path, description = "The schedule's name"), Whose),
+    params(
+        ("name" = String, Path, description = "The schedule's name"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context of the job; what is not valid is ignored"),
+        Whose,
+    ),
     responses(
         (status = 201, description = "The job", body = super::Job),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
@@ -525,7 +529,8 @@ pub(crate) async fn run(
     // Repeats what may have been committed although its answer was lost: the id makes it the same.
     let (until, mut backoff) = (Instant::now() + PATIENCE, Backoff::default());
     let is_made = loop {
-        match store.run_schedule(tenant, &name, id).await {
+        let run = store.run_schedule(tenant, &name, id, caller.traceparent());
+        match run.await {
             Ok(is_made) => break is_made || !store.job_views(&[id]).await?.is_empty(),
             Err(error) if error.is_transient() && Instant::now() < until => {
                 tokio::time::sleep(backoff.next_wait()).await;

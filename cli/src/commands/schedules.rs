@@ -476,7 +476,10 @@ async fn resume(store: &Store, which: &Which) -> anyhow::Result<()> {
 async fn run_now(store: &Store, which: &Which) -> anyhow::Result<()> {
     let tenant = tenant_id(store, which.tenant.as_str()).await?;
     let id = JobId::new();
-    if !store.run_schedule(tenant, which.name.as_str(), id).await? {
+    if !store
+        .run_schedule(tenant, which.name.as_str(), id, None)
+        .await?
+    {
         return Err(missing(which));
     }
     line(id)

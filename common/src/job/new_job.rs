@@ -14,6 +14,9 @@ pub const ARGS_BYTES_MAX: usize = 256 * 1024;
 /// by its own `max_stack_depth`, it would refuse the job and every other one of its batch.
 pub const ARGS_NESTING_MAX: usize = 1000;
 
+/// The longest `traceparent`, in bytes.
+pub const TRACEPARENT_BYTES_MAX: usize = 255;
+
 /// The longest wait of a job that is due after a while: in range for all of this century.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
@@ -121,7 +124,7 @@ impl NewJob {
         if self
             .traceparent
             .as_ref()
-            .is_some_and(|t| t.len() > 255 || t.contains('\0'))
+            .is_some_and(|t| t.len() > TRACEPARENT_BYTES_MAX || t.contains('\0'))
         {
             return Err(InvalidJob::new(
                 "traceparent",

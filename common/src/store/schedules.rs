@@ -235,9 +235,10 @@ const RESUME: &str = "
 /// A job beside the ticks, due now, whether the schedule is paused or not.
 const RUN: &str = "
     insert into postroad.job
-        (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
+        (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost,
+         traceparent)
     select $3, queue_id, kind_id, tenant_id, args, priority, now(), now() + expires_after,
-           max_attempts, on_lost
+           max_attempts, on_lost, $4
     from postroad.schedule where tenant_id = $1 and name = $2
     on conflict (id) do nothing
     returning id";
@@ -419,11 +420,17 @@ impl Store {
 
     /// Makes a job of a schedule now, beside its ticks. False: there is no such schedule, or the job
     /// of this id has been made before: whoever has lost the answer may ask again.
-    pub async fn run_schedule(&self, tenant: i32, name: &str, id: JobId) -> Result<bool, Error> {
+    pub async fn run_schedule(
+        &self,
+        tenant: i32,
+        name: &str,
+        id: JobId,
+        traceparent: Option<&str>,
+    ) -> Result<bool, Error> {
         let change = Change {
             operation: "running a schedule",
             sql: RUN,
-            params: &[&tenant, &name, id.as_uuid()],
+            params: &[&tenant, &name, id.as_uuid(), &traceparent],
             action: "schedule.run",
             detail: json!({"job": id.to_string()}),
         };
