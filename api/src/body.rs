@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use postroad_common::job::ARGS_BYTES_MAX;
 use postroad_common::text::one_line;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::problem::{Problem, pointer_of};
@@ -71,6 +72,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
                 "query",
                 one_line(&axum::Error::new(error).to_string()),
             )),
+        }
+    }
+}
+
+/// A query string that says nothing: what is asked for has no parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// The parameter of a path. One that is not UTF-8 names nothing that there is.
+pub(crate) struct Path(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Path {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<String>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Problem::of_status(StatusCode::NOT_FOUND)),
         }
     }
 }

@@ -168,7 +168,7 @@ impl Problem {
         Self::new(status, "internal", "Not the client's fault", detail)
     }
 
-    /// What the router said without a body.
+    /// What the router said, or would say, without a body.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let (name, title, detail) = match status {
             StatusCode::NOT_FOUND => ("not-found", "Not found", "there is nothing at this path"),

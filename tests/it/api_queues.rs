@@ -96,7 +96,7 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
         let refused = patch(body.clone()).await.problem(422).unwrap();
         assert_eq!(refused.as_deref(), Some(pointer), "{body}");
     }
-    for name in ["nobody", "No%20Name", "%00", "..%2f.."] {
+    for name in ["nobody", "No%20Name", "%00", "%ff", "..%2f.."] {
         let path = format!("/v1/queues/{name}");
         let missing = operator
             .call(Method::PATCH, &path, &json!({}))

@@ -1,6 +1,6 @@
 //! Jobs: in, looked at, called off, run again, decided about.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use postroad_common::egress::EgressPolicy;
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Job, JobPage, limit_of};
 use crate::App;
 use crate::auth::Caller;
-use crate::body::{Json, JsonBytes, Query, id_of};
+use crate::body::{Json, JsonBytes, Path, Query, id_of};
 use crate::metrics;
 use crate::problem::Problem;
 
@@ -360,10 +360,7 @@ pub(super) fn name(parameter: &'static str, text: String) -> Result<String, Prob
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn get(
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<axum::Json<Job>, Problem> {
+pub(crate) async fn get(caller: Caller, Path(id): Path) -> Result<axum::Json<Job>, Problem> {
     caller.may(Permission::JobsRead)?;
     find(&caller, &id).await.map(axum::Json)
 }
@@ -389,7 +386,7 @@ async fn find(caller: &Caller, id: &str) -> Result<Job, Problem> {
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn cancel(caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(crate) async fn cancel(caller: Caller, Path(id): Path) -> Result<Response, Problem> {
     caller.may(Permission::JobsWrite)?;
     let uuid = id_of(&id).ok_or_else(|| Problem::not_found("job"))?;
     // A job that moves between the two looks of one statement is looked at again.
@@ -435,7 +432,7 @@ pub(crate) async fn cancel(caller: Caller, Path(id): Path<String>) -> Result<Res
 pub(crate) async fn retry(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Result<axum::Json<Job>, Problem> {
     caller.may(Permission::JobsWrite)?;
     let uuid = id_of(&id).ok_or_else(|| Problem::not_found("job"))?;
@@ -490,7 +487,7 @@ enum Verdict {
 pub(crate) async fn resolve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(id): Path,
     Json(decision): Json<Decision>,
 ) -> Result<axum::Json<Job>, Problem> {
     caller.may(Permission::JobsWrite)?;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::extract::Path;
 use postroad_common::job::{KindName, OnLost};
 use postroad_common::store::{Changed, KindChange, KindRow, Store};
 use postroad_common::token::Permission;
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::queues::{DAY, duration};
 use crate::auth::Caller;
-use crate::body::Json;
+use crate::body::{Json, Nothing, Path, Query};
 use crate::problem::Problem;
 
 /// A kind and its policy.
@@ -88,10 +87,14 @@ pub(crate) struct KindPatch {
         (status = 200, description = "All kinds, by name", body = Kinds),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `queues:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Kinds>, Problem> {
+pub(crate) async fn list(
+    caller: Caller,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<axum::Json<Kinds>, Problem> {
     caller.may(Permission::QueuesRead)?;
     let rows = caller.store().kinds(None).await?;
     let items = rows.into_iter().map(Kind::from).collect();
@@ -118,7 +121,7 @@ pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Kinds>, Problem> {
 )]
 pub(crate) async fn set(
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Json(patch): Json<KindPatch>,
 ) -> Result<axum::Json<Kind>, Problem> {
     caller.may(Permission::QueuesWrite)?;

@@ -1,13 +1,12 @@
 //! Operations: what was asked for many jobs at once, and how far it is.
 
-use axum::extract::Path;
 use postroad_common::store;
 use postroad_common::token::Permission;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::body::id_of;
+use crate::body::{Nothing, Path, Query, id_of};
 use crate::problem::Problem;
 
 /// How many are listed.
@@ -62,10 +61,14 @@ pub(crate) struct Operations {
         (status = 200, description = "Operations, newest first", body = Operations),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `jobs:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Operations>, Problem> {
+pub(crate) async fn list(
+    caller: Caller,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<axum::Json<Operations>, Problem> {
     caller.may(Permission::JobsRead)?;
     let found = caller.store().operations(None, NEWEST).await?;
     let items = found.into_iter().map(Operation::from).collect();
@@ -84,10 +87,7 @@ pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Operations>, Probl
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn get(
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<axum::Json<Operation>, Problem> {
+pub(crate) async fn get(caller: Caller, Path(id): Path) -> Result<axum::Json<Operation>, Problem> {
     caller.may(Permission::JobsRead)?;
     find(&caller, &id).await
 }
@@ -105,10 +105,7 @@ pub(crate) async fn get(
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn stop(
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<axum::Json<Operation>, Problem> {
+pub(crate) async fn stop(caller: Caller, Path(id): Path) -> Result<axum::Json<Operation>, Problem> {
     caller.may(Permission::DeadLettersRedrive)?;
     let uuid = id_of(&id).ok_or_else(|| Problem::not_found("operation"))?;
     if !caller.store().stop_operation(uuid).await? {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use postroad_common::config::parse_duration;
 use postroad_common::store::{Changed, QueueChange, QueueRow};
 use postroad_common::token::Permission;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::App;
 use crate::auth::Caller;
-use crate::body::Json;
+use crate::body::{Json, Nothing, Path, Query};
 use crate::problem::Problem;
 
 /// A queue: its settings, and what is in it of the token's tenant (of all tenants, for operators).
@@ -148,10 +148,14 @@ pub(super) fn duration(
         (status = 200, description = "All queues, by name", body = Queues),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `queues:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Queues>, Problem> {
+pub(crate) async fn list(
+    caller: Caller,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<axum::Json<Queues>, Problem> {
     caller.may(Permission::QueuesRead)?;
     let rows = caller.store().queues(None).await?;
     let items = rows.into_iter().map(Queue::from).collect();
@@ -178,7 +182,7 @@ pub(crate) async fn list(caller: Caller) -> Result<axum::Json<Queues>, Problem> 
 )]
 pub(crate) async fn set(
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Json(patch): Json<QueuePatch>,
 ) -> Result<axum::Json<Queue>, Problem> {
     caller.may(Permission::QueuesWrite)?;
@@ -202,10 +206,7 @@ pub(crate) async fn set(
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn pause(
-    caller: Caller,
-    Path(name): Path<String>,
-) -> Result<axum::Json<Queue>, Problem> {
+pub(crate) async fn pause(caller: Caller, Path(name): Path) -> Result<axum::Json<Queue>, Problem> {
     pause_or_resume(&caller, &name, true).await
 }
 
@@ -224,7 +225,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(app): State<App>,
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Result<axum::Json<Queue>, Problem> {
     let queue = pause_or_resume(&caller, &name, false).await?;
     app.waker.wake();

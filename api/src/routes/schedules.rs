@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use super::limit_of;
 use super::queues::{DAY, duration};
 use crate::App;
 use crate::auth::Caller;
-use crate::body::{Json, Query};
+use crate::body::{Json, Path, Query};
 use crate::collector::PATIENCE;
 use crate::metrics;
 use crate::problem::Problem;
@@ -412,7 +412,7 @@ fn after(cursor: &str) -> Result<(&str, &str), Problem> {
 )]
 pub(crate) async fn get(
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Query(whose): Query<Whose>,
 ) -> Result<axum::Json<Schedule>, Problem> {
     caller.may(Permission::SchedulesRead)?;
@@ -443,7 +443,7 @@ pub(crate) async fn get(
 pub(crate) async fn change(
     State(app): State<App>,
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Json(input): Json<ScheduleInput>,
 ) -> Result<axum::Json<Schedule>, Problem> {
     caller.may(Permission::SchedulesWrite)?;
@@ -483,7 +483,7 @@ pub(crate) async fn change(
 )]
 pub(crate) async fn delete(
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Query(whose): Query<Whose>,
 ) -> Result<StatusCode, Problem> {
     caller.may(Permission::SchedulesWrite)?;
@@ -516,7 +516,7 @@ pub(crate) async fn delete(
 pub(crate) async fn run(
     State(app): State<App>,
     caller: Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Query(whose): Query<Whose>,
 ) -> Result<Response, Problem> {
     caller.may(Permission::SchedulesWrite)?;
