@@ -80,7 +80,7 @@ pub(crate) struct Counts {
     request_body(content = JobSubmission, content_type = "application/x-ndjson", description = "One job a line, any number of lines"),
     responses(
         (status = 200, description = "A line for each line that was refused, and the counts", body = Counts, content_type = "application/x-ndjson"),
-        (status = 400, description = "The body broke off before its first line was whole", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body broke off before anything of it was taken", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `jobs:write` is needed", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
@@ -132,6 +132,8 @@ struct Batch {
     jobs: Vec<(u64, NewJob)>,
     bytes: usize,
     is_resend: bool,
+    /// Lines between them that are none.
+    rejected: u64,
 }
 
 impl Reading {
@@ -164,12 +166,16 @@ impl Reading {
     async fn read(&mut self) -> Result<(), Problem> {
         let mut under_way = None;
         loop {
-            let (batch, is_end) = self.next_batch().await?;
-            // In order: what is counted is a beginning of the request.
+            let next = self.next_batch().await;
+            // In order, and before the request ends in whatever way: what is counted is a beginning
+            // of it, and all that is written is counted.
             if let Some(before) = under_way.take() {
                 self.finish(before).await?;
             }
-            if !batch.jobs.is_empty() {
+            let (batch, is_end) = next?;
+            if batch.jobs.is_empty() {
+                self.counts.rejected += batch.rejected;
+            } else {
                 let wanted = batch.jobs.len() as u64;
                 self.app.quotas.take(&self.caller, wanted).await?;
                 let (store, app) = (self.caller.store(), self.app.clone());
@@ -193,6 +199,7 @@ impl Reading {
             .unwrap_or_else(|_| Err(Problem::unavailable()))?;
         self.counts.accepted += written.accepted;
         self.counts.duplicates += written.duplicates;
+        self.counts.rejected += written.rejected;
         metrics::enqueued(written.accepted, written.duplicates);
         self.begun();
         for (line, error) in written.refused {
@@ -222,6 +229,7 @@ impl Reading {
                 Err(problem) if problem.status().is_server_error() => return Err(problem),
                 Err(problem) => {
                     metrics::rejected("invalid", 1);
+                    batch.rejected += 1;
                     self.reject(number, problem).await;
                 }
             }
@@ -230,7 +238,6 @@ impl Reading {
     }
 
     async fn reject(&mut self, line: u64, error: Problem) {
-        self.counts.rejected += 1;
         self.begun();
         self.say(&Rejected { line, error }).await;
     }
@@ -254,6 +261,7 @@ impl Reading {
 struct Written {
     accepted: u64,
     duplicates: u64,
+    rejected: u64,
     refused: Vec<(u64, Problem)>,
 }
 
@@ -270,7 +278,10 @@ async fn write(store: Store, app: App, batch: Batch) -> Result<Written, Problem>
     if jobs.iter().any(is_due) {
         app.waker.wake();
     }
-    let mut written = Written::default();
+    let mut written = Written {
+        rejected: batch.rejected,
+        ..Written::default()
+    };
     for (number, enqueued) in numbers.into_iter().zip(enqueued) {
         match enqueued {
             Ok(enqueued) if enqueued.is_new => written.accepted += 1,
@@ -288,6 +299,7 @@ async fn write(store: Store, app: App, batch: Batch) -> Result<Written, Problem>
             Err(problem) => written.refused.push((number, problem)),
         }
     }
+    written.rejected += written.refused.len() as u64;
     Ok(written)
 }
 
