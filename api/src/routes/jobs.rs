@@ -457,12 +457,26 @@ pub(crate) struct Decision {
     verdict: Verdict,
 }
 
+// Read as a text: serde_json takes a value that can be no enum at all for one that is not JSON.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 enum Verdict {
     Completed,
     Retry,
     Dead,
+}
+
+impl TryFrom<String> for Verdict {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "completed" => Ok(Self::Completed),
+            "retry" => Ok(Self::Retry),
+            "dead" => Ok(Self::Dead),
+            _ => Err("must be completed, retry or dead"),
+        }
+    }
 }
 
 /// Decides about a held job: one whose worker was lost in mid-effect.
