@@ -111,20 +111,33 @@ async fn the_same_key_is_the_same_job_and_other_words_are_a_conflict() {
     assert_eq!(again.status, StatusCode::OK, "{again:?}");
     assert_eq!(first.json(), again.json());
     assert_eq!(first.json()["dedup_key"], "order-17");
-    let changes = [
-        ("args", json!({"n": 2})),
-        ("delay", json!("2h")),
-        ("priority", json!(2)),
-        ("queue", json!("other")),
-        ("max_attempts", json!(3)),
-        ("on_lost", json!("hold")),
-    ];
-    for (field, value) in changes {
-        let mut other = job.clone();
-        other[field] = value;
+    let timed = json!({
+        "kind": "echo", "dedup_key": "order-18",
+        "run_at": "2100-01-01T00:00:00Z", "expires_at": "2100-01-02T00:00:00Z",
+    });
+    api.post("/v1/jobs", &timed).await.unwrap();
+    let mut elsewhere = timed.clone();
+    elsewhere["run_at"] = json!("2100-01-01T02:00:00+02:00");
+    let again = api.post("/v1/jobs", &elsewhere).await.unwrap();
+    assert_eq!(again.status, StatusCode::OK, "the same moment: {again:?}");
+    for (original, field, value) in [
+        (&job, "args", json!({"n": 2})),
+        (&job, "delay", json!("2h")),
+        (&job, "priority", json!(2)),
+        (&job, "queue", json!("other")),
+        (&job, "max_attempts", json!(3)),
+        (&job, "on_lost", json!("hold")),
+        (&job, "expires_at", json!("2100-01-02T00:00:00Z")),
+        (&timed, "run_at", json!("2100-01-01T00:00:01Z")),
+        (&timed, "run_at", json!(null)),
+        (&timed, "expires_at", json!("2100-01-02T00:00:01Z")),
+        (&timed, "expires_at", json!(null)),
+    ] {
+        let mut other = original.clone();
+        other[field] = value.clone();
         let refused = api.post("/v1/jobs", &other).await.unwrap();
         let pointer = refused.problem(409).unwrap();
-        assert_eq!(pointer.as_deref(), Some("/dedup_key"), "{field}");
+        assert_eq!(pointer.as_deref(), Some("/dedup_key"), "{field}: {value}");
     }
     // Another kind and another tenant have keys of their own.
     let mut other_kind = job.clone();
@@ -141,7 +154,7 @@ async fn the_same_key_is_the_same_job_and_other_words_are_a_conflict() {
         .query("select count(*) from postroad.job", &[])
         .await
         .unwrap();
-    assert_eq!(count[0].get::<_, i64>(0), 3);
+    assert_eq!(count[0].get::<_, i64>(0), 4);
     cluster.take_down().await.unwrap();
 }
 
@@ -350,6 +363,57 @@ async fn a_running_job_that_may_not_be_repeated_is_held_when_it_is_called_off() 
     .unwrap()
     .problem(409)
     .unwrap();
+    cluster.take_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_job_becomes_what_is_decided_and_nothing_by_another_word() {
+    let (cluster, _, api) = quiet().await;
+    for (verdict, state) in [
+        ("completed", "completed"),
+        ("retry", "scheduled"),
+        ("dead", "dead"),
+    ] {
+        let new =
+            json!({"kind": "sms", "delay": "1h", "args": {"to": "+33639980606", "text": "hi"}});
+        let job = api.post("/v1/jobs", &new).await.unwrap().json();
+        let path = format!("/v1/jobs/{}/resolve", id_of(&job));
+        let decision = json!({"verdict": verdict});
+        let too_early = api.post(&path, &decision).await.unwrap();
+        too_early.problem(409).unwrap();
+        cluster.hold(&id_of(&job)).await.unwrap();
+        for (body, pointer) in [
+            (json!({}), ""),
+            (json!([verdict]), ""),
+            (json!({"verdict": null}), "/verdict"),
+            (json!({"verdict": ""}), "/verdict"),
+            (json!({"verdict": 1}), "/verdict"),
+            (json!({"verdict": verdict.to_uppercase()}), "/verdict"),
+            (json!({"verdict": "cancelled"}), "/verdict"),
+            (json!({"verdict": verdict, "colour": 1}), "/colour"),
+        ] {
+            let refused = api.post(&path, &body).await.unwrap();
+            let at = refused.problem(422).unwrap();
+            assert_eq!(at.as_deref(), Some(pointer), "{body}");
+        }
+        wait_for_state(&api, &id_of(&job), "held").await;
+
+        let resolved = api.post(&path, &decision).await.unwrap();
+
+        assert_eq!(resolved.status, StatusCode::OK, "{resolved:?}");
+        let resolved = resolved.json();
+        assert_eq!(resolved["state"], state, "{resolved}");
+        // What is to run again is due, and not when it was first.
+        let is_due = resolved["run_at"].as_str() < job["run_at"].as_str();
+        assert_eq!(is_due, verdict == "retry", "{resolved}");
+        api.post(&path, &decision)
+            .await
+            .unwrap()
+            .problem(409)
+            .unwrap();
+    }
+    let ledger = api.get("/v1/ledger").await.unwrap().json();
+    assert_eq!(ledger["balanced"], true, "{ledger}");
     cluster.take_down().await.unwrap();
 }
 

@@ -174,3 +174,103 @@ async fn a_rate_bounds_what_enters_the_pipe_over_all_schedulers() {
     );
     cluster.finish().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_kind_that_is_given_back_is_as_its_workers_have_it() {
+    let (mut cluster, id, api) = busy().await;
+    let operator = cluster.client(id, None, &Permission::ALL).await.unwrap();
+    let kinds = async || {
+        let listed = api.get("/v1/kinds").await.unwrap().json();
+        listed["items"].as_array().unwrap().clone()
+    };
+    let echo = async || {
+        let found = kinds()
+            .await
+            .into_iter()
+            .find(|kind| kind["name"] == "echo");
+        found.expect("workers have registered it")
+    };
+    let set = async |name: &str, body: Value| {
+        let path = format!("/v1/kinds/{name}");
+        operator.call(Method::PATCH, &path, &body).await.unwrap()
+    };
+    let names: Vec<_> = kinds().await.iter().map(name_of).collect();
+    assert!(
+        names.is_sorted() && names.contains(&"sms".to_owned()),
+        "{names:?}"
+    );
+    let before = echo().await;
+    assert_eq!(before["overridden_at"], json!(null), "{before}");
+    let theirs = json!({"max_attempts": 3, "timeout": "2m", "on_lost": "hold"});
+    let changed = set("echo", theirs).await.json();
+    assert_eq!(echo().await, changed, "the list shows what is in force");
+    assert!(changed["overridden_at"].is_string(), "{changed}");
+
+    for _ in 0..2 {
+        let given_back = set("echo", json!({"reset": true})).await.json();
+        assert_eq!(given_back["overridden_at"], json!(null), "{given_back}");
+        assert_eq!(given_back["timeout_seconds"], before["timeout_seconds"]);
+        assert_eq!(given_back["max_attempts"], 3, "until a worker starts");
+    }
+    cluster.start_worker().await.unwrap();
+    eventually("the worker has written its policy", async || {
+        let now = echo().await;
+        anyhow::ensure!(policy(&now) == policy(&before), "{now}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    let unchanged = set("echo", json!({"reset": false})).await;
+    assert_eq!(policy(&unchanged.json()), policy(&before));
+    set("nobody", json!({"reset": true}))
+        .await
+        .problem(404)
+        .unwrap();
+    let refused = set("echo", json!({"reset": "yes"})).await.problem(422);
+    assert_eq!(refused.unwrap().as_deref(), Some("/reset"));
+    cluster.finish().await.unwrap();
+}
+
+/// A kind without the moment in which a worker wrote it.
+fn policy(kind: &Value) -> Value {
+    let mut policy = kind.clone();
+    policy["registered_at"].take();
+    policy
+}
+
+fn name_of(kind: &Value) -> String {
+    kind["name"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn names_are_made_up_to_a_number() {
+    let (cluster, _, api) = quiet().await;
+    for table in ["queue", "kind"] {
+        let fill = format!(
+            "insert into postroad.{table} (name) select 'n' || n from generate_series(1, 1000) n"
+        );
+        cluster.query(&fill, &[]).await.unwrap();
+    }
+    let known = json!({"kind": "n1", "queue": "n2", "delay": "1h"});
+    for field in ["kind", "queue"] {
+        let mut new = known.clone();
+        new[field] = json!("new");
+        let refused = api.post("/v1/jobs", &new).await.unwrap();
+        refused.problem(422).unwrap();
+        assert!(refused.text.contains(field), "{refused:?}");
+        let lines = format!("{known}\n{new}\n{known}\n");
+        let answer = api
+            .raw(
+                Method::POST,
+                "/v1/jobs/batch",
+                "application/x-ndjson",
+                lines,
+            )
+            .await
+            .unwrap();
+        let counts = json!({"accepted": 2, "duplicates": 0, "rejected": 1, "complete": true});
+        assert_eq!(answer.lines().pop().unwrap(), counts, "{field}: {answer:?}");
+    }
+    cluster.take_down().await.unwrap();
+}

@@ -265,9 +265,7 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
     }
     // One is dead, one held.
     cluster.bury(Some(&jobs[1])).await.unwrap();
-    let hold = "update postroad.job set stage = 3, claimed_at = now(), started_at = now(),
-        ended_at = now(), worker_id = 1, dispatch = 1 where id = $1::text::uuid";
-    cluster.query(hold, &[&jobs[2]]).await.unwrap();
+    cluster.hold(&jobs[2]).await.unwrap();
     let note = "insert into postroad.attempt_error (job_id, attempt, code, message)
         values ($1::text::uuid, 1, 'failed', 'acme-only')";
     cluster.query(note, &[&jobs[1]]).await.unwrap();
@@ -359,6 +357,31 @@ async fn no_route_shows_or_touches_what_is_another_tenants() {
     let things = furnish(&cluster, &acme).await;
 
     check_that_nothing_is_seen(&cluster, &acme, &other, &things).await;
+    cluster.take_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_another_tenants_job_is_a_place_and_shows_nothing_of_it() {
+    let (cluster, id) = start().await;
+    let acme = cluster.client(id, Some("acme"), &Permission::ALL).await;
+    let other = cluster.client(id, Some("umbrella"), &Permission::ALL).await;
+    let (acme, other) = (acme.unwrap(), other.unwrap());
+    let mut ids = Vec::new();
+    for api in [&other, &acme, &other, &acme, &other] {
+        let job = json!({"kind": "echo", "delay": "1h"});
+        let taken = api.post("/v1/jobs", &job).await.unwrap().json();
+        ids.push(taken["id"].clone());
+    }
+
+    for (cursor, expected) in [(3, &[2, 0][..]), (1, &[0][..])] {
+        let path = format!("/v1/jobs?cursor={}", ids[cursor].as_str().unwrap());
+        let page = other.get(&path).await.unwrap().json();
+        let shown = page["items"].as_array().unwrap().iter();
+        let shown: Vec<_> = shown.map(|job| &job["id"]).collect();
+        let expected: Vec<_> = expected.iter().map(|n: &usize| &ids[*n]).collect();
+        assert_eq!(shown, expected, "before {cursor}");
+        assert_eq!(page["next_cursor"], json!(null), "{page}");
+    }
     cluster.take_down().await.unwrap();
 }
 

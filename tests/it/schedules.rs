@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postroad_common::token::Permission;
-use postroad_tests::harness::api::Api;
+use postroad_tests::harness::api::{Answer, Api};
 use postroad_tests::harness::cluster::{Cluster, Program, eventually};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn start(schedulers: usize, workers: usize) -> (Cluster, Api) {
     let builder = Cluster::builder().schedulers(schedulers).workers(workers);
@@ -101,11 +101,9 @@ async fn a_schedule_is_created_shown_changed_run_and_deleted() {
     cluster.take_down().await.unwrap();
 }
 
-#[tokio::test]
-async fn what_cannot_be_a_schedule_is_refused_with_its_pointer() {
-    let (cluster, api) = start(0, 0).await;
-    let good = json!({"name": "s", "cron": "* * * * *", "kind": "echo"});
-    for (field, values) in [
+/// Values that no schedule can have, by the field that they are of.
+fn refused() -> Vec<(&'static str, Vec<Value>)> {
+    vec![
         (
             "cron",
             vec![
@@ -156,33 +154,41 @@ async fn what_cannot_be_a_schedule_is_refused_with_its_pointer() {
         ("tenant", vec![json!("umbrella")]),
         ("paused", vec![json!("yes")]),
         ("colour", vec![json!("red")]),
-    ] {
-        for value in values {
-            let mut schedule = good.clone();
-            schedule[field] = value.clone();
-            let refused = api.post("/v1/schedules", &schedule).await.unwrap();
-            let pointer = refused.problem(422).unwrap();
-            assert_eq!(
-                pointer,
-                Some(format!("/{field}")),
-                "{value:.100?}: {refused:?}"
-            );
-        }
-    }
+    ]
+}
+
+/// The same for fields that are texts, with what is said against each.
+fn refused_texts() -> Vec<(String, String, String)> {
     let table = include_str!("../data/schedules_refused.json");
-    let table: Vec<(String, String, String)> = serde_json::from_str(table).unwrap();
-    for (field, value, says) in &table {
+    serde_json::from_str(table).unwrap()
+}
+
+fn says(answer: &Answer, what: &str) -> bool {
+    let detail = answer.json()["detail"].to_string();
+    let what = serde_json::to_string(what).unwrap();
+    detail.contains(what.trim_matches('"'))
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_schedule_is_refused_with_its_pointer() {
+    let (cluster, api) = start(0, 0).await;
+    let good = json!({"name": "s", "cron": "* * * * *", "kind": "echo"});
+    let create = async |field: &str, value: Value| {
         let mut schedule = good.clone();
-        schedule[field] = json!(value);
+        schedule[field] = value;
         let refused = api.post("/v1/schedules", &schedule).await.unwrap();
         let pointer = refused.problem(422).unwrap();
-        assert_eq!(pointer, Some(format!("/{field}")), "{value:?}: {refused:?}");
-        let detail = refused.json()["detail"].to_string();
-        let says = serde_json::to_string(says).unwrap();
-        assert!(
-            detail.contains(says.trim_matches('"')),
-            "{value:?}: {detail}"
-        );
+        assert_eq!(pointer, Some(format!("/{field}")), "{refused:?}");
+        refused
+    };
+    for (field, values) in refused() {
+        for value in values {
+            create(field, value).await;
+        }
+    }
+    for (field, text, what) in refused_texts() {
+        let refused = create(&field, json!(text)).await;
+        assert!(says(&refused, &what), "{text:?}: {refused:?}");
     }
     let inside = json!({"name": "s", "cron": "* * * * *", "kind": "webhook", "args": {"url": "http://10.0.0.1/", "body": ""}});
     let refused = api.post("/v1/schedules", &inside).await.unwrap();
@@ -196,6 +202,124 @@ async fn what_cannot_be_a_schedule_is_refused_with_its_pointer() {
     let none = api.get("/v1/schedules").await.unwrap().json();
     assert_eq!(none["items"], json!([]));
     cluster.take_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_schedule_cannot_become_one_either() {
+    let (cluster, api) = start(0, 0).await;
+    let good = json!({"name": "s", "cron": "* * * * *", "kind": "echo"});
+    let before = api.post("/v1/schedules", &good).await.unwrap().json();
+    let change = async |change: Value, pointer: &str| {
+        let path = "/v1/schedules/s";
+        let refused = api.call(Method::PATCH, path, &change).await.unwrap();
+        let at = refused.problem(422).unwrap();
+        assert_eq!(at.as_deref(), Some(pointer), "{change:.100}: {refused:?}");
+        refused
+    };
+    for (field, values) in refused() {
+        for value in values {
+            change(json!({field: value}), &format!("/{field}")).await;
+        }
+    }
+    for (field, text, what) in refused_texts() {
+        let refused = change(json!({field.as_str(): text}), &format!("/{field}")).await;
+        assert!(says(&refused, &what), "{text:?}: {refused:?}");
+    }
+    let inside = json!({"kind": "webhook", "args": {"url": "http://10.0.0.1/", "body": ""}});
+    change(inside, "/args/url").await;
+    change(json!({"name": "other"}), "/name").await;
+
+    let after = api.get("/v1/schedules/s").await.unwrap().json();
+    for (field, value) in before.as_object().unwrap() {
+        // A minute may have passed.
+        if field != "next_ticks" {
+            assert_eq!(&after[field], value, "{field}");
+        }
+    }
+    cluster.take_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_hold_every_schedule_once_by_name_and_nonsense_is_refused() {
+    let (mut cluster, acme) = start(0, 0).await;
+    let id = cluster.start(Program::api()).await.unwrap();
+    let umbrella = cluster.client(id, Some("umbrella"), &Permission::ALL).await;
+    let operator = cluster.client(id, None, &Permission::ALL).await.unwrap();
+    let umbrella = umbrella.unwrap();
+    for (api, names) in [
+        (&acme, &["a", "b", "c"][..]),
+        (&umbrella, &["b", "c", "d", "e"][..]),
+    ] {
+        for name in names {
+            let new = json!({"name": name, "cron": "@daily", "kind": "echo"});
+            let created = api.post("/v1/schedules", &new).await.unwrap();
+            assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        }
+    }
+    let all = [
+        "a acme",
+        "b acme",
+        "b umbrella",
+        "c acme",
+        "c umbrella",
+        "d umbrella",
+        "e umbrella",
+    ];
+    for (api, filter, of) in [
+        (&operator, "", ""),
+        (&operator, "&tenant=acme", "acme"),
+        (&acme, "", "acme"),
+        (&umbrella, "", "umbrella"),
+    ] {
+        let expected: Vec<_> = all.into_iter().filter(|one| one.ends_with(of)).collect();
+        for limit in 1..=4 {
+            let path = format!("/v1/schedules?limit={limit}{filter}");
+            assert_eq!(listed(api, &path, limit).await, expected, "{path}");
+        }
+    }
+    for query in [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "limit=",
+        "limit=1&limit=2",
+        "cursor=",
+        "cursor=b",
+        "cursor=b/",
+        "cursor=/acme",
+        "cursor=b/acme/c",
+        "cursor=No%20Name/acme",
+        "cursor=%00/acme",
+        "cursor=%ff",
+        "tenant=umbrella",
+        "tenant=",
+        "name=a",
+    ] {
+        let path = format!("/v1/schedules?{query}");
+        let refused = acme.get(&path).await.unwrap();
+        refused.problem(422).unwrap();
+        assert!(
+            refused.json()["parameter"].is_string(),
+            "{query}: {refused:?}"
+        );
+    }
+    cluster.take_down().await.unwrap();
+}
+
+/// Every schedule of all pages, as its name and its tenant's.
+async fn listed(api: &Api, path: &str, limit: usize) -> Vec<String> {
+    let (mut all, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("{path}{cursor}")).await.unwrap().json();
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= limit, "{page}");
+        let name = |one: &Value| format!("{} {}", one["name"], one["tenant"]).replace('"', "");
+        all.extend(items.iter().map(name));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return all,
+        }
+    }
 }
 
 #[tokio::test]

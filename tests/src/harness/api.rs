@@ -197,4 +197,14 @@ impl Cluster {
             from gone";
         self.query(bury, &[&id]).await.map(drop)
     }
+
+    /// Makes this job one that is held: as if its worker had been lost in mid-effect.
+    pub async fn hold(&self, id: &str) -> anyhow::Result<()> {
+        let hold = "
+            update postroad.job
+            set stage = 3, claimed_at = now(), started_at = now(), ended_at = now(), worker_id = 1,
+                dispatch = 1
+            where id = $1::text::uuid";
+        self.query(hold, &[&id]).await.map(drop)
+    }
 }
