@@ -108,7 +108,7 @@ const REGISTER_KINDS: &str = "
             backoff_base = case when k.overridden_at is null then excluded.backoff_base else k.backoff_base end,
             backoff_cap = case when k.overridden_at is null then excluded.backoff_cap else k.backoff_cap end,
             timeout = excluded.timeout,
-            registered_at = excluded.registered_at
+            registered_at = coalesce(k.registered_at, excluded.registered_at)
         where k.registered_at is null or k.timeout is distinct from excluded.timeout
            or (k.overridden_at is null
                and (k.on_lost, k.max_attempts, k.backoff_base, k.backoff_cap)
