@@ -110,7 +110,12 @@ async fn the_same_key_is_the_same_job_and_other_words_are_a_conflict() {
     assert_eq!(first.status, StatusCode::CREATED, "{first:?}");
     assert_eq!(again.status, StatusCode::OK, "{again:?}");
     assert_eq!(first.json(), again.json());
-    assert_eq!(first.json()["dedup_key"], "order-17");
+    let job_of_key = first.json();
+    assert_eq!(job_of_key["dedup_key"], "order-17");
+    let path = format!("/v1/jobs/{}", id_of(&job_of_key));
+    assert_eq!(api.get(&path).await.unwrap().json(), job_of_key);
+    let page = api.get("/v1/jobs").await.unwrap().json();
+    assert_eq!(page["items"], json!([job_of_key]));
     let timed = json!({
         "kind": "echo", "dedup_key": "order-18",
         "run_at": "2100-01-01T00:00:00Z", "expires_at": "2100-01-02T00:00:00Z",

@@ -163,10 +163,7 @@ async fn answer(caller: &Caller, job: &NewJob, enqueued: Enqueued) -> Result<Res
     }
     let views = caller.store().job_views(&[enqueued.id]).await?;
     match views.into_iter().next() {
-        Some(mut view) => {
-            view.dedup_key.clone_from(&job.dedup_key);
-            Ok(axum::Json(Job::from(view)).into_response())
-        }
+        Some(view) => Ok(axum::Json(Job::from(view)).into_response()),
         // Its row is gone after its retention, or it is somebody else's.
         None => Err(Problem::conflict("this id or dedup_key was used before")),
     }

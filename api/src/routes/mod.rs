@@ -142,9 +142,7 @@ pub(crate) struct Job {
     /// What its handler left.
     #[schema(value_type = serde_json::Value, required = true)]
     result: Option<Box<RawValue>>,
-    /// The key that it was handed in under: in the answer to that request only, and left out where
-    /// there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The key that it was handed in under, as long as it stands for the job.
     dedup_key: Option<String>,
 }
 

@@ -240,6 +240,7 @@ async fn get(store: &Store, id: JobId, json: bool) -> anyhow::Result<()> {
         value.as_ref().map(|value| value.get().to_owned())
     };
     let texts = [
+        ("dedup key", job.dedup_key.clone()),
         ("reason", job.reason.clone()),
         ("last error", job.error.clone()),
         ("args", json(&job.args)),

@@ -62,9 +62,6 @@ pub struct JobView {
     pub error: Option<String>,
     pub args: Option<Box<RawValue>>,
     pub result: Option<Box<RawValue>>,
-    /// Known to whoever has just handed it in: no index leads from a job to its key, and without one
-    /// each look would read all keys of the tenant.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dedup_key: Option<String>,
 }
 
@@ -108,7 +105,7 @@ const PAGE: &str = "
 const VIEWS: &str = "
     select v.id, v.tenant, v.queue, v.kind, v.state::text, v.priority, v.attempt, v.max_attempts,
            v.on_lost, v.run_at, v.expires_at, v.created_at, v.started_at, v.finished_at,
-           v.cancel_at, v.reason, last.error, v.args::text, v.result
+           v.cancel_at, v.reason, last.error, v.args::text, v.result, dedup.key
     from (
         select j.id, t.name as tenant, q.name as queue, k.name as kind,
                postroad.live_state(j.stage, j.started_at) as state, j.priority, j.attempt,
@@ -135,6 +132,8 @@ const VIEWS: &str = "
     left join lateral (
         select e.code || ': ' || e.message as error from postroad.attempt_error e
         where e.job_id = v.id order by e.at desc limit 1) last on true
+    left join lateral (
+        select d.key from postroad.dedup d where d.job_id = v.id limit 1) dedup on true
     order by v.id desc";
 
 impl Store {
@@ -243,6 +242,6 @@ fn view(row: &Row) -> JobView {
         error: row.get(16),
         args: json(17),
         result: json(18),
-        dedup_key: None,
+        dedup_key: row.get(19),
     }
 }
