@@ -12,6 +12,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::api_fixture::quiet;
+
 /// The longest that an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -26,17 +28,7 @@ struct Door {
 
 impl Door {
     async fn open() -> Self {
-        let mut cluster = Cluster::builder()
-            .schedulers(0)
-            .workers(0)
-            .start()
-            .await
-            .unwrap();
-        let id = cluster.start(Program::api()).await.unwrap();
-        let api = cluster
-            .client(id, Some("acme"), &Permission::ALL)
-            .await
-            .unwrap();
+        let (cluster, id, api) = quiet().await;
         // The first requests make what stays: connections, statements, names.
         for _ in 0..20 {
             api.get("/v1/jobs").await.unwrap();

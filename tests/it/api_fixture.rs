@@ -2,34 +2,24 @@
 
 use postroad_common::token::Permission;
 use postroad_tests::harness::api::Api;
-use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually};
+use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program, eventually};
 use serde_json::Value;
 
 /// An api with a tenant's token, and no scheduler: jobs stay where they are put.
 pub(crate) async fn quiet() -> (Cluster, Id, Api) {
-    let mut cluster = Cluster::builder()
-        .schedulers(0)
-        .workers(0)
-        .start()
-        .await
-        .unwrap();
-    let id = cluster.start(Program::api()).await.unwrap();
-    let api = cluster
-        .client(id, Some("acme"), &Permission::ALL)
-        .await
-        .unwrap();
-    (cluster, id, api)
+    with_api(Cluster::builder().schedulers(0).workers(0)).await
 }
 
 /// The same with a scheduler and a worker.
 pub(crate) async fn busy() -> (Cluster, Id, Api) {
-    let mut cluster = Cluster::builder().start().await.unwrap();
+    with_api(Cluster::builder()).await
+}
+
+async fn with_api(builder: Builder) -> (Cluster, Id, Api) {
+    let mut cluster = builder.start().await.unwrap();
     let id = cluster.start(Program::api()).await.unwrap();
-    let api = cluster
-        .client(id, Some("acme"), &Permission::ALL)
-        .await
-        .unwrap();
-    (cluster, id, api)
+    let api = cluster.client(id, Some("acme"), &Permission::ALL).await;
+    (cluster, id, api.unwrap())
 }
 
 pub(crate) fn id_of(job: &Value) -> String {
