@@ -10,9 +10,13 @@ use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program};
 use postroad_tests::harness::endpoints::Endpoints;
 
+use crate::usage::Watched;
+
 /// Where everything is measured.
 pub(crate) struct Ground {
     servers: Servers,
+    /// The processes of both servers.
+    watched: Vec<Watched>,
     programs: PathBuf,
 }
 
@@ -31,10 +35,37 @@ impl Ground {
         let loaded = "pg_stat_statements".to_owned();
         options.postgres = vec![("shared_preload_libraries".to_owned(), loaded)];
         options.progress = Arc::new(|step: &str| eprintln!("{step}"));
+        let mut servers = Servers::start(options).await?;
+        let postgres = Watched {
+            name: "postgres",
+            pid: servers.postgres().pid(),
+            with_children: true,
+        };
+        let rabbitmq = Watched {
+            name: "rabbitmq",
+            pid: servers.rabbitmq().pid(),
+            with_children: true,
+        };
         Ok(Self {
             programs: programs()?,
-            servers: Servers::start(options).await?,
+            watched: vec![postgres, rabbitmq],
+            servers,
         })
+    }
+
+    /// The processes of both servers.
+    pub(crate) fn servers(&self) -> &[Watched] {
+        &self.watched
+    }
+
+    /// Those, and the programs of a cluster.
+    pub(crate) fn watched(&self, cluster: &Cluster) -> Vec<Watched> {
+        let programs = cluster.pids().into_iter().map(|(name, pid)| Watched {
+            name: name.trim_start_matches("postroad-"),
+            pid,
+            with_children: false,
+        });
+        self.watched.iter().cloned().chain(programs).collect()
     }
 
     /// One scheduler, two workers and an api on a new database.
@@ -43,16 +74,24 @@ impl Ground {
             .await
     }
 
-    pub(crate) async fn site_of(
+    /// Without an api.
+    pub(crate) async fn cluster(
         &self,
         setup: impl FnOnce(Builder) -> Builder,
-    ) -> anyhow::Result<Site> {
+    ) -> anyhow::Result<Cluster> {
         let builder = Cluster::builder()
             .beside(Endpoints::of(&self.servers))
             .programs_of(&self.programs)
             .lease("30s")
             .env("POSTROAD_LOG", "warn,postroad=info");
-        let mut cluster = setup(builder).start().await?;
+        setup(builder).start().await
+    }
+
+    pub(crate) async fn site_of(
+        &self,
+        setup: impl FnOnce(Builder) -> Builder,
+    ) -> anyhow::Result<Site> {
+        let mut cluster = self.cluster(setup).await?;
         let api = cluster.start(Program::api()).await?;
         let all = [
             Permission::JobsRead,

@@ -3,23 +3,40 @@
 //! | room | for |
 //! |---|---|
 //! | `ground` | private servers, a database and the release programs |
+//! | `raw` | the servers as bare as they can be: what bounds everything else |
+//! | `whole` | the figures of the whole path, each beside its bound |
+//! | `drain` | a backlog through everything |
+//! | `latency` | how soon a job starts while nothing else is to be done |
+//! | `provider` | one that takes its time |
+//! | `steady` | half load, for long |
 //! | `api` | jobs over HTTP, beside the same jobs in SQL |
 //! | `client` | one connection of the load generator, as cheap as it can be |
 //! | `pages` | lists, with millions of finished jobs in the table |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
-//! | `table` | figures, each the median of its runs, as text and as JSON |
+//! | `usage` | processor time and memory, as the operating system counts them |
+//! | `table`, `chart` | figures, each the median of its runs, as text, JSON and pictures |
 
 mod api;
+mod chart;
 mod client;
+mod drain;
 mod ground;
+mod latency;
 mod pages;
+mod provider;
+mod raw;
 mod settings;
+mod steady;
 mod table;
+mod usage;
+mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use postroad_common::config::parse_duration;
 
 use self::ground::Ground;
 use self::table::Table;
@@ -33,27 +50,54 @@ use self::table::Table;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "postroad-bench", version, after_help = HELP)]
 struct Args {
-    /// A tenth of the jobs: a look, not a measurement.
+    /// A tenth of the jobs, once, and not everything: a look, not a measurement.
     #[arg(long)]
     quick: bool,
-    /// Only these: api, pages, settings; may be given several times.
-    #[arg(long, value_name = "NAME", value_parser = ["api", "pages", "settings"])]
+    /// Only these; may be given several times.
+    #[arg(long, value_name = "NAME", value_parser = PARTS)]
     only: Vec<String>,
-    /// How often each is measured.
-    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(1..=99))]
-    runs: u16,
-    /// Where servers, logs and the figures go.
+    /// How often each is measured [default: 3, with --quick 1]
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(1..=99))]
+    runs: Option<u16>,
+    /// How long the machine is under half load.
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = duration)]
+    steady: Duration,
+    /// Where servers and logs go.
     #[arg(long, default_value = ".postroad/bench", value_name = "DIR")]
     dir: PathBuf,
+    /// Where the figures go, as latest.json and as pictures.
+    #[arg(long, default_value = "bench/out", value_name = "DIR")]
+    out: PathBuf,
+    #[command(subcommand)]
+    part: Option<Part>,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum Part {
+    /// A process of the bare path, started by this program.
+    #[command(hide = true, subcommand)]
+    Raw(raw::Part),
+}
+
+const PARTS: [&str; 11] = [
+    "limits", "enqueue", "drain", "at-once", "idle", "provider", "steady", "harder", "api",
+    "settings", "pages",
+];
+/// What a look leaves out: it takes long whatever the number of jobs, or is the same again.
+const NOT_QUICK: [&str; 4] = ["steady", "harder", "settings", "pages"];
 
 const HELP: &str = "\
 Examples:
-  make bench                                    everything there is; about ten minutes
-  make bench ARGS=--quick                       a look, in about two
-  make bench ARGS='--only pages --runs 5'
+  make bench                                    everything there is; about half an hour
+  make bench ARGS=--quick                       a look, in under two minutes
+  make bench ARGS='--only drain --runs 5'
+  make bench ARGS='--only drain --only steady --steady 30m'
 
-The figures are in DIR/bench.json.";
+The figures are in bench/out/latest.json.";
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "expected a time such as 90s, 2m or 1h".to_owned())
+}
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -61,26 +105,65 @@ fn main() -> ExitCode {
     if let Err(error) = postroad_provision::stop_with_parent() {
         eprintln!("warning: {error}");
     }
-    postroad_common::program::run(run(args))
+    postroad_common::program::run(async {
+        match args.part {
+            Some(Part::Raw(part)) => part.run().await,
+            None => run(args).await,
+        }
+    })
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let wants = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let mut table = Table::default();
+    let wants = |name: &str| match args.only.is_empty() {
+        true => !(args.quick && NOT_QUICK.contains(&name)),
+        false => args.only.iter().any(|only| only == name),
+    };
+    let (scale, runs) = if args.quick { (10, 1) } else { (1, 3) };
+    let runs = args.runs.map_or(runs, usize::from);
+    let (mut table, charts) = (Table::default(), whole::Charts { dir: &args.out });
+    std::fs::create_dir_all(&args.out)?;
     let ground = Ground::start(&args.dir).await?;
-    let scale = if args.quick { 10 } else { 1 };
-    let runs = usize::from(args.runs);
+    whole::warm_up(&ground).await?;
+    if wants("limits") {
+        whole::limits(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("enqueue") {
+        whole::enqueue(&ground, scale, runs, &mut table).await?;
+    }
+    let mut drained = None;
+    if wants("drain") {
+        drained = Some(whole::drain(&ground, &charts, scale, runs, &mut table).await?);
+    }
+    if wants("at-once") {
+        whole::at_once(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("idle") {
+        whole::idle(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("provider") {
+        whole::slow_provider(&ground, scale, runs, &mut table).await?;
+    }
     if wants("api") {
         api::measure(&ground, scale, runs, &mut table).await?;
     }
     if wants("settings") {
         settings::measure(&ground, scale, runs, &mut table).await?;
     }
+    if wants("harder") {
+        whole::harder(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("steady") {
+        let drained = match drained {
+            Some(drained) => drained,
+            None => whole::drain(&ground, &charts, scale, 1, &mut table).await?,
+        };
+        whole::half_load(&ground, &charts, drained, args.steady, &mut table).await?;
+    }
     if wants("pages") {
         pages::measure(&ground, scale, runs, &mut table).await?;
     }
     ground.stop().await?;
-    table.write(&args.dir.join("bench.json"))?;
+    table.write(&args.out.join("latest.json"))?;
     println!("{table}");
     Ok(())
 }

@@ -21,22 +21,57 @@ struct Figure {
     least: f64,
     most: f64,
     runs: Vec<f64>,
+    /// What bounds it, or what it is compared with, measured in the same runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside>,
+}
+
+/// What a figure is seen beside.
+#[derive(Debug, Serialize)]
+struct Beside {
+    name: String,
+    median: f64,
+    /// The figure's share of it: the median of the shares run by run.
+    ratio: f64,
 }
 
 impl Table {
     /// Adds a figure: what it was in each run.
     pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, runs: Vec<f64>) {
-        let name = name.into();
-        let mut sorted = runs.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        self.enter(name.into(), unit, runs, None);
+    }
+
+    /// Adds a figure beside what bounds it, which was measured run by run with it.
+    pub(crate) fn add_beside(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        runs: Vec<f64>,
+        beside: &str,
+        limits: &[f64],
+    ) {
+        let ratios: Vec<_> = runs
+            .iter()
+            .zip(limits)
+            .map(|(one, limit)| one / limit)
+            .collect();
+        let beside = Beside {
+            name: beside.to_owned(),
+            median: median(limits),
+            ratio: median(&ratios),
+        };
+        self.enter(name.into(), unit, runs, Some(beside));
+    }
+
+    fn enter(&mut self, name: String, unit: &'static str, runs: Vec<f64>, beside: Option<Beside>) {
         let figure = Figure {
-            median: at(sorted.len() / 2),
-            least: at(0),
-            most: at(sorted.len().saturating_sub(1)),
+            median: median(&runs),
+            least: runs.iter().copied().fold(f64::INFINITY, f64::min),
+            most: runs.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             name,
             unit,
             runs,
+            beside,
         };
         eprintln!("{figure}");
         self.figures.push(figure);
@@ -45,24 +80,35 @@ impl Table {
     /// Writes it down for programs.
     pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
+        if let Some(dir) = file.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        }
         std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| | median | least | most | |\n|---|---:|---:|---:|---|")?;
+        writeln!(
+            f,
+            "| | median | least | most | | of |\n|---|---:|---:|---:|---|---|"
+        )?;
         for Figure {
             name,
             unit,
             median,
             least,
             most,
+            beside,
             ..
         } in &self.figures
         {
             let [median, least, most] = [median, least, most].map(|value| short(*value));
-            writeln!(f, "| {name} | {median} | {least} | {most} | {unit} |")?;
+            let beside = beside.as_ref().map_or(String::new(), Beside::to_string);
+            writeln!(
+                f,
+                "| {name} | {median} | {least} | {most} | {unit} | {beside} |"
+            )?;
         }
         Ok(())
     }
@@ -75,6 +121,22 @@ impl fmt::Display for Figure {
             f,
             "{}: {median} {} ({least} to {most})",
             self.name, self.unit
+        )?;
+        match &self.beside {
+            Some(beside) => write!(f, ": {beside}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.0} % of {} ({})",
+            self.ratio * 100.0,
+            self.name,
+            short(self.median)
         )
     }
 }
@@ -86,6 +148,10 @@ fn short(value: f64) -> String {
         size if size >= 1.0 => format!("{value:.1}"),
         _ => format!("{value:.3}"),
     }
+}
+
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(&mut values.to_vec(), 0.5)
 }
 
 /// The share of sorted samples at or below which this quantile lies.

@@ -180,6 +180,12 @@ impl Cluster {
         self.programs[id.0].child.pid()
     }
 
+    /// The names and pids of the programs that have not been seen to end.
+    pub fn pids(&self) -> Vec<(&'static str, u32)> {
+        let running = self.programs.iter().filter(|one| one.ended.is_none());
+        running.map(|one| (one.name, one.child.pid())).collect()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, id: Id, signal: Signal) -> anyhow::Result<()> {
         Ok(self.programs[id.0].child.signal(signal)?)
