@@ -66,7 +66,7 @@ async fn within_a_tenant_priority_goes_first_and_then_the_due_time() {
     let room = Room::open().await;
     let now = Timestamp::now();
     let due = |priority, minutes_ago: i64| NewJob {
-        priority,
+        priority: Some(priority),
         run_at: RunAt::At(now - minutes_ago.minutes()),
         ..job()
     };

@@ -76,7 +76,7 @@ async fn one_bad_job_keeps_the_whole_batch_out_and_is_named() {
     let jobs = [
         job(),
         NewJob {
-            priority: 4,
+            priority: Some(4),
             ..job()
         },
     ];

@@ -65,7 +65,7 @@ impl Given {
 
     async fn enqueue_in_sql(&self, room: &Room) -> Result<(), Error> {
         let sql = "select postroad.enqueue($1, coalesce($2, '{}'), coalesce($3, 'default'), $4,
-            coalesce($5::bigint::integer, 1), $6, $7, coalesce($8, 'default'),
+            $5::bigint::integer, $6, $7, coalesce($8, 'default'),
             $9::bigint::integer, $10, '24 hours', $11)";
         let Self {
             kind,

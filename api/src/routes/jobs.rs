@@ -40,7 +40,7 @@ pub(crate) struct JobSubmission {
     /// Its input: any JSON, at most 256 KiB, kept byte for byte. Default `{}`.
     #[schema(value_type = serde_json::Value)]
     args: Option<Box<serde_json::value::RawValue>>,
-    /// 0 first to 3 last, default 1.
+    /// 0 first to 3 last; default as its tenant says, else 1.
     #[schema(minimum = 0, maximum = 3)]
     priority: Option<i16>,
     /// When it is due; default now. Not together with `delay`.
@@ -48,12 +48,12 @@ pub(crate) struct JobSubmission {
     /// How long from now it is due: a number and `ms`, `s`, `m`, `h` or `d`. Not together with `run_at`.
     #[schema(example = "5m", pattern = "^[0-9]+(ms|s|m|h|d)$")]
     delay: Option<String>,
-    /// When it is pointless: later than `run_at`.
+    /// When it is pointless: later than `run_at`; default as its tenant says, else never.
     expires_at: Option<jiff::Timestamp>,
     /// A second job of the same tenant and kind with this key is the first one.
     #[schema(min_length = 1, max_length = 255)]
     dedup_key: Option<String>,
-    /// Attempts before it is dead; default as its kind says.
+    /// Attempts before it is dead; default as its tenant says, else as its kind does.
     #[schema(minimum = 1, maximum = 1000)]
     max_attempts: Option<i32>,
     /// What becomes of it when its worker is lost; default as its kind says.
@@ -190,12 +190,12 @@ fn view(job: &NewJob, inserted: Inserted) -> JobView {
         queue: job.queue.to_string(),
         kind: job.kind.to_string(),
         state: JobState::Scheduled.to_string(),
-        priority: job.priority,
+        priority: inserted.priority,
         attempt: 0,
-        max_attempts: job.max_attempts.unwrap_or(inserted.kind_max_attempts),
+        max_attempts: inserted.max_attempts,
         on_lost: job.on_lost.unwrap_or(of_kind).to_string(),
         run_at: inserted.run_at,
-        expires_at: job.expires_at,
+        expires_at: inserted.expires_at,
         created_at: inserted.created_at,
         started_at: None,
         finished_at: None,

@@ -28,17 +28,17 @@ pub struct JobInput {
     pub kind: String,
     /// Default `{}`.
     pub args: Option<Box<RawValue>>,
-    /// 0 to 3, default 1.
+    /// 0 to 3; default as its tenant says, else 1.
     pub priority: Option<i16>,
     /// RFC 3339. Not together with `delay`.
     pub run_at: Option<Timestamp>,
     /// Such as `5m`. Not together with `run_at`.
     pub delay: Option<String>,
-    /// RFC 3339.
+    /// RFC 3339; default as its tenant says, else never.
     pub expires_at: Option<Timestamp>,
     /// 1 to 255 bytes.
     pub dedup_key: Option<String>,
-    /// 1 to 1000.
+    /// 1 to 1000; default as its tenant says, else as its kind does.
     pub max_attempts: Option<i32>,
     /// `retry` or `hold`.
     pub on_lost: Option<String>,
@@ -140,7 +140,7 @@ impl JobInput {
         if let Some(queue) = self.queue {
             job.queue = named("queue", &queue)?;
         }
-        job.priority = self.priority.unwrap_or(job.priority);
+        job.priority = self.priority;
         job.run_at = run_at(self.run_at, self.delay.as_deref())?;
         job.expires_at = self.expires_at;
         job.max_attempts = self.max_attempts;

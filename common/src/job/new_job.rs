@@ -48,13 +48,13 @@ pub struct NewJob {
     pub kind: KindName,
     /// Its input, at most 256 KiB, kept byte for byte.
     pub args: Box<RawValue>,
-    /// 0 first to 3 last.
-    pub priority: i16,
+    /// 0 first to 3 last; none: the tenant's default, or 1.
+    pub priority: Option<i16>,
     /// When it is due.
     pub run_at: RunAt,
-    /// When it is pointless.
+    /// When it is pointless; none: by the tenant's default, or never.
     pub expires_at: Option<Timestamp>,
-    /// Overrides the kind's.
+    /// Overrides the tenant's default, and the kind's.
     pub max_attempts: Option<i32>,
     /// Overrides the kind's.
     pub on_lost: Option<OnLost>,
@@ -74,7 +74,7 @@ impl NewJob {
             queue: default.parse().expect("`default` is a name"),
             kind,
             args,
-            priority: 1,
+            priority: None,
             run_at: RunAt::Now,
             expires_at: None,
             max_attempts: None,
@@ -95,7 +95,7 @@ impl NewJob {
                 "must be nested at most 1000 levels deep",
             ));
         }
-        if !(0..=3).contains(&self.priority) {
+        if self.priority.is_some_and(|n| !(0..=3).contains(&n)) {
             return Err(InvalidJob::new(
                 "priority",
                 "must be from 0 (first) to 3 (last)",
@@ -274,14 +274,14 @@ mod tests {
             ),
             (
                 NewJob {
-                    priority: 4,
+                    priority: Some(4),
                     ..job()
                 },
                 "priority",
             ),
             (
                 NewJob {
-                    priority: -1,
+                    priority: Some(-1),
                     ..job()
                 },
                 "priority",

@@ -34,8 +34,12 @@ pub struct Inserted {
     pub run_at: jiff::Timestamp,
     /// When it was accepted.
     pub created_at: jiff::Timestamp,
-    /// Its kind's attempts.
-    pub kind_max_attempts: i32,
+    /// Its priority, its tenant's default included.
+    pub priority: i16,
+    /// When it is pointless, its tenant's default included.
+    pub expires_at: Option<jiff::Timestamp>,
+    /// Attempts before it is dead: its own, its tenant's default, or its kind's.
+    pub max_attempts: i32,
     /// Whether its kind is held when its worker is lost.
     pub kind_holds: bool,
 }
@@ -69,11 +73,18 @@ const FREE_EXPIRED_KEYS: &str = "
 
 /// Jobs without dedup keys; answers a row for each that was not there. Every name of a batch is
 /// looked up once: $2 to $4 are those of queues, kinds and tenants, and $5 to $7 say which of them,
-/// from 1, each job has.
+/// from 1, each job has. What a job does not say is what its tenant's row says, as it is now.
 ///
 /// A name that is missing after all fails the insert, rather than dropping its job.
 const INSERT: &str = "
-    with inserted as (
+    with tenants as materialized (
+        select array_agg(t.id order by n) as ids,
+               array_agg(t.default_priority order by n) as priorities,
+               array_agg(t.default_max_attempts order by n) as max_attempts,
+               array_agg(t.default_expires_after order by n) as expires_after
+        from unnest($4::text[]) with ordinality as one(name, n)
+        left join postroad.tenant t on t.name = one.name),
+    inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
                                   expires_at, max_attempts, on_lost, traceparent)
         select u.id,
@@ -81,21 +92,24 @@ const INSERT: &str = "
                       left join postroad.queue q on q.name = one.name order by n))[u.queue],
                (array(select k.id from unnest($3::text[]) with ordinality as one(name, n)
                       left join postroad.kind k on k.name = one.name order by n))[u.kind],
-               (array(select t.id from unnest($4::text[]) with ordinality as one(name, n)
-                      left join postroad.tenant t on t.name = one.name order by n))[u.tenant],
-               u.args::json, u.priority,
-               coalesce(u.run_at, now() + u.delay_ms * interval '1 ms'),
-               u.expires_at, u.max_attempts, u.on_lost, u.traceparent
-        from unnest($1::uuid[], $5::int[], $6::int[], $7::int[], $8::text[], $9::smallint[],
+               tenants.ids[u.tenant], u.args::json,
+               coalesce(u.priority, tenants.priorities[u.tenant], 1), at.due,
+               coalesce(u.expires_at,
+                        postroad.default_expiry(at.due, tenants.expires_after[u.tenant])),
+               coalesce(u.max_attempts, tenants.max_attempts[u.tenant]), u.on_lost, u.traceparent
+        from tenants,
+             unnest($1::uuid[], $5::int[], $6::int[], $7::int[], $8::text[], $9::smallint[],
                     $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::int[],
                     $14::text[], $15::text[])
              as u(id, queue, kind, tenant, args, priority, run_at, delay_ms, expires_at,
-                  max_attempts, on_lost, traceparent)
+                  max_attempts, on_lost, traceparent),
+             lateral (select coalesce(u.run_at, now() + u.delay_ms * interval '1 ms')) as at(due)
         where not ($16 and postroad.is_archived(u.id))
         order by u.id
         on conflict (id) do nothing
-        returning id, kind_id, run_at, created_at)
-    select inserted.id, inserted.run_at, inserted.created_at, k.max_attempts, k.on_lost = 'hold'
+        returning id, kind_id, run_at, created_at, priority, expires_at, max_attempts)
+    select inserted.id, inserted.run_at, inserted.created_at, inserted.priority,
+           inserted.expires_at, coalesce(inserted.max_attempts, k.max_attempts), k.on_lost = 'hold'
     from inserted
     join postroad.kind k on k.id = inserted.kind_id";
 
@@ -109,6 +123,7 @@ const INSERT_WITH_KEYS: &str = "
     with input as materialized (
         select u.*, q.id as queue_id, k.id as kind_id, t.id as tenant_id,
                k.max_attempts as kind_max_attempts, k.on_lost = 'hold' as kind_holds,
+               t.default_priority, t.default_max_attempts, t.default_expires_after,
                coalesce(u.run_at, now() + u.delay_ms * interval '1 ms') as due
         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
                     $7::timestamptz[], $8::bigint[], $9::timestamptz[], $10::int[], $11::text[],
@@ -131,20 +146,22 @@ const INSERT_WITH_KEYS: &str = "
     inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
                                   expires_at, max_attempts, on_lost, traceparent)
-        select id, queue_id, kind_id, tenant_id, args::json, priority, due,
-               expires_at, max_attempts, on_lost, traceparent
+        select id, queue_id, kind_id, tenant_id, args::json,
+               coalesce(priority, default_priority, 1), due,
+               coalesce(expires_at, postroad.default_expiry(due, default_expires_after)),
+               coalesce(max_attempts, default_max_attempts), on_lost, traceparent
         from input
         where (dedup_key is null or id in (select job_id from won))
           and not ($15 and postroad.is_archived(input.id))
         order by id
         on conflict (id) do nothing
-        returning id, run_at, created_at)
+        returning id, run_at, created_at, priority, expires_at, max_attempts)
     select coalesce(won.job_id, before.job_id,
                     case when input.dedup_key is null then input.id end),
            inserted.id is not null and coalesce(won.job_id, before.job_id, input.id) = input.id,
            coalesce(won.digest, before.digest, input.digest) is not distinct from input.digest,
-           inserted.run_at, inserted.created_at, input.kind_max_attempts, input.kind_holds,
-           inserted.id
+           inserted.run_at, inserted.created_at, inserted.priority, inserted.expires_at,
+           coalesce(inserted.max_attempts, input.kind_max_attempts), input.kind_holds, inserted.id
     from input
     left join won on won.tenant_id = input.tenant_id and won.kind_id = input.kind_id
                  and won.key = input.dedup_key
@@ -277,7 +294,7 @@ impl Store {
         ];
         // What is sent for the first time is not finished.
         let inserted = if is_resend {
-            |row: &Row| row.get(7)
+            |row: &Row| row.get(9)
         } else {
             |_: &Row| None
         };
@@ -392,7 +409,9 @@ pub(super) async fn is_any_finished(
     Ok(tx.query_one(&ask, &[&ids]).await?.get(0))
 }
 
-/// What was asked for under a dedup key, in 32 bytes. Where it came from (id, trace) is no part of it.
+/// What was asked for under a dedup key, in 32 bytes. Where it came from (id, trace) is no part of it,
+/// nor is what came of it: a tenant's defaults may be others when the same is asked again. A priority
+/// that is left out counts as 1, whatever the default: so it was kept before there were any.
 fn digest(job: &NewJob) -> Option<Vec<u8>> {
     job.dedup_key.as_ref()?;
     let mut digest = Sha256::new();
@@ -402,7 +421,7 @@ fn digest(job: &NewJob) -> Option<Vec<u8>> {
     };
     field(job.queue.as_str());
     field(job.args.get());
-    field(&job.priority.to_string());
+    field(&job.priority.unwrap_or(1).to_string());
     field(&match job.run_at {
         RunAt::Now => "now".to_owned(),
         RunAt::After(wait) => format!("after {}", wait.as_millis()),
@@ -423,8 +442,10 @@ fn inserted_of(row: &Row, at: usize) -> Inserted {
     Inserted {
         run_at: row.get(at),
         created_at: row.get(at + 1),
-        kind_max_attempts: row.get(at + 2),
-        kind_holds: row.get(at + 3),
+        priority: row.get(at + 2),
+        expires_at: row.get(at + 3),
+        max_attempts: row.get(at + 4),
+        kind_holds: row.get(at + 5),
     }
 }
 
@@ -457,7 +478,7 @@ impl<'a> Distinct<'a> {
 struct Fields<'a> {
     ids: Vec<Uuid>,
     args: Vec<&'a str>,
-    priorities: Vec<i16>,
+    priorities: Vec<Option<i16>>,
     run_ats: Vec<Option<jiff::Timestamp>>,
     delays_ms: Vec<i64>,
     expires_ats: Vec<Option<jiff::Timestamp>>,
@@ -490,4 +511,28 @@ impl<'a> Fields<'a> {
 
 fn column<'a, T>(jobs: &'a [NewJob], field: impl Fn(&'a NewJob) -> T) -> Vec<T> {
     jobs.iter().map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Digests are kept: what was asked for before tenants had defaults is asked for again today.
+    #[test]
+    fn the_digest_of_a_job_without_a_priority_is_that_of_priority_1_as_it_always_was() {
+        let args = serde_json::value::to_raw_value(&serde_json::json!({})).unwrap();
+        let job = |priority| NewJob {
+            priority,
+            dedup_key: Some("k".to_owned()),
+            ..NewJob::new("echo".parse().unwrap(), args.clone())
+        };
+        let hex = |job| -> String {
+            let bytes = digest(&job).unwrap();
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        let before = "7fcca2b5244a0de58a4331718b0383a2b186f33db3343b392373b8909eed7d5e";
+        assert_eq!(hex(job(None)), before);
+        assert_eq!(hex(job(Some(1))), before);
+        assert_ne!(hex(job(Some(2))), before);
+    }
 }

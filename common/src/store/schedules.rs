@@ -232,14 +232,17 @@ const RESUME: &str = "
     where s.tenant_id = $1 and s.name = $2 and s.version = $4 and s.paused_at is not null
     returning s.id";
 
-/// A job beside the ticks, due now, whether the schedule is paused or not.
+/// A job beside the ticks, due now, whether the schedule is paused or not. What the schedule does not
+/// say is what its tenant says.
 const RUN: &str = "
     insert into postroad.job
         (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost,
          traceparent)
-    select $3, queue_id, kind_id, tenant_id, args, priority, now(), now() + expires_after,
-           max_attempts, on_lost, $4
-    from postroad.schedule where tenant_id = $1 and name = $2
+    select $3, s.queue_id, s.kind_id, s.tenant_id, s.args, s.priority, now(),
+           now() + coalesce(s.expires_after, t.default_expires_after),
+           coalesce(s.max_attempts, t.default_max_attempts), s.on_lost, $4
+    from postroad.schedule s join postroad.tenant t on t.id = s.tenant_id
+    where s.tenant_id = $1 and s.name = $2
     on conflict (id) do nothing
     returning id";
 
@@ -280,8 +283,12 @@ const TICK: &str = "
         insert into postroad.job
             (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost)
         select won.job_id, due.queue_id, due.kind_id, due.tenant_id, due.args, due.priority,
-               won.tick_at, won.tick_at + due.expires_after, due.max_attempts, due.on_lost
-        from won, due where won.job_id is not null order by won.job_id
+               won.tick_at,
+               coalesce(won.tick_at + due.expires_after,
+                        postroad.default_expiry(won.tick_at, t.default_expires_after)),
+               coalesce(due.max_attempts, t.default_max_attempts), due.on_lost
+        from won, due join postroad.tenant t on t.id = due.tenant_id
+        where won.job_id is not null order by won.job_id
         returning id),
     moved as (
         update postroad.schedule s

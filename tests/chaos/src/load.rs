@@ -221,7 +221,7 @@ impl Maker {
             _ if self.load.no_echo => text_message(&tenant),
             _ => echo(&tenant),
         };
-        planned.0.priority = self.rng.random_range(0..4);
+        planned.0.priority = Some(self.rng.random_range(0..4));
         if let Some(after) = self.load.herd_after {
             self.due_at(&mut planned, self.started + after.as_secs_f64());
         } else if !self.load.is_plain {

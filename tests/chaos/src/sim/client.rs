@@ -49,7 +49,7 @@ fn order(world: &mut World) -> Order {
     let args = args(tenant.as_str(), &number.to_string());
     let mut job = NewJob::new(kind.parse().expect("is a name"), args);
     (job.id, job.tenant, job.queue) = (number.into(), tenant, queue);
-    job.priority = i16::try_from(world.chance.below(4)).expect("is small");
+    job.priority = Some(i16::try_from(world.chance.below(4)).expect("is small"));
     let wait = match world.chance.below(3) {
         0 => world.chance.between(1, 8_000),
         _ => 0,
@@ -70,7 +70,7 @@ fn order(world: &mut World) -> Order {
         job.max_attempts = Some(1 + i32::try_from(world.chance.below(3)).expect("is small"));
     }
     if world.chance.is(0.02) {
-        job.priority = 9;
+        job.priority = Some(9);
     }
     Order {
         job,
@@ -85,7 +85,7 @@ fn tick(world: &mut World, number: u64) -> Order {
     let mut job = base.job;
     job.kind = "webhook".parse().expect("is a name");
     (job.tenant, job.queue) = (world.plan.tenants[0].clone(), world.plan.queues[0].clone());
-    (job.run_at, job.expires_at, job.on_lost, job.priority) = (RunAt::Now, None, None, 1);
+    (job.run_at, job.expires_at, job.on_lost, job.priority) = (RunAt::Now, None, None, None);
     job.args = args(job.tenant.as_str(), &format!("tick {number}"));
     job.dedup_key = Some(format!("schedule/{number}"));
     let schedule = "schedule".to_owned();

@@ -221,7 +221,7 @@ impl Author {
         job.id = Uuid::from_u64_pair(self.seed, self.chance.number()).into();
         job.tenant = self.chance.one_of(&self.tenants).clone();
         job.queue = self.chance.one_of(&self.queues).clone();
-        job.priority = i16::try_from(self.chance.below(4)).unwrap();
+        job.priority = Some(i16::try_from(self.chance.below(4)).unwrap());
         job.on_lost = *self
             .chance
             .one_of(&[None, Some(OnLost::Retry), Some(OnLost::Hold)]);

@@ -118,7 +118,8 @@ impl ModelStore {
             ended_at: None,
             fatal: false,
             retry_after: None,
-            priority: new.priority,
+            // No tenant here has defaults.
+            priority: new.priority.unwrap_or(1),
             queue: new.queue.clone(),
             kind: new.kind.clone(),
             tenant: new.tenant.clone(),
