@@ -89,6 +89,55 @@ async fn a_tenant_is_created_set_disabled_and_enabled_and_each_is_one_row_of_the
 }
 
 #[tokio::test]
+async fn a_tenants_defaults_are_set_shown_taken_away_and_written_down() {
+    let room = Room::open().await;
+    let cli = Cli::of(&room);
+    let create = "tenants create acme --default-priority 0 --default-expires-after 36h";
+    cli.ok(&create.split(' ').collect::<Vec<_>>()).await;
+    let set = "tenants set acme --default-priority none --default-max-attempts 5";
+    cli.ok(&set.split(' ').collect::<Vec<_>>()).await;
+
+    let tenant = &cli.json(&["tenants", "get", "acme", "--json"]).await[0];
+    assert_eq!(tenant["default_priority"], json!(null));
+    assert_eq!(tenant["default_max_attempts"], json!(5));
+    assert_eq!(tenant["default_expires_after_seconds"], json!(129_600.0));
+    let text = cli.ok(&["tenants", "get", "acme"]).await;
+    assert!(text.contains("default expires after") && text.contains("1d12h"));
+    let table = cli.ok(&["tenants", "list"]).await;
+    assert!(table.contains("attempts 5, expiry 1d12h"), "{table}");
+    let details: Vec<_> = audited(&cli).await;
+    let details: Vec<_> = details.iter().map(|row| &row["detail"]).collect();
+    assert_eq!(
+        details,
+        [
+            &json!({"default_priority": 0, "default_expires_after_seconds": 129_600.0}),
+            &json!({"default_priority": null, "default_max_attempts": 5}),
+        ]
+    );
+
+    for (option, value, rule) in [
+        ("--default-priority", "4", "from 0 to 3, or `none`"),
+        ("--default-max-attempts", "0", "from 1 to 1000, or `none`"),
+        (
+            "--default-expires-after",
+            "367d",
+            "from 1s to 366d, or `none`",
+        ),
+        (
+            "--default-expires-after",
+            "60",
+            "from 1s to 366d, or `none`",
+        ),
+    ] {
+        let set = ["tenants", "set", "acme", option, value];
+        let error = cli.refuses(&set, 2).await;
+        assert!(error.contains(rule), "{option} {value}: {error}");
+    }
+    let error = cli.refuses(&["tenants", "set", "acme"], 2).await;
+    assert!(error.contains("--default-"), "{error}");
+}
+
+#[tokio::test]
 async fn a_secret_is_made_rotated_with_an_overlap_and_cleared_and_appears_in_no_other_place() {
     let room = Room::open().await;
     let cli = Cli::of(&room);

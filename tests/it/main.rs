@@ -52,3 +52,4 @@ mod store_migrations;
 mod store_outcomes;
 mod store_schedules;
 mod store_transitions;
+mod tenant_defaults;

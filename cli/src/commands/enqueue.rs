@@ -31,7 +31,7 @@ pub(crate) struct Args {
     queue: Option<String>,
     #[arg(long, conflicts_with = "file")]
     tenant: Option<String>,
-    /// 0 first to 3 last [default: 1].
+    /// 0 first to 3 last [default: as the tenant says, else 1].
     #[arg(long, conflicts_with = "file")]
     priority: Option<i16>,
     /// When it is due, as RFC 3339.
@@ -40,12 +40,13 @@ pub(crate) struct Args {
     /// How long from now it is due, such as 5m.
     #[arg(long, conflicts_with = "file")]
     delay: Option<String>,
-    /// When it is pointless, as RFC 3339.
+    /// When it is pointless, as RFC 3339 [default: as the tenant says, else never].
     #[arg(long, conflicts_with = "file")]
     expires_at: Option<Timestamp>,
     /// A second job with this key (same tenant and kind) is the first one.
     #[arg(long, conflicts_with = "file")]
     dedup_key: Option<String>,
+    /// Attempts before it is dead [default: as the tenant says, else as the kind does].
     #[arg(long, conflicts_with = "file")]
     max_attempts: Option<i32>,
     /// What a lost worker means: retry or hold [default: as the kind says].

@@ -15,7 +15,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::tenants::tenant_id;
-use super::values::duration;
+use super::values::expires_after;
 use crate::ask::Sure;
 use crate::exit;
 use crate::output::{self, Table, line, moment, note, number_or};
@@ -173,13 +173,13 @@ struct Create {
     /// 0 first to 3 last.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i16).range(0..=3))]
     priority: i16,
-    /// Instead of the kind's (1 to 1000).
+    /// Instead of the tenant's default, or the kind's (1 to 1000).
     #[arg(long, value_name = "ATTEMPTS", value_parser = clap::value_parser!(i32).range(1..=1000))]
     max_attempts: Option<i32>,
     /// Instead of the kind's.
     #[arg(long, value_parser = PossibleValuesParser::new(["retry", "hold"]))]
     on_lost: Option<String>,
-    /// How long after its tick a job is pointless (1s to 366d).
+    /// How long after its tick a job is pointless (1s to 366d), instead of the tenant's default.
     #[arg(long, value_name = "DURATION", value_parser = expires_after)]
     expires_after: Option<Duration>,
     /// Does not tick until it is resumed.
@@ -188,14 +188,6 @@ struct Create {
     /// One JSON object, with the fields of the API.
     #[arg(long)]
     json: bool,
-}
-
-fn expires_after(text: &str) -> Result<Duration, &'static str> {
-    let allowed = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
-    duration(text)
-        .ok()
-        .filter(|time| allowed.contains(time))
-        .ok_or("a duration from 1s to 366d is expected")
 }
 
 /// A schedule in the words of the API.
@@ -415,9 +407,15 @@ async fn get(store: &Store, which: &Which, json: bool) -> anyhow::Result<()> {
         ("queue", row.queue.clone()),
         ("args", row.args.get().to_owned()),
         ("priority", row.priority.to_string()),
-        ("max attempts", number_or(row.max_attempts, "the kind's")),
+        (
+            "max attempts",
+            number_or(row.max_attempts, "the tenant's default, or the kind's"),
+        ),
         ("on lost", number_or(row.on_lost.clone(), "the kind's")),
-        ("expires after", number_or(expires, "never")),
+        (
+            "expires after",
+            number_or(expires, "the tenant's default, or never"),
+        ),
         ("paused", output::moment_or(row.paused_at, "no")),
         ("created at", moment(row.created_at)),
         ("changed at", moment(row.updated_at)),

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -12,10 +13,10 @@ use postroad_common::store::{Changed, Rotated, Store, TenantChange, TenantRow};
 use rand::RngExt as _;
 use serde_json::json;
 
-use super::values::{Limit, quota, rate};
+use super::values::{Limit, expires_after_or_none, max_attempts, priority, quota, rate};
 use crate::ask::Sure;
 use crate::exit;
-use crate::output::{self, Table, line, moment, note, number_or};
+use crate::output::{self, Table, line, moment, note, number_or, stretch};
 use crate::setup::Setup;
 
 /// Creates, shows and sets tenants, and the secrets that sign their webhooks.
@@ -74,7 +75,9 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   postroad tenants set acme --weight 5
-  postroad tenants set acme --unfinished-max none --submit-rate 200")]
+  postroad tenants set acme --unfinished-max none --submit-rate 200
+  postroad tenants set acme --default-priority 2 --default-expires-after 1d
+  postroad tenants set acme --default-max-attempts none")]
     Set {
         #[arg(value_name = "TENANT")]
         name: TenantName,
@@ -163,6 +166,16 @@ struct Settings {
     /// How many jobs a second each API process takes from it, or `none`.
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     submit_rate: Option<Limit<i32>>,
+    /// The priority of its jobs that are handed in without: 0 first to 3 last, or `none` (it is 1).
+    #[arg(long, value_name = "PRIORITY", value_parser = priority)]
+    default_priority: Option<Limit<i16>>,
+    /// The attempts of its jobs that are handed in without (1 to 1000), or `none` (as the kind says).
+    #[arg(long, value_name = "ATTEMPTS", value_parser = max_attempts)]
+    default_max_attempts: Option<Limit<i32>>,
+    /// How long after it is due a job is pointless that is handed in without an expiry (1s to 366d),
+    /// or `none` (never).
+    #[arg(long, value_name = "DURATION", value_parser = expires_after_or_none)]
+    default_expires_after: Option<Limit<Duration>>,
 }
 
 #[derive(clap::Args)]
@@ -178,6 +191,9 @@ impl Settings {
             weight: self.weight,
             unfinished_max: self.unfinished_max.map(|limit| limit.0),
             submit_rate: self.submit_rate.map(|limit| limit.0),
+            default_priority: self.default_priority.map(|limit| limit.0),
+            default_max_attempts: self.default_max_attempts.map(|limit| limit.0),
+            default_expires_after: self.default_expires_after.map(|limit| limit.0),
         }
     }
 }
@@ -187,7 +203,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         && settings.change() == TenantChange::default()
     {
         return Err(exit::usage(
-            "nothing to set: give --weight, --unfinished-max or --submit-rate",
+            "nothing to set: give --weight, --unfinished-max, --submit-rate or a --default-…",
         ));
     }
     let store = Setup::of_process()?.current_store().await?;
@@ -259,6 +275,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "WEIGHT",
         "UNFINISHED MAX",
         "SUBMIT RATE",
+        "DEFAULTS",
         "SECRET",
         "DISABLED",
         "CREATED AT",
@@ -271,12 +288,27 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             tenant.weight.to_string(),
             number_or(tenant.unfinished_max, "none"),
             number_or(tenant.submit_rate, "none"),
+            defaults(tenant),
             secret(tenant).to_owned(),
             output::moment_or(tenant.disabled_at, "no"),
             moment(tenant.created_at),
         ]);
     }
     output::table(&table)
+}
+
+/// What its jobs get that say nothing, in few words.
+fn defaults(tenant: &TenantRow) -> String {
+    let priority = tenant.default_priority.map(|n| format!("priority {n}"));
+    let attempts = tenant.default_max_attempts;
+    let attempts = attempts.map(|n| format!("attempts {n}"));
+    let expiry = tenant.default_expires_after_seconds;
+    let expiry = expiry.map(|seconds| format!("expiry {}", stretch(seconds)));
+    let set: Vec<_> = [priority, attempts, expiry].into_iter().flatten().collect();
+    match set.is_empty() {
+        true => "none".to_owned(),
+        false => set.join(", "),
+    }
 }
 
 fn secret(tenant: &TenantRow) -> &'static str {
@@ -299,11 +331,21 @@ async fn get(store: &Store, name: &TenantName, json: bool) -> anyhow::Result<()>
         value["ledger"] = json!(account);
         return line(value);
     }
+    let expires_after = tenant.default_expires_after_seconds.map(stretch);
     let mut lines = vec![
         ("tenant", tenant.name.clone()),
         ("weight", tenant.weight.to_string()),
         ("unfinished max", number_or(tenant.unfinished_max, "none")),
         ("submit rate", number_or(tenant.submit_rate, "none")),
+        (
+            "default priority",
+            number_or(tenant.default_priority, "none"),
+        ),
+        (
+            "default max attempts",
+            number_or(tenant.default_max_attempts, "none"),
+        ),
+        ("default expires after", number_or(expires_after, "none")),
         ("webhook secret", secret(tenant).to_owned()),
         ("disabled", output::moment_or(tenant.disabled_at, "no")),
         ("created at", moment(tenant.created_at)),

@@ -24,6 +24,16 @@ pub(crate) fn prefetch(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 2000)
 }
 
+/// Which jobs go first, or none.
+pub(crate) fn priority(text: &str) -> Result<Limit<i16>, String> {
+    limit(text, 0, 3)
+}
+
+/// Attempts before a job is dead, or none.
+pub(crate) fn max_attempts(text: &str) -> Result<Limit<i32>, String> {
+    limit(text, 1, 1000)
+}
+
 fn limit<T>(text: &str, least: T, most: T) -> Result<Limit<T>, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -44,6 +54,25 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text)
         .filter(|time| !time.is_zero())
         .ok_or("a duration with its unit, such as `30s`, is expected")
+}
+
+/// How long after it is due a job is pointless.
+pub(crate) fn expires_after(text: &str) -> Result<Duration, &'static str> {
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
+    duration(text)
+        .ok()
+        .filter(|time| allowed.contains(time))
+        .ok_or("a duration from 1s to 366d is expected")
+}
+
+/// The same, or none.
+pub(crate) fn expires_after_or_none(text: &str) -> Result<Limit<Duration>, &'static str> {
+    match text {
+        "none" => Ok(Limit(None)),
+        _ => expires_after(text)
+            .map(|time| Limit(Some(time)))
+            .map_err(|_| "a duration from 1s to 366d, or `none`, is expected"),
+    }
 }
 
 /// At most so long: what Postgres and calendars take.
@@ -72,6 +101,18 @@ mod tests {
         for bad in ["", "0", "-1", "1000001", "1.5", "NONE", "many"] {
             assert!(rate(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_expiry_is_a_time_in_range_or_none() {
+        let seconds = |text| expires_after_or_none(text).map(|limit| limit.0.map(|t| t.as_secs()));
+        assert_eq!(seconds("1s"), Ok(Some(1)));
+        assert_eq!(seconds("366d"), Ok(Some(366 * 86_400)));
+        assert_eq!(seconds("none"), Ok(None));
+        for bad in ["", "0s", "999ms", "367d", "60", "never"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+        assert!(expires_after("none").is_err());
     }
 
     #[test]

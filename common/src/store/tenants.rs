@@ -1,11 +1,13 @@
 //! Tenants, as operators see and set them, and the secrets that sign their webhooks.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::audit::{Change, if_so};
-use super::{Changed, Error, Store};
+use super::{Changed, Error, Store, millis};
 
 /// A tenant and what is set for it.
 #[derive(Clone, Debug, Serialize)]
@@ -18,6 +20,9 @@ pub struct TenantRow {
     pub weight: i32,
     pub unfinished_max: Option<i64>,
     pub submit_rate: Option<i32>,
+    pub default_priority: Option<i16>,
+    pub default_max_attempts: Option<i32>,
+    pub default_expires_after_seconds: Option<f64>,
     pub disabled_at: Option<Timestamp>,
     pub created_at: Timestamp,
     /// Whether its webhooks are signed by a secret of its own.
@@ -26,7 +31,8 @@ pub struct TenantRow {
     pub previous_secret_until: Option<Timestamp>,
 }
 
-/// What is set for a tenant. Empty fields stay as they are; an inner `None` takes the limit away.
+/// What is set for a tenant. Empty fields stay as they are; an inner `None` takes the limit or the
+/// default away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TenantChange {
     /// Its share against other tenants.
@@ -38,17 +44,49 @@ pub struct TenantChange {
     /// Jobs a second that each API process takes from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub submit_rate: Option<Option<i32>>,
+    /// The priority of its jobs that say none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_priority: Option<Option<i16>>,
+    /// The attempts of its jobs that say none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_max_attempts: Option<Option<i32>>,
+    /// How long after they are due its jobs that do not say are pointless.
+    #[serde(
+        rename = "default_expires_after_seconds",
+        serialize_with = "seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub default_expires_after: Option<Option<Duration>>,
+}
+
+impl TenantChange {
+    fn default_expires_after_millis(&self) -> Option<f64> {
+        let after = self.default_expires_after.flatten();
+        after.map(|after| millis(after) as f64)
+    }
+}
+
+fn seconds<S: Serializer>(
+    time: &Option<Option<Duration>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let seconds = time.flatten().map(|time| time.as_secs_f64());
+    seconds.serialize(serializer)
 }
 
 const CREATE: &str = "
-    insert into postroad.tenant (name, weight, unfinished_max, submit_rate)
-    values ($1, coalesce($2, 1), $3, $4)
+    insert into postroad.tenant
+        (name, weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
+         default_expires_after)
+    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms')
     on conflict (name) do nothing
     returning true, id";
 
 const TENANTS: &str = "
     select t.name, t.weight, t.unfinished_max, t.submit_rate, t.disabled_at, t.created_at,
-           s.tenant_id is not null, case when s.previous_until > now() then s.previous_until end
+           s.tenant_id is not null, case when s.previous_until > now() then s.previous_until end,
+           t.default_priority, t.default_max_attempts,
+           extract(epoch from t.default_expires_after)::double precision
     from postroad.tenant t left join postroad.tenant_secret s on s.tenant_id = t.id
     where ($1::text is null or t.name = $1) order by t.name";
 
@@ -56,7 +94,11 @@ const SET: &str = "
     update postroad.tenant
     set weight = coalesce($2, weight),
         unfinished_max = case when $3 then $4 else unfinished_max end,
-        submit_rate = case when $5 then $6 else submit_rate end
+        submit_rate = case when $5 then $6 else submit_rate end,
+        default_priority = case when $7 then $8 else default_priority end,
+        default_max_attempts = case when $9 then $10 else default_max_attempts end,
+        default_expires_after = case when $11 then $12::float8 * interval '1 ms'
+                                     else default_expires_after end
     where name = $1
     returning true, id";
 
@@ -96,7 +138,7 @@ const CLEAR_SECRET: &str = "
     select exists (select from changed), id from postroad.tenant where name = $1";
 
 /// How long the secret before goes on signing beside a new one.
-pub const SECRET_OVERLAP: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+pub const SECRET_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What came of asking for another secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +164,9 @@ impl Store {
                 &settings.weight,
                 &settings.unfinished_max.flatten(),
                 &settings.submit_rate.flatten(),
+                &settings.default_priority.flatten(),
+                &settings.default_max_attempts.flatten(),
+                &settings.default_expires_after_millis(),
             ],
             action: "tenant.create",
             detail: json!(settings),
@@ -141,6 +186,9 @@ impl Store {
             created_at: row.get(5),
             has_webhook_secret: row.get(6),
             previous_secret_until: row.get(7),
+            default_priority: row.get(8),
+            default_max_attempts: row.get(9),
+            default_expires_after_seconds: row.get(10),
         };
         Ok(rows.iter().map(tenant).collect())
     }
@@ -157,6 +205,12 @@ impl Store {
                 &settings.unfinished_max.flatten(),
                 &settings.submit_rate.is_some(),
                 &settings.submit_rate.flatten(),
+                &settings.default_priority.is_some(),
+                &settings.default_priority.flatten(),
+                &settings.default_max_attempts.is_some(),
+                &settings.default_max_attempts.flatten(),
+                &settings.default_expires_after.is_some(),
+                &settings.default_expires_after_millis(),
             ],
             action: "tenant.set",
             detail: json!(settings),
@@ -196,7 +250,7 @@ impl Store {
         let change = Change {
             operation: "rotating a webhook secret",
             sql: ROTATE_SECRET,
-            params: &[&name, &secret, &(super::millis(SECRET_OVERLAP) as f64)],
+            params: &[&name, &secret, &(millis(SECRET_OVERLAP) as f64)],
             action: "tenant.secret.rotate",
             detail: json!({}),
         };
