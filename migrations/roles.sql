@@ -39,6 +39,7 @@ grant update on postroad.queue to postroad_scheduler;
 grant update (next_at, last_at) on postroad.schedule to postroad_scheduler;
 grant update (cursor, done, updated_at, finished_at) on postroad.operation to postroad_scheduler;
 grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
+    postroad.forget_finished(date, integer[], bigint, bigint),
     postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
 
 -- === The worker ===
@@ -59,7 +60,8 @@ grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad
 grant insert on postroad.schedule_tick, postroad.audit_log to postroad_api;
 grant select, insert on postroad.operation to postroad_api;
 grant update (stopped_at, updated_at) on postroad.operation to postroad_api;
-grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second) on postroad.queue to postroad_api;
+grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days)
+    on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
 grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
     postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;

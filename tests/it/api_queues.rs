@@ -72,6 +72,10 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
     let set =
         patch(json!({"window_size": 7, "rate_per_second": 5, "pipe_ttl": "90s", "prefetch": 3}))
             .await;
+    let kept = async || {
+        let listed = operator.get("/v1/queues").await.unwrap().json();
+        listed["items"][0]["retention_days"].clone()
+    };
     let queue = set.json();
     assert_eq!(queue["window_size"], 7, "{queue}");
     assert_eq!(queue["pipe_ttl_seconds"], 90.0, "{queue}");
@@ -84,7 +88,22 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
         (&cleared["rate_per_second"], &cleared["prefetch"]),
         (&json!(null), &json!(3))
     );
+    assert_eq!(kept().await, json!(null), "as the schedulers say");
+    for days in [json!(1), json!(3650), json!(null), json!(30)] {
+        let set = patch(json!({"retention_days": days})).await.json();
+        assert_eq!(
+            (&set["retention_days"], &set["prefetch"]),
+            (&days, &json!(3))
+        );
+        assert_eq!(kept().await, days);
+    }
     for (body, pointer) in [
+        (json!({"retention_days": 0}), "/retention_days"),
+        (json!({"retention_days": -1}), "/retention_days"),
+        (json!({"retention_days": 3651}), "/retention_days"),
+        (json!({"retention_days": 1.5}), "/retention_days"),
+        (json!({"retention_days": "x"}), "/retention_days"),
+        (json!({"retention_days": "7d"}), "/retention_days"),
         (json!({"window_size": 0}), "/window_size"),
         (json!({"window_size": "many"}), "/window_size"),
         (json!({"rate_per_second": -1}), "/rate_per_second"),
@@ -96,6 +115,7 @@ async fn a_queue_is_set_live_and_nonsense_is_refused_with_its_pointer() {
         let refused = patch(body.clone()).await.problem(422).unwrap();
         assert_eq!(refused.as_deref(), Some(pointer), "{body}");
     }
+    assert_eq!(kept().await, json!(30));
     for name in ["nobody", "No%20Name", "%00", "%ff", "..%2f.."] {
         let path = format!("/v1/queues/{name}");
         let missing = operator

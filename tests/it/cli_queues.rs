@@ -73,6 +73,35 @@ async fn a_queue_is_set_as_far_as_something_is_given() {
 }
 
 #[tokio::test]
+async fn a_queues_retention_is_set_in_days_and_taken_away() {
+    let room = Room::open().await;
+    let cli = Cli::of(&room);
+    let set = async |days: &str| {
+        cli.ok(&["queues", "set", "default", "--retention-days", days])
+            .await;
+        cli.json(&["queues", "get", "default", "--json"]).await[0]["retention_days"].clone()
+    };
+    let shown = async || cli.ok(&["queues", "get", "default"]).await;
+    assert!(shown().await.contains("as the scheduler says"));
+
+    assert_eq!(set("14").await, json!(14));
+    let listed = cli.ok(&["queues", "list"]).await;
+    assert!(listed.trim_end().ends_with(" 14d"), "{listed}");
+    assert!(shown().await.contains("14d"));
+    for bad in ["0", "-1", "3651", "1.5", "x", "7d", ""] {
+        let days = format!("--retention-days={bad}");
+        cli.refuses(&["queues", "set", "default", &days], 2).await;
+    }
+    assert_eq!(set("none").await, json!(null));
+
+    let expected = [
+        json!(["queue.set", "default", {"retention_days": 14}]),
+        json!(["queue.set", "default", {"retention_days": null}]),
+    ];
+    assert_eq!(actions(&cli).await, expected);
+}
+
+#[tokio::test]
 async fn an_operators_policy_of_a_kind_stands_until_it_is_reset() {
     let room = Room::open().await;
     let cli = Cli::of(&room);

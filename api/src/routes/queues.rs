@@ -31,6 +31,9 @@ pub(crate) struct Queue {
     /// Jobs of it that may be dispatched in a second, by all schedulers together.
     #[schema(required = true)]
     rate_per_second: Option<i32>,
+    /// Whole days after which its finished jobs are forgotten, if the schedulers keep them that long.
+    #[schema(required = true)]
+    retention_days: Option<i32>,
     /// Due and not dispatched; counted up to 10,000.
     due: i64,
     dispatched: i64,
@@ -51,6 +54,7 @@ impl From<QueueRow> for Queue {
             pipe_ttl_seconds: row.pipe_ttl_seconds,
             prefetch: row.prefetch,
             rate_per_second: row.rate_per_second,
+            retention_days: row.retention_days,
             due: row.due,
             dispatched: row.dispatched,
             running: row.running,
@@ -85,6 +89,10 @@ pub(crate) struct QueuePatch {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i32>, minimum = 1, maximum = 1_000_000)]
     rate_per_second: Option<Option<i32>>,
+    /// Whole days after which its finished jobs are forgotten: 1 to 3,650.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 3650)]
+    retention_days: Option<Option<i32>>,
 }
 
 /// A field that is there, be it null.
@@ -108,6 +116,7 @@ impl QueuePatch {
             self.rate_per_second.flatten(),
             1_000_000,
         )?;
+        in_range("/retention_days", self.retention_days.flatten(), 3650)?;
         let ttl = self.pipe_ttl.as_deref();
         let pipe_ttl = ttl.map(|text| duration("/pipe_ttl", text, Duration::from_secs(1), DAY));
         Ok(QueueChange {
@@ -115,6 +124,7 @@ impl QueuePatch {
             pipe_ttl: pipe_ttl.transpose()?,
             prefetch: self.prefetch,
             rate_per_second: self.rate_per_second,
+            retention_days: self.retention_days,
         })
     }
 }

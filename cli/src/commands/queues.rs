@@ -6,7 +6,7 @@ use clap::Subcommand;
 use postroad_common::job::QueueName;
 use postroad_common::store::{Changed, QueueChange, QueueRow, Store};
 
-use super::values::{Limit, duration, prefetch, rate};
+use super::values::{Limit, days, duration, prefetch, rate};
 use crate::exit;
 use crate::output::{self, Table, line, note, number_or, stretch};
 use crate::setup::Setup;
@@ -66,7 +66,8 @@ Examples:
 Examples:
   postroad queues set sms --rate 50
   postroad queues set sms --rate none --prefetch 20
-  postroad queues set webhooks --window 5000 --pipe-ttl 2m")]
+  postroad queues set webhooks --window 5000 --pipe-ttl 2m
+  postroad queues set sms --retention-days 2")]
     Set {
         #[arg(value_name = "QUEUE")]
         name: QueueName,
@@ -82,6 +83,10 @@ Examples:
         /// How many of its jobs may enter the pipe in a second, over all schedulers, or `none`.
         #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
         rate: Option<Limit<i32>>,
+        /// After how many whole days its finished jobs are forgotten (1 to 3650), or `none`: as
+        /// POSTROAD_RETENTION says, which is the longest in any case.
+        #[arg(long, value_name = "DAYS", value_parser = days)]
+        retention_days: Option<Limit<i32>>,
     },
 }
 
@@ -100,12 +105,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             pipe_ttl,
             prefetch,
             rate,
+            retention_days,
             ..
         } => Some(QueueChange {
             window_size: *window,
             pipe_ttl: *pipe_ttl,
             prefetch: prefetch.map(|limit| limit.0),
             rate_per_second: rate.map(|limit| limit.0),
+            retention_days: retention_days.map(|limit| limit.0),
         }),
         _ => None,
     };
@@ -114,7 +121,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .is_some_and(|change| *change == QueueChange::default())
     {
         return Err(exit::usage(
-            "nothing to set: give --window, --pipe-ttl, --prefetch or --rate",
+            "nothing to set: give --window, --pipe-ttl, --prefetch, --rate or --retention-days",
         ));
     }
     let store = Setup::of_process()?.current_store().await?;
@@ -144,12 +151,23 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         return output::json_lines(&queues);
     }
     let mut table = Table::new([
-        "QUEUE", "DUE", "OLDEST", "PIPE", "RUNNING", "FAILED", "HELD", "PAUSED", "WINDOW", "TTL",
-        "PREFETCH", "RATE",
+        "QUEUE",
+        "DUE",
+        "OLDEST",
+        "PIPE",
+        "RUNNING",
+        "FAILED",
+        "HELD",
+        "PAUSED",
+        "WINDOW",
+        "TTL",
+        "PREFETCH",
+        "RATE",
+        "RETENTION",
     ])
     .of_names()
     .right(1..=6)
-    .right(8..=11);
+    .right(8..=12);
     for queue in &queues {
         table.row([
             queue.name.clone(),
@@ -166,9 +184,14 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             stretch(queue.pipe_ttl_seconds),
             number_or(queue.prefetch, "-"),
             number_or(queue.rate_per_second, "-"),
+            retention_or(queue, "-"),
         ]);
     }
     output::table(&table)
+}
+
+fn retention_or(queue: &QueueRow, none: &str) -> String {
+    number_or(queue.retention_days.map(|days| format!("{days}d")), none)
 }
 
 async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> {
@@ -183,6 +206,7 @@ async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> 
         ("pipe ttl", stretch(queue.pipe_ttl_seconds)),
         ("prefetch", number_or(queue.prefetch, "as the worker says")),
         ("rate per second", number_or(queue.rate_per_second, "none")),
+        ("retention", retention_or(&queue, "as the scheduler says")),
         ("due", queue.due.to_string()),
         (
             "oldest due",

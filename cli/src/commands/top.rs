@@ -309,6 +309,7 @@ mod tests {
             pipe_ttl_seconds: 60.0,
             prefetch: None,
             rate_per_second: None,
+            retention_days: None,
             due,
             dispatched: 7,
             running: 3,

@@ -34,6 +34,11 @@ pub(crate) fn max_attempts(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 1000)
 }
 
+/// Whole days, or none.
+pub(crate) fn days(text: &str) -> Result<Limit<i32>, String> {
+    limit(text, 1, 3650)
+}
+
 fn limit<T>(text: &str, least: T, most: T) -> Result<Limit<T>, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,

@@ -23,6 +23,7 @@ pub struct QueueRow {
     pub pipe_ttl_seconds: f64,
     pub prefetch: Option<i32>,
     pub rate_per_second: Option<i32>,
+    pub retention_days: Option<i32>,
     /// Due and not dispatched, counted up to 10,000.
     pub due: i64,
     pub dispatched: i64,
@@ -52,6 +53,9 @@ pub struct QueueChange {
     /// Jobs of it that enter the pipe in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<Option<i32>>,
+    /// Whole days after which its finished jobs are forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<Option<i32>>,
 }
 
 /// A kind: how its jobs are tried.
@@ -142,7 +146,7 @@ const QUEUES: &str = "
         where stage = 3 and ($1::int is null or tenant_id = $1) group by queue_id)
     select q.name, q.paused_at, q.window_size,
            extract(epoch from q.pipe_ttl)::double precision, q.prefetch, q.rate_per_second,
-           due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
+           q.retention_days, due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
            extract(epoch from now() - due.oldest)::double precision
     from postroad.queue q
@@ -170,7 +174,8 @@ const SET_QUEUE: &str = "
     set window_size = coalesce($2, window_size),
         pipe_ttl = coalesce($3::float8 * interval '1 ms', pipe_ttl),
         prefetch = case when $4 then $5 else prefetch end,
-        rate_per_second = case when $6 then $7 else rate_per_second end
+        rate_per_second = case when $6 then $7 else rate_per_second end,
+        retention_days = case when $8 then $9 else retention_days end
     where name = $1 returning id";
 
 const KINDS: &str = "
@@ -208,12 +213,13 @@ impl Store {
             pipe_ttl_seconds: row.get(3),
             prefetch: row.get(4),
             rate_per_second: row.get(5),
-            due: row.get(6),
-            dispatched: row.get(7),
-            running: row.get(8),
-            failed: row.get(9),
-            held: row.get(10),
-            oldest_due_seconds: row.get::<_, Option<f64>>(11).map(|age| age.max(0.0)),
+            retention_days: row.get(6),
+            due: row.get(7),
+            dispatched: row.get(8),
+            running: row.get(9),
+            failed: row.get(10),
+            held: row.get(11),
+            oldest_due_seconds: row.get::<_, Option<f64>>(12).map(|age| age.max(0.0)),
         };
         Ok(rows.iter().map(queue).collect())
     }
@@ -246,6 +252,8 @@ impl Store {
                 &settings.prefetch.flatten(),
                 &settings.rate_per_second.is_some(),
                 &settings.rate_per_second.flatten(),
+                &settings.retention_days.is_some(),
+                &settings.retention_days.flatten(),
             ],
             action: "queue.set",
             detail: json!(settings),

@@ -55,6 +55,10 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("UPDATE", "operation"),
             to("EXECUTE", "make_partitions(integer)"),
             to("EXECUTE", "drop_partitions(interval)"),
+            to(
+                "EXECUTE",
+                "forget_finished(date, integer[], bigint, bigint)",
+            ),
         ],
     },
     Program {
@@ -90,8 +94,9 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "attempt_error"),
             to("SELECT", "tenant"),
             to("UPDATE", "queue"),
-            // The newest: whoever lacks it has not asked for the roles again after an upgrade.
             to_column("UPDATE", "kind", "timeout_set"),
+            // The newest: whoever lacks it has not asked for the roles again after an upgrade.
+            to_column("UPDATE", "queue", "retention_days"),
             to("INSERT", "schedule"),
             to("UPDATE", "schedule"),
             to("DELETE", "schedule"),
