@@ -270,6 +270,36 @@ async fn dropped_partitions_stay_counted() {
     assert_eq!((account.accepted, account.completed), (3, 3));
 }
 
+#[tokio::test]
+async fn jobs_that_their_queue_forgets_stay_counted() {
+    let room = Room::open().await;
+    let acme = |job| of_tenant("acme", job);
+    let completed = room.running(acme(job())).await;
+    room.finish(completed, Ending::Completed(None)).await;
+    let dead = room.running(acme(job())).await;
+    room.finish(dead, failed()).await;
+    bury(&room, dead).await;
+    let cancelled = room.enqueue(acme(job())).await;
+    room.store.cancel(&[cancelled]).await.unwrap();
+    room.enqueue(acme(job())).await;
+    room.finished_days_ago(&[completed.id, dead.id, cancelled], 3)
+        .await;
+    let before = balanced(&room, "acme").await;
+    assert_eq!(
+        (before.completed, before.dead, before.cancelled),
+        (1, 1, 1),
+        "{before:?}"
+    );
+
+    room.execute("update postroad.queue set retention_days = 2")
+        .await;
+    assert_eq!(room.forget().await, 3);
+
+    assert_eq!(balanced(&room, "acme").await, before);
+    let left: i64 = room.value("select count(*) from postroad.archive").await;
+    assert_eq!(left, 0);
+}
+
 /// The documented way back: out of the archive, into the live table under the old fence.
 #[tokio::test]
 async fn a_job_that_lives_again_is_dead_no_more_and_not_accepted_again() {
@@ -389,6 +419,48 @@ async fn a_row_deleted_behind_its_back_is_an_alarm_with_the_ids_that_are_known()
     }
     room.store.fold_ledger(ALL).await.unwrap();
     assert!(!self::account(&room, "default").await.balanced);
+}
+
+/// Its dedup key outlives it, and so do its errors: that these name it says nothing.
+#[tokio::test]
+async fn a_job_that_its_queue_has_forgotten_is_not_taken_for_the_lost_one() {
+    let room = Room::open().await;
+    let five_days_ago = uuid::Timestamp::from_unix(
+        uuid::NoContext,
+        jiff::Timestamp::now().as_second() as u64 - 5 * 24 * 60 * 60,
+        0,
+    );
+    let forgotten = NewJob {
+        id: id(uuid::Uuid::new_v7(five_days_ago)),
+        dedup_key: Some("order-16".to_owned()),
+        ..job()
+    };
+    let forgotten = room.running(forgotten).await;
+    room.finish(forgotten, failed()).await;
+    bury(&room, forgotten).await;
+    room.finished_days_ago(&[forgotten.id], 5).await;
+    let sql = "select postroad.enqueue('echo', dedup_key => 'order-17')";
+    let lost = id(room.value(sql).await);
+    room.execute("update postroad.queue set retention_days = 4")
+        .await;
+
+    assert_eq!(room.forget().await, 1);
+    assert!(!audit(&room).look(None).await.unwrap().has_alarm());
+    room.execute(&format!("delete from postroad.job where id = '{lost}'"))
+        .await;
+
+    let named =
+        "select count(*) from postroad.dedup d join postroad.attempt_error e using (job_id)";
+    assert_eq!(room.value::<i64>(named).await, 1);
+    for taken_away in [false, true] {
+        if taken_away {
+            room.execute("update postroad.queue set retention_days = null")
+                .await;
+        }
+        let look = audit(&room).look(None).await.unwrap();
+        let alarm = only(&look.findings, Check::Conservation);
+        assert_eq!((alarm.count, alarm.ids.as_slice()), (-1, &[lost][..]));
+    }
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ mod store_gate;
 mod store_housekeeping;
 mod store_migrations;
 mod store_outcomes;
+mod store_retention;
 mod store_schedules;
 mod store_transitions;
 mod tenant_defaults;

@@ -139,6 +139,41 @@ impl Room {
         self.sql.query_one(sql, &[]).await.unwrap().get(0)
     }
 
+    /// A partition of the archive for a day that is over, unless it is there.
+    pub(crate) async fn add_archive_day(&self, days_ago: i32) {
+        self.execute(&format!(
+            "do $$ declare day date := (now() at time zone 'UTC')::date - {days_ago}; begin
+                execute format(
+                    'create table if not exists postroad.%I partition of postroad.archive
+                        for values from (%L) to (%L)',
+                    'archive_' || to_char(day, 'YYYYMMDD'), day || ' 00:00+00', (day + 1) || ' 00:00+00');
+            end $$"
+        ))
+        .await;
+    }
+
+    /// As if these jobs had been finished so many days before. An update is nothing to the ledger.
+    pub(crate) async fn finished_days_ago(&self, ids: &[JobId], days_ago: i32) {
+        self.add_archive_day(days_ago).await;
+        let ids: Vec<_> = ids.iter().map(|id| *id.as_uuid()).collect();
+        let sql = "update postroad.archive
+            set finished_at = finished_at - $2 * interval '24 hours' where id = any($1)";
+        let days_ago = f64::from(days_ago);
+        let moved = self.sql.execute(sql, &[&ids, &days_ago]).await;
+        assert_eq!(moved.unwrap() as usize, ids.len());
+    }
+
+    /// Forgets all that there is to forget, as a pruner does that is alone; says how many jobs.
+    pub(crate) async fn forget(&self) -> i64 {
+        let mut forgotten = 0;
+        while let Some(day) = self.store.day_to_forget().await.unwrap() {
+            let step = self.store.forget_finished(&day, 0..day.blocks).await;
+            forgotten += step.unwrap().expect("nobody else is at it");
+            self.store.note_forgotten(&day).await.unwrap();
+        }
+        forgotten
+    }
+
     /// Adds the names that jobs have by default: who enqueues first otherwise waits for those, and
     /// not for what the test is about.
     pub(crate) async fn add_names(&self) {

@@ -56,7 +56,7 @@ async fn jobs_can_finish_while_partitions_are_made() {
 async fn only_partitions_wholly_before_the_retention_are_dropped() {
     let room = Room::open().await;
     for days_ago in [40, 31, 30, 29] {
-        add_partition(&room, days_ago).await;
+        room.add_archive_day(days_ago).await;
     }
     let count = "select count(*) from postroad.partitions()";
     let before: i64 = room.value(count).await;
@@ -75,7 +75,7 @@ async fn only_partitions_wholly_before_the_retention_are_dropped() {
 async fn pruners_at_once_drop_partitions_without_an_error() {
     let room = Room::open().await;
     for days_ago in 40..50 {
-        add_partition(&room, days_ago).await;
+        room.add_archive_day(days_ago).await;
     }
 
     let pruners = (0..8).map(|_| room.store.drop_partitions(30 * DAY));
@@ -168,16 +168,5 @@ async fn drop_days_ahead(room: &Room) {
             end loop;
         end $$",
     )
-    .await;
-}
-
-async fn add_partition(room: &Room, days_ago: i32) {
-    room.execute(&format!(
-        "do $$ declare day date := (now() at time zone 'UTC')::date - {days_ago}; begin
-            execute format(
-                'create table postroad.%I partition of postroad.archive for values from (%L) to (%L)',
-                'archive_' || to_char(day, 'YYYYMMDD'), day || ' 00:00+00', (day + 1) || ' 00:00+00');
-        end $$"
-    ))
     .await;
 }

@@ -169,13 +169,17 @@ const DOUBLED: &str = "
            (select count(*) from walk) = $2";
 
 /// Ids that others still name although the job is nowhere: its dedup key, or its errors. Only ids
-/// made since the oldest partition are looked for, because the archive forgets older ones; and of
-/// these the $2 keys and errors that are first at hand.
+/// made since the oldest partition are looked for, and since the last day of which some queue's jobs
+/// are forgotten, because the archive does not know older ones; and of these the $2 keys and errors
+/// that are first at hand.
 const MISSING: &str = "
-    with oldest as materialized (
-        select (lpad(to_hex((extract(epoch from min(day)) * 1000)::bigint), 12, '0')
+    with forgotten as (
+        select max(greatest(forgotten_before, (now() at time zone 'UTC')::date - retention_days)) as before
+        from postroad.queue),
+    oldest as materialized (
+        select (lpad(to_hex((extract(epoch from greatest(min(p.day), max(f.before))) * 1000)::bigint), 12, '0')
                 || repeat('0', 20))::uuid as id
-        from postroad.partitions() where parent = 'archive'),
+        from postroad.partitions() p, forgotten f where p.parent = 'archive'),
     named as materialized (
         (select d.job_id as id from postroad.dedup d
          join postroad.tenant t on t.id = d.tenant_id

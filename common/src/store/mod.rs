@@ -93,7 +93,7 @@ pub use claims::{Claim, DueQueue};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
 pub use gauges::{COUNTED_MAX, QueueGauges};
-pub use housekeeping::PARTITION_DAYS_AHEAD;
+pub use housekeeping::{DayToForget, PARTITION_DAYS_AHEAD};
 pub use job_actions::{Cancelled, Retried};
 pub use job_pages::{JobPage, JobQuery, JobView};
 pub use jobs::{Enqueued, Inserted};
