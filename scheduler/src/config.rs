@@ -7,7 +7,7 @@
 //! | `POSTROAD_ADMIN_LISTEN` | a free port, logged | `/healthz`, `/readyz`, `/metrics` |
 //! | `POSTROAD_LEASE` | `30s` | silence after which this process is called lost (2s to 1h) |
 //! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
-//! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d) |
+//! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d); a queue's `retention_days` may be shorter |
 //! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
 
 use std::net::{Ipv4Addr, SocketAddr};

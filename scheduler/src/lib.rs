@@ -9,7 +9,7 @@
 //! | [`expirer`] | scheduled → expired |
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
 //! | [`ticker`] | none; makes the jobs of recurring schedules |
-//! | [`pruner`] | none; makes and drops partitions |
+//! | [`pruner`] | none; makes and drops partitions, and forgets finished jobs that their queue does not keep |
 //! | [`declarer`] | none; has the broker's side of queues made |
 //! | [`auditor`] | none; keeps the ledger and compares it with what is there |
 //! | [`gauges`] | none; shows how much is where |

@@ -21,7 +21,8 @@ Configured by environment:
   POSTROAD_ADMIN_LISTEN  /healthz, /readyz, /metrics [a free port, logged]
   POSTROAD_LEASE         silence after which this process is called lost [30s]
   POSTROAD_GRACE         time to finish after SIGTERM [25s]
-  POSTROAD_RETENTION     how long finished jobs are kept [7d]
+  POSTROAD_RETENTION     how long finished jobs are kept at most; a queue may have a shorter
+                         retention (postroad queues set) [7d]
   POSTROAD_LOG           log filter [info]
   POSTROAD_LOG_FORMAT    text or json [text]
 

@@ -1,11 +1,16 @@
-//! Archive partitions made a week ahead and dropped after retention; dead keys and rows away.
+//! Archive partitions made a week ahead and dropped after retention; before that, finished jobs away
+//! whose queue has a shorter one; dead keys and rows away.
 //!
 //! Everything here is idempotent and bounded; any number of pruners share it.
+
+mod forgetting;
 
 use std::time::Duration;
 
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Store};
+
+use forgetting::Forgetting;
 
 const PERIOD: Duration = Duration::from_secs(10 * 60);
 /// Dedup keys per statement.
@@ -15,12 +20,17 @@ const BATCH: i64 = 5000;
 pub struct Pruner {
     store: Store,
     retention: Duration,
+    forgetting: Forgetting,
 }
 
 impl Pruner {
-    /// Keeps finished jobs for `retention`.
+    /// Keeps finished jobs for `retention`, or as long as their queue says if that is shorter.
     pub fn new(store: Store, retention: Duration) -> Self {
-        Self { store, retention }
+        Self {
+            store,
+            retention,
+            forgetting: Forgetting::new(),
+        }
     }
 }
 
@@ -37,14 +47,18 @@ impl Service for Pruner {
         let keys = self.store.prune_dedup(BATCH).await;
         let made = self.store.make_partitions().await;
         let dropped = self.store.drop_partitions(self.retention).await;
+        // Of what is left: what is dropped need not be walked.
+        let forgotten = self.forgetting.step(&self.store).await;
         let ticks = self.store.prune_ticks(self.retention, BATCH).await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
-        let ticks = ticks?;
+        let (forgotten, ticks) = (forgotten?, ticks?);
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
         }
-        Ok(Progress::more_if(keys.max(ticks) as i64 == BATCH))
+        Ok(Progress::more_if(
+            forgotten || keys.max(ticks) as i64 == BATCH,
+        ))
     }
 }

@@ -29,6 +29,7 @@ mod cluster_outage;
 mod cluster_poison;
 mod cluster_prefetch;
 mod cluster_redelivery;
+mod cluster_retention;
 mod cluster_retry;
 mod cluster_scheduler;
 mod cluster_schedules;
