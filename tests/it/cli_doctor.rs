@@ -300,6 +300,8 @@ async fn what_is_wrong_in_rabbitmq_is_found() -> anyhow::Result<()> {
     stranger.delete_dead().await?;
     finds(&doctor, "FAIL", "topology", DEAD_QUEUE).await?;
     finds(&doctor, "FAIL", "schedulers", "none runs").await?;
+    doctor.ok(&["migrate"]).await;
+    finds(&doctor, "OK", "topology", "is there").await?;
     cluster.start_scheduler().await?;
     cluster.enqueue(&[job("echo", &json!({}))]).await?;
     cluster.start_worker().await?;

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use postroad_common::token::Permission;
 use postroad_provision::{Options, Servers, Shutdown};
 use postroad_tests::harness::api::{Answer, Api};
-use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms};
+use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program, eventually, many_sms};
 use postroad_tests::proxy::{Direction, Proxy};
 use postroad_tests::simulator::{Behaviour, Latency};
 use serde_json::{Value, json};
@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 const JOBS: usize = 300;
 
 /// Servers that this test may break, and a cluster on them in which 300 jobs are being worked off.
-async fn busy() -> anyhow::Result<(tempfile::TempDir, Servers, Cluster)> {
+async fn busy(builder: Builder) -> anyhow::Result<(tempfile::TempDir, Servers, Cluster)> {
     let dir = tempfile::tempdir()?;
     let servers = Servers::start(Options::new(dir.path())).await?;
-    let builder = Cluster::builder().on(&servers).schedulers(2).workers(2);
+    let builder = builder.on(&servers).schedulers(2).workers(2);
     let cluster = builder.prefetch(10).lease("10s").start().await?;
     cluster.set_pipe_ttl("2 seconds").await?;
     cluster.provider.set(Behaviour {
@@ -52,7 +52,7 @@ async fn check_everything_was_done(mut cluster: Cluster, jobs: usize) -> anyhow:
 
 #[tokio::test]
 async fn a_wiped_rabbitmq_loses_nothing() -> anyhow::Result<()> {
-    let (_dir, mut servers, cluster) = busy().await?;
+    let (_dir, mut servers, cluster) = busy(Cluster::builder().as_broker_owner()).await?;
     servers.rabbitmq().wipe().await?;
     check_everything_was_done(cluster, JOBS).await?;
     Ok(servers.stop().await?)
@@ -60,7 +60,7 @@ async fn a_wiped_rabbitmq_loses_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn servers_that_are_restarted_lose_nothing() -> anyhow::Result<()> {
-    let (_dir, mut servers, cluster) = busy().await?;
+    let (_dir, mut servers, cluster) = busy(Cluster::builder()).await?;
     servers.rabbitmq().restart().await?;
     cluster.enqueue(&many_sms(JOBS)).await?;
     servers.postgres().restart(Shutdown::Fast).await?;

@@ -172,7 +172,7 @@ async fn every_wrong_variable_is_named_at_once() -> anyhow::Result<()> {
 #[tokio::test]
 async fn programs_work_without_the_right_to_declare() -> anyhow::Result<()> {
     let mut cluster = Cluster::builder().start().await?;
-    // An administrator has made the topology; here the first programs were that administrator.
+    // An administrator has made the topology: the harness.
     let (worker, scheduler) = (cluster.worker(0), cluster.scheduler(0));
     cluster.terminate(worker).await?;
     cluster.terminate(scheduler).await?;
@@ -222,8 +222,9 @@ async fn a_new_queue_does_not_cost_a_scheduler_without_the_right_to_declare_its_
         .await?;
 
     // This worker may declare its queue; the scheduler is refused everything it asks for.
+    let worker = Program::worker().env("AMQP_URL", vhost.amqp_url());
     cluster
-        .start(Program::worker().env("POSTROAD_QUEUES", "brand-new"))
+        .start(worker.env("POSTROAD_QUEUES", "brand-new"))
         .await?;
     let sql = "select postroad.enqueue('echo', queue => 'brand-new') from generate_series(1, 3)";
     cluster.query(sql, &[]).await?;

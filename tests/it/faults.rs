@@ -57,7 +57,7 @@ async fn a_rabbitmq_can_be_broken_in_every_way_and_healed() -> anyhow::Result<()
     let mut cluster = Cluster::builder().on(&servers).workers(0).start().await?;
     let vhost = cluster.vhost().clone();
     let node = servers.rabbitmq().control();
-    // The worker makes the queue, and leaves it to us.
+    // A worker has been here, and leaves its queue to us.
     let worker = cluster.start_worker().await?;
     cluster.terminate(worker).await?;
 

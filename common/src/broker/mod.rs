@@ -3,7 +3,7 @@
 //! * [`Broker`] opens connections, each with a name that tells a reader of the broker's own pages
 //!   whose it is. Publishing and consuming never share one: a connection that the broker blocks
 //!   writes nothing, acks included.
-//! * [`topology`] says what exists in the broker and why.
+//! * [`topology`] says what exists in the broker and why, [`users`] who may do what with it.
 //! * [`Publisher`] owns the one confirm channel of a process.
 //! * [`Subscription`] is one consumer on one channel; its [`Settler`] owns the acks of that channel,
 //!   so an ack can never reach another channel than the one that delivered.
@@ -21,6 +21,7 @@ mod diagnosis;
 mod error;
 mod publisher;
 pub mod topology;
+pub mod users;
 
 pub use codec::{DeathReason, RawMessage};
 pub use connection::{Broker, Connection, Settings};

@@ -58,9 +58,7 @@ impl Vhost {
         vhost
             .call(Method::PUT, &["vhosts", name], &json!({}))
             .await?;
-        vhost
-            .call(Method::PUT, &["permissions", name, user], &all)
-            .await?;
+        vhost.permit(user, &all).await?;
         Ok(vhost)
     }
 
@@ -153,19 +151,36 @@ impl Vhost {
 
     /// A user who may not declare anything, and publish only to these exchanges.
     pub async fn create_user(&self, name: &str, write: &str) -> anyhow::Result<String> {
-        let user = json!({"password": "secret", "tags": ""});
-        self.call(Method::PUT, &["users", name], &user).await?;
+        self.make_user(name, "secret").await?;
         let permissions = json!({"configure": "^$", "write": write, "read": ".*"});
-        self.call(
-            Method::PUT,
-            &["permissions", &self.name, name],
-            &permissions,
-        )
-        .await?;
+        self.permit(name, &permissions).await?;
         let mut url: Url = self.amqp_url.parse().context("parsing the AMQP URL")?;
         let is_set = url.set_username(name).is_ok() && url.set_password(Some("secret")).is_ok();
         ensure!(is_set, "{url} cannot have a user");
         Ok(url.into())
+    }
+
+    /// A user of the whole server, who may enter nothing yet.
+    pub async fn make_user(&self, name: &str, password: &str) -> anyhow::Result<()> {
+        let user = json!({"password": password, "tags": ""});
+        self.call(Method::PUT, &["users", name], &user).await?;
+        Ok(())
+    }
+
+    /// Sets what a user may do here.
+    pub async fn permit(&self, user: &str, permissions: &Value) -> anyhow::Result<()> {
+        let path = ["permissions", &self.name, user];
+        self.call(Method::PUT, &path, permissions).await?;
+        Ok(())
+    }
+
+    /// What a user may do here: `configure`, `write` and `read`.
+    pub async fn permissions(&self, user: &str) -> anyhow::Result<Value> {
+        let path = ["permissions", &self.name, user];
+        let found = self.call(Method::GET, &path, &Value::Null).await?;
+        let patterns =
+            ["configure", "write", "read"].map(|name| (name.to_owned(), found[name].clone()));
+        Ok(Value::Object(patterns.into_iter().collect()))
     }
 
     /// Deletes a user.
@@ -378,7 +393,7 @@ impl Stranger {
         Ok(parked)
     }
 
-    /// Deletes the dead-letter queue with what is in it; the scheduler makes a new one.
+    /// Deletes the dead-letter queue with what is in it; only the owner may make a new one.
     pub async fn delete_dead(&self) -> anyhow::Result<()> {
         let channel = self.channel().await?;
         let delete = channel.queue_delete(DEAD_QUEUE.into(), Default::default());

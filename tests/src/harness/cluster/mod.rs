@@ -89,6 +89,11 @@ impl Cluster {
         self.site.database_url_of(program)
     }
 
+    /// How a program of this name connects to the broker; none if it does not.
+    pub fn amqp_url_for(&self, program: &str) -> anyhow::Result<Option<String>> {
+        self.site.amqp_url_of(program)
+    }
+
     /// For more programs with the same end.
     pub fn processes(&self) -> &Processes {
         &self.processes

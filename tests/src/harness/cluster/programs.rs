@@ -81,17 +81,17 @@ impl Cluster {
         let dir = dir.as_deref().or(self.programs_dir.as_deref());
         let (mut database_url, mut amqp_url) = (
             self.site.database_url_of(name)?,
-            self.site.vhost.amqp_url().to_owned(),
+            self.site.amqp_url_of(name)?,
         );
         if let Some(proxy) = postgres {
             database_url = at(&database_url, proxy)?;
         }
-        if let Some(proxy) = amqp {
-            amqp_url = at(&amqp_url, proxy)?;
+        if let (Some(url), Some(proxy)) = (&mut amqp_url, amqp) {
+            *url = at(url, proxy)?;
         }
         let mut all = self.env.clone();
         all.insert("DATABASE_URL".to_owned(), database_url);
-        all.insert("AMQP_URL".to_owned(), amqp_url);
+        all.extend(amqp_url.map(|url| ("AMQP_URL".to_owned(), url)));
         for listen in ["POSTROAD_ADMIN_LISTEN", "POSTROAD_LISTEN"] {
             all.insert(listen.to_owned(), "127.0.0.1:0".to_owned());
         }

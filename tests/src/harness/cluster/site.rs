@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, ensure};
+use postroad_common::broker::{self, Broker, topology};
 use postroad_common::store::{Settings, Store};
 use postroad_provision::{Processes, Servers};
 use reqwest::Url;
 use tokio::sync::{Mutex, Semaphore};
+use tokio_postgres::Client;
 
 use super::super::broker::Vhost;
 use super::super::endpoints::{Endpoints, connect, with_path};
@@ -46,6 +48,7 @@ pub struct Builder {
     env: BTreeMap<String, String>,
     schedulers: usize,
     workers: usize,
+    owns_broker: bool,
 }
 
 impl Default for Builder {
@@ -66,6 +69,7 @@ impl Default for Builder {
                 .into(),
             schedulers: 1,
             workers: 1,
+            owns_broker: false,
         }
     }
 }
@@ -85,10 +89,18 @@ impl Builder {
         self
     }
 
-    /// Makes a database of its own on these servers, and uses their virtual host.
+    /// Makes a database of its own on these servers, and uses their virtual host, as its owner.
     #[must_use]
     pub fn database_beside(mut self, endpoints: Endpoints) -> Self {
         self.place = Place::DatabaseBeside(endpoints);
+        self.as_broker_owner()
+    }
+
+    /// Programs log in to the broker as its administrator: a broker that loses everything loses all
+    /// other users, too.
+    #[must_use]
+    pub fn as_broker_owner(mut self) -> Self {
+        self.owns_broker = true;
         self
     }
 
@@ -148,12 +160,13 @@ impl Builder {
     /// Starts the cluster, and returns when every program is ready.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let room = ROOM.acquire().await.expect("nobody closes the semaphore");
-        let site = match &self.place {
+        let mut site = match &self.place {
             Place::Shared => Site::create(&Endpoints::shared()?, true).await?,
             Place::Beside(endpoints) => Site::create(endpoints, true).await?,
             Place::DatabaseBeside(endpoints) => Site::create(endpoints, false).await?,
             Place::Given(endpoints) => Site::given(endpoints).await?,
         };
+        site.has_broker_users = !self.owns_broker;
         match &self.schema_of {
             Some(programs) => {
                 let postroad = binary(Some(programs), "postroad")?;
@@ -201,13 +214,15 @@ impl Builder {
     }
 }
 
-/// A database and a virtual host.
+/// A database and a virtual host, and users of both for the programs.
 pub(super) struct Site {
     /// Where databases are created and dropped; none where these are not the test's own.
     admin_url: Option<String>,
     pub(super) database_url: String,
     pub(super) vhost: Vhost,
     owns_vhost: bool,
+    /// Whether programs are users of their own in the broker, too.
+    has_broker_users: bool,
 }
 
 impl Site {
@@ -232,6 +247,7 @@ impl Site {
                 false => Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             },
             owns_vhost,
+            has_broker_users: true,
         })
     }
 
@@ -241,6 +257,7 @@ impl Site {
             database_url: endpoints.database_url.clone(),
             vhost: Vhost::of(&endpoints.amqp_url, &endpoints.management_url)?,
             owns_vhost: false,
+            has_broker_users: true,
         })
     }
 
@@ -248,7 +265,22 @@ impl Site {
         let mut client = connect(&self.database_url).await?;
         postroad_migrations::migrate(&mut client).await?;
         postroad_migrations::grant_roles(&mut client).await?;
-        roles::create_users(&client).await
+        // A worker may not declare what it consumes.
+        let broker = broker::Settings::of_url(self.vhost.amqp_url()).map_err(anyhow::Error::msg)?;
+        let broker = Broker::new(broker, "postroad-tests".to_owned());
+        let connection = broker.connect("migrate").await?;
+        topology::declare(&connection, &["default".to_owned()]).await?;
+        // That it was about to close its channels when it was closed is none of our business.
+        drop(connection.close().await);
+        self.create_users(&client).await
+    }
+
+    async fn create_users(&self, client: &Client) -> anyhow::Result<()> {
+        roles::create_users(client).await?;
+        match self.has_broker_users {
+            true => roles::create_broker_users(&self.vhost).await,
+            false => Ok(()),
+        }
     }
 
     /// Has this `postroad` make the schema and the roles.
@@ -267,12 +299,21 @@ impl Site {
                 String::from_utf8_lossy(&migrated.stderr)
             );
         }
-        roles::create_users(&connect(&self.database_url).await?).await
+        self.create_users(&connect(&self.database_url).await?).await
     }
 
     /// How a program of this name connects: with the rights that it needs and no others.
     pub(super) fn database_url_of(&self, program: &str) -> anyhow::Result<String> {
         roles::url_of(&self.database_url, program)
+    }
+
+    /// The same for the broker; none if the program does not know it.
+    pub(super) fn amqp_url_of(&self, program: &str) -> anyhow::Result<Option<String>> {
+        let owners = self.vhost.amqp_url();
+        match self.has_broker_users {
+            true => roles::amqp_url_of(owners, program),
+            false => Ok(Some(owners.to_owned())),
+        }
     }
 
     pub(super) async fn delete(&self) -> anyhow::Result<()> {
