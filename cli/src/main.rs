@@ -5,6 +5,7 @@ mod ask;
 mod cluster;
 mod commands;
 mod exit;
+mod management;
 mod output;
 mod setup;
 

@@ -57,6 +57,11 @@ impl Settings {
         uri.query.connection_timeout.get_or_insert(timeout_ms);
         Ok(Self { uri })
     }
+
+    /// The virtual host.
+    pub fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
 }
 
 /// What is wrong with a URL. Some of the parser's texts repeat it whole, with its password.

@@ -349,7 +349,7 @@ fn rabbitmq_permissions(facts: &Facts) -> Vec<Finding> {
     if may.is_empty() {
         return vec![Finding::fail(
             "this user may do nothing",
-            "set its permissions, as docs/OPERATIONS.md lists them",
+            "set its permissions, as docs/OPERATIONS.md lists them and `postroad migrate --broker-users` does",
         )];
     }
     let text = format!("this user may {}", list(&may));
@@ -711,7 +711,7 @@ fn webhooks(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
-    use super::super::facts::{Environment, Management};
+    use super::super::facts::{Environment, Pages};
     use super::*;
 
     fn facts() -> Facts {
@@ -774,7 +774,7 @@ mod tests {
                 consumers: 0,
             }),
         }));
-        facts.management = Some(Ok(Management {
+        facts.management = Some(Ok(Pages {
             alarms: vec!["rabbit@a is short of memory".to_owned()],
             consumer_timeout_ms: Some(10_000),
             version: None,

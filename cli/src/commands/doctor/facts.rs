@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postroad_common::broker::{self, Broker, Diagnosis};
-use postroad_common::config::Env;
+use postroad_common::config::{ConfigError, Env};
 use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, host_name};
 use postroad_common::shutdown::GRACE_DEFAULT;
 use postroad_common::store::{
@@ -14,7 +14,7 @@ use postroad_common::telemetry::LogConfig;
 use serde_json::Value;
 
 use super::needs::PROGRAMS;
-use crate::cluster::http_client;
+use crate::management::{self, Management};
 
 /// A fact, or why it is not known.
 pub(super) type Known<T> = Result<T, String>;
@@ -26,7 +26,7 @@ pub(super) struct Facts {
     pub(super) postgres: Option<Known<Postgres>>,
     pub(super) rabbitmq: Option<Known<Diagnosis>>,
     /// None: nobody said where RabbitMQ's pages are.
-    pub(super) management: Option<Known<Management>>,
+    pub(super) management: Option<Known<Pages>>,
 }
 
 /// What this process was given.
@@ -68,7 +68,7 @@ pub(super) struct Content {
 
 /// What only RabbitMQ's pages say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Management {
+pub(super) struct Pages {
     pub(super) version: Option<String>,
     /// Nodes that are short of something.
     pub(super) alarms: Vec<String>,
@@ -85,8 +85,8 @@ impl Facts {
         let mut env = Env::of_process();
         let database = store::Settings::read(&mut env, "postroad-doctor", 2);
         let amqp = broker::Settings::read(&mut env);
-        let pages = env.text("POSTROAD_MANAGEMENT_URL").map(str::to_owned);
-        let vhost = vhost(env.text("AMQP_URL"));
+        let pages = env.text(management::VARIABLE).map(str::to_owned);
+        let vhost = amqp.vhost().to_owned();
         let environment = Environment::read(env);
         let is_good = |name: &str| {
             let is_about = |problem: &String| problem.starts_with(name);
@@ -108,7 +108,7 @@ impl Facts {
             false => None,
         };
         let management = match pages {
-            Some(url) => Some(management(&url, &vhost).await),
+            Some(url) => Some(pages_of(&url, &vhost).await),
             None => None,
         };
         Self {
@@ -280,40 +280,29 @@ async fn rabbitmq(settings: broker::Settings, queues: &[String]) -> Known<Diagno
     })
 }
 
-/// As the URL spells it, which is how the pages' own paths do.
-fn vhost(url: Option<&str>) -> String {
-    let path = url.and_then(|url| url.split_once("://")?.1.split_once('/'));
-    let path = path.map_or("postroad", |(_, path)| path);
-    path.split('?').next().unwrap_or(path).to_owned()
-}
-
-const PAGES_LIMIT: Duration = Duration::from_secs(5);
-
-async fn management(url: &str, vhost: &str) -> Known<Management> {
-    // Errors of the client may repeat the URL, which holds a password.
-    let unreadable = |what: &str| format!("RabbitMQ's pages did not answer `{what}` as expected");
-    let client = http_client().map_err(|error| error.to_string())?;
-    let get = async |path: &str| -> Known<Value> {
-        let request = client.get(format!("{}/api/{path}", url.trim_end_matches('/')));
-        let answer = request.timeout(PAGES_LIMIT).send().await;
-        let answer = answer.map_err(|error| error.without_url().to_string())?;
-        if !answer.status().is_success() {
-            return Err(format!(
-                "RabbitMQ's pages answered `{path}` with {}",
-                answer.status()
-            ));
-        }
-        let bytes = answer.bytes().await.map_err(|_| unreadable(path))?;
-        serde_json::from_slice(&bytes).map_err(|_| unreadable(path))
+async fn pages_of(url: &str, vhost: &str) -> Known<Pages> {
+    let api = Management::of_url(url).map_err(told)?;
+    let get = async |path: &[&str]| match api.get(path).await {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(format!("RabbitMQ's pages have no {}", path.join("/"))),
+        Err(error) => Err(told(error)),
     };
-    let overview = get("overview").await?;
-    let nodes = get("nodes").await?;
-    let policies = get(&format!("policies/{vhost}")).await?;
-    Ok(Management {
+    let overview = get(&["overview"]).await?;
+    let nodes = get(&["nodes"]).await?;
+    let policies = get(&["policies", vhost]).await?;
+    Ok(Pages {
         version: overview["rabbitmq_version"].as_str().map(str::to_owned),
         alarms: alarms(&nodes),
         consumer_timeout_ms: consumer_timeout(&policies),
     })
+}
+
+/// Why a call failed; of what is wrong with the configuration, only that.
+fn told(error: anyhow::Error) -> String {
+    match error.downcast_ref::<ConfigError>() {
+        Some(wrong) => wrong.to_string().lines().skip(1).map(str::trim).collect(),
+        None => format!("{error:#}"),
+    }
 }
 
 fn alarms(nodes: &Value) -> Vec<String> {
@@ -368,16 +357,6 @@ mod tests {
                 assert!(VARIABLES.contains(&name), "{name}");
             }
         }
-    }
-
-    #[test]
-    fn the_vhost_is_read_off_the_url() {
-        assert_eq!(
-            vhost(Some("amqp://u:p@host:5672/post%2Froad?heartbeat=5")),
-            "post%2Froad"
-        );
-        assert_eq!(vhost(Some("amqp://host")), "postroad");
-        assert_eq!(vhost(None), "postroad");
     }
 
     #[test]
