@@ -71,12 +71,9 @@ pub fn fingerprint() -> u64 {
 /// `client` must be a session of its own, not one behind a transaction pooler: the lock is held by
 /// the session.
 pub async fn migrate(client: &mut Client) -> Result<Vec<String>, Error> {
-    let prepare = format!(
-        "set statement_timeout = 0; set lock_timeout = 0; select pg_advisory_lock({LOCK}); \
-         create schema if not exists postroad"
-    );
+    lock(client).await?;
     client
-        .batch_execute(&prepare)
+        .batch_execute("create schema if not exists postroad")
         .await
         .map_err(Error::Prepare)?;
     let result = migrate_locked(client).await;
@@ -86,6 +83,13 @@ pub async fn migrate(client: &mut Client) -> Result<Vec<String>, Error> {
         .await
         .map_err(Error::Prepare)?;
     result
+}
+
+/// Waits until nobody else migrates; nobody else does until the session ends or gives it up.
+pub async fn lock(client: &Client) -> Result<(), Error> {
+    let lock =
+        format!("set statement_timeout = 0; set lock_timeout = 0; select pg_advisory_lock({LOCK})");
+    client.batch_execute(&lock).await.map_err(Error::Prepare)
 }
 
 async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {

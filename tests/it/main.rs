@@ -13,6 +13,7 @@ mod api_jobs;
 mod api_queues;
 mod api_tenants;
 mod api_trace;
+mod cli_broker_users;
 mod cli_conventions;
 mod cli_doctor;
 mod cli_enqueue;

@@ -1,4 +1,6 @@
-//! `postroad migrate`: schema and broker topology, both idempotent.
+//! `postroad migrate`: schema and broker topology, and who may use them; all idempotent.
+
+mod broker_users;
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use postroad_common::broker::topology;
 use postroad_common::store::Store;
 use serde_json::json;
 
-use super::values::duration;
+use crate::commands::values::duration;
 use crate::output::note;
 use crate::setup::Setup;
 
@@ -25,6 +27,14 @@ pub(crate) struct Args {
     /// else. Needs a user who owns the schema and may create roles.
     #[arg(long, conflicts_with = "check")]
     roles: bool,
+    /// Create RabbitMQ's users for scheduler, worker and monitoring, or set their permissions anew;
+    /// nothing else. Prints how new ones log in, this once. Needs POSTROAD_MANAGEMENT_URL, such as
+    /// http://user:password@host:15672, with an administrator.
+    #[arg(long, conflicts_with_all = ["check", "roles"])]
+    broker_users: bool,
+    /// One JSON object a line for each of RabbitMQ's users.
+    #[arg(long, requires = "broker_users")]
+    json: bool,
     /// How long to wait for servers that do not answer yet.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     wait: Duration,
@@ -35,14 +45,19 @@ Examples:
   postroad migrate
   postroad migrate --check        in a deployment, before the new programs start
   postroad migrate --roles        the least that each program needs, after each new version
+  POSTROAD_MANAGEMENT_URL=http://admin:secret@mq:15672 postroad migrate --broker-users
   DATABASE_URL=postgres://admin@db/app AMQP_URL=amqps://admin@mq/postroad postroad migrate";
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let setup = Setup::of_process()?;
-    match (args.check, args.roles) {
-        (true, _) => check(&setup, args.wait).await,
-        (_, true) => roles(setup.current_store().await?).await,
-        _ => migrate(&setup, args.wait, |text| note(text)).await,
+    if args.check {
+        check(&setup, args.wait).await
+    } else if args.roles {
+        roles(setup.current_store().await?).await
+    } else if args.broker_users {
+        broker_users::run(setup, args.json).await
+    } else {
+        migrate(&setup, args.wait, |text| note(text)).await
     }
 }
 
