@@ -55,6 +55,19 @@ pub(crate) struct Drained {
     pub(crate) peak_memory: Vec<(&'static str, f64)>,
     /// Jobs that ended in each tenth of a second.
     pub(crate) timeline: Vec<i64>,
+    /// What Postgres spent its time on.
+    pub(crate) statements: Vec<Statement>,
+}
+
+/// One statement during a drain.
+#[derive(Clone, Debug)]
+pub(crate) struct Statement {
+    pub(crate) calls: i64,
+    pub(crate) rows: i64,
+    /// Microseconds per job of the drain.
+    pub(crate) planning: f64,
+    pub(crate) execution: f64,
+    pub(crate) text: String,
 }
 
 impl Drained {
@@ -129,6 +142,12 @@ pub(crate) async fn run(ground: &Ground, backlog: &Backlog) -> anyhow::Result<Dr
     }
     // What loading has left to be written is not the drain's to write.
     cluster.query("checkpoint", &[]).await?;
+    cluster
+        .query("create extension if not exists pg_stat_statements", &[])
+        .await?;
+    cluster
+        .query("select pg_stat_statements_reset()", &[])
+        .await?;
     let watched = ground.watched(&cluster);
     let before = Usage::of(&watched)?;
     pause(&cluster, false).await?;
@@ -167,6 +186,12 @@ async fn all_done(cluster: &Cluster, jobs: i64) -> anyhow::Result<()> {
     }
 }
 
+const STATEMENTS: &str = "
+    select calls, rows, total_plan_time * 1000 / $1::bigint, total_exec_time * 1000 / $1::bigint,
+           left(regexp_replace(query, '\\s+', ' ', 'g'), 90)
+    from pg_stat_statements
+    where dbid = (select oid from pg_database where datname = current_database())
+    order by total_plan_time + total_exec_time desc limit 12";
 const REPORT: &str = "
     select count(*) filter (where state = 'completed'),
            extract(epoch from max(finished_at) - (select rate_at from postroad.queue where name = 'default'))::float8
@@ -191,6 +216,15 @@ async fn report(cluster: &Cluster, jobs: i64, usage: &Usage) -> anyhow::Result<D
         timeline.resize(tenth + 1, 0);
         timeline[tenth] = row.get(1);
     }
+    let statement = |row: &tokio_postgres::Row| Statement {
+        calls: row.get(0),
+        rows: row.get(1),
+        planning: row.get(2),
+        execution: row.get(3),
+        text: row.get(4),
+    };
+    let statements = cluster.query(STATEMENTS, &[&jobs]).await?;
+    let statements = statements.iter().map(statement).collect();
     let per_1000 = 1000.0 / jobs as f64;
     let peak = |name, id: Id| anyhow::Ok((name, peak_memory(cluster.pid(id))?));
     Ok(Drained {
@@ -204,6 +238,7 @@ async fn report(cluster: &Cluster, jobs: i64, usage: &Usage) -> anyhow::Result<D
             peak("worker", cluster.worker(0))?,
         ],
         timeline,
+        statements,
     })
 }
 

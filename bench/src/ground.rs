@@ -33,7 +33,13 @@ impl Ground {
         options.fresh = true;
         // Which statements there were, and how many.
         let loaded = "pg_stat_statements".to_owned();
-        options.postgres = vec![("shared_preload_libraries".to_owned(), loaded)];
+        options.postgres = vec![
+            ("shared_preload_libraries".to_owned(), loaded),
+            (
+                "pg_stat_statements.track_planning".to_owned(),
+                "on".to_owned(),
+            ),
+        ];
         options.progress = Arc::new(|step: &str| eprintln!("{step}"));
         let mut servers = Servers::start(options).await?;
         let postgres = Watched {

@@ -62,6 +62,9 @@ struct Args {
     /// How long the machine is under half load.
     #[arg(long, default_value = "2m", value_name = "TIME", value_parser = duration)]
     steady: Duration,
+    /// Print what Postgres spent its time on during the last drain.
+    #[arg(long)]
+    statements: bool,
     /// Where servers and logs go.
     #[arg(long, default_value = ".postroad/bench", value_name = "DIR")]
     dir: PathBuf,
@@ -120,7 +123,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let (scale, runs) = if args.quick { (10, 1) } else { (1, 3) };
     let runs = args.runs.map_or(runs, usize::from);
-    let (mut table, charts) = (Table::default(), whole::Charts { dir: &args.out });
+    let (mut table, charts) = (
+        Table::default(),
+        whole::Charts {
+            dir: &args.out,
+            with_statements: args.statements,
+        },
+    );
     std::fs::create_dir_all(&args.out)?;
     let ground = Ground::start(&args.dir).await?;
     whole::warm_up(&ground).await?;

@@ -27,6 +27,8 @@ const LATER: i64 = 5_000_000;
 /// Where the figures go that no column holds.
 pub(crate) struct Charts<'a> {
     pub(crate) dir: &'a Path,
+    /// Whether what Postgres did is printed.
+    pub(crate) with_statements: bool,
 }
 
 fn args() -> serde_json::Value {
@@ -150,8 +152,24 @@ pub(crate) async fn drain(
             table.add(format!("  memory of the {name}, peak"), "MB", runs);
         },
     );
+    if charts.with_statements {
+        print_statements(&ours);
+    }
     draw(charts.dir, &ours)?;
     Ok(drained)
+}
+
+fn print_statements(runs: &[Drained]) {
+    for statement in runs.last().into_iter().flat_map(|run| &run.statements) {
+        let drain::Statement {
+            calls,
+            rows,
+            planning,
+            execution,
+            text,
+        } = statement;
+        println!("{planning:6.2} + {execution:6.2} µs per job, {calls} calls, {rows} rows: {text}");
+    }
 }
 
 fn by_name(
