@@ -1,9 +1,12 @@
 //! What a queue's own retention forgets of the archive, and what it leaves.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use postroad_common::job::{JobId, NewJob};
 use postroad_common::store::{Account, DayToForget, Retried};
 use serde_json::value::to_raw_value;
+use tokio_postgres::types::ToSql;
 
 use crate::store_fixture::{Room, job};
 
@@ -223,12 +226,19 @@ async fn a_job_that_is_being_retried_is_left_alone_and_lives() {
     let before = account(&room).await;
     let day = day(&room).await;
     let retrying = room.sql.transaction().await.unwrap();
-    let sql = "select from postroad.archive where id = $1 for update";
-    retrying.query_one(sql, &[jobs[3].as_uuid()]).await.unwrap();
+    let lock = "select from postroad.archive where id = $1 for update";
+    let locked = retrying.query_one(lock, &[jobs[3].as_uuid()]).await;
+    locked.unwrap();
 
-    let step = room.store.forget_finished(&day, 0..day.blocks).await;
+    // In a session that would wait for ever.
+    let session = room.database.client().await;
+    let sql = "select postroad.forget_finished($1, $2, 0, $3)";
+    let params: [&(dyn ToSql + Sync); 3] = [&day.day, &day.queues, &day.blocks];
+    let step = session.query_one(sql, &params);
+    let step = tokio::time::timeout(Duration::from_secs(60), step).await;
+    let step = step.expect("nobody is waited for").unwrap();
 
-    assert_eq!(step.unwrap(), None, "nobody is waited for");
+    assert_eq!(step.get::<_, Option<i64>>(0), None);
     retrying.rollback().await.unwrap();
     let retried = room.store.retry(&[jobs[3]]).await.unwrap();
     assert_eq!(retried, [Retried::Done]);
