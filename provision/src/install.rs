@@ -19,10 +19,11 @@ const POSTGRES_MAJOR_MIN: u32 = 15;
 const POSTGRES: &str = "postgresql";
 const RABBITMQ: &str = "rabbitmq-server";
 /// Units that the packages start on a machine with systemd.
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "pgbouncer.service",
     "postgresql.service",
     "rabbitmq-server.service",
+    "redis-server.service",
     "epmd.service",
     "epmd.socket",
 ];

@@ -26,6 +26,7 @@ mod postgres;
 mod process;
 mod rabbitmq;
 mod ready;
+mod redis;
 mod user;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ pub use self::pgbouncer::{PgBouncer, PoolMode};
 pub use self::postgres::{Postgres, Shutdown};
 pub use self::process::{Child, ChildSpec, Processes};
 pub use self::rabbitmq::{Control, RabbitMq};
+pub use self::redis::Redis;
 
 /// Where the servers live, and how they start.
 #[derive(Clone)]
