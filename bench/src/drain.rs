@@ -158,7 +158,7 @@ pub(crate) async fn run(ground: &Ground, backlog: &Backlog) -> anyhow::Result<Dr
     Ok(drained)
 }
 
-async fn pause(cluster: &Cluster, is_paused: bool) -> anyhow::Result<()> {
+pub(crate) async fn pause(cluster: &Cluster, is_paused: bool) -> anyhow::Result<()> {
     let sql = "update postroad.queue set paused_at = case when $1 then now() end,
         -- When it was let go, for the report: nothing uses the bucket of a queue without a rate.
         rate_at = clock_timestamp()";
@@ -167,7 +167,7 @@ async fn pause(cluster: &Cluster, is_paused: bool) -> anyhow::Result<()> {
 
 /// Waits until so many jobs are in the archive. Looks at the ledger's view of it: counting the
 /// archive itself again and again would be load.
-async fn all_done(cluster: &Cluster, jobs: i64) -> anyhow::Result<()> {
+pub(crate) async fn all_done(cluster: &Cluster, jobs: i64) -> anyhow::Result<()> {
     let sql = "select coalesce(sum(completed), 0)::bigint from (
         select completed from postroad.ledger_total union all
         select completed from postroad.ledger_entry) noted";

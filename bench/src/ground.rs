@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use postroad_common::token::Permission;
-use postroad_provision::{Options, Servers};
+use postroad_provision::{Options, Processes, Servers};
 use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program};
 use postroad_tests::harness::endpoints::Endpoints;
@@ -64,6 +64,16 @@ impl Ground {
         &self.watched
     }
 
+    /// Where both are.
+    pub(crate) fn endpoints(&self) -> Endpoints {
+        Endpoints::of(&self.servers)
+    }
+
+    /// For more programs with the same end.
+    pub(crate) fn processes(&self) -> &Processes {
+        self.servers.processes()
+    }
+
     /// Those, and the programs of a cluster.
     pub(crate) fn watched(&self, cluster: &Cluster) -> Vec<Watched> {
         let programs = cluster.pids().into_iter().map(|(name, pid)| Watched {
@@ -86,7 +96,7 @@ impl Ground {
         setup: impl FnOnce(Builder) -> Builder,
     ) -> anyhow::Result<Cluster> {
         let builder = Cluster::builder()
-            .beside(Endpoints::of(&self.servers))
+            .beside(self.endpoints())
             .programs_of(&self.programs)
             .lease("30s")
             .env("POSTROAD_LOG", "warn,postroad=info");

@@ -13,6 +13,7 @@
 //! | `client` | one connection of the load generator, as cheap as it can be |
 //! | `pages` | lists, with millions of finished jobs in the table |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
+//! | `peers` | side by side with other systems, which are installed for it |
 //! | `usage` | processor time and memory, as the operating system counts them |
 //! | `table`, `chart` | figures, each the median of its runs, as text, JSON and pictures |
 
@@ -23,6 +24,7 @@ mod drain;
 mod ground;
 mod latency;
 mod pages;
+mod peers;
 mod provider;
 mod raw;
 mod settings;
@@ -66,17 +68,24 @@ struct Args {
     #[arg(long)]
     statements: bool,
     /// Where servers and logs go.
-    #[arg(long, default_value = ".postroad/bench", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        default_value = ".postroad/bench",
+        value_name = "DIR"
+    )]
     dir: PathBuf,
-    /// Where the figures go, as latest.json and as pictures.
-    #[arg(long, default_value = "bench/out", value_name = "DIR")]
+    /// Where the figures go, as JSON and as pictures.
+    #[arg(long, global = true, default_value = "bench/out", value_name = "DIR")]
     out: PathBuf,
     #[command(subcommand)]
     part: Option<Part>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 enum Part {
+    /// Measures other systems, and Postroad with them, on the same jobs: with what each guarantees.
+    Peers(peers::Args),
     /// A process of the bare path, started by this program.
     #[command(hide = true, subcommand)]
     Raw(raw::Part),
@@ -95,6 +104,7 @@ Examples:
   make bench ARGS=--quick                       a look, in under two minutes
   make bench ARGS='--only drain --runs 5'
   make bench ARGS='--only drain --only steady --steady 30m'
+  make bench-peers                              Celery, Graphile Worker and others beside it
 
 The figures are in bench/out/latest.json.";
 
@@ -109,8 +119,9 @@ fn main() -> ExitCode {
         eprintln!("warning: {error}");
     }
     postroad_common::program::run(async {
-        match args.part {
+        match args.part.clone() {
             Some(Part::Raw(part)) => part.run().await,
+            Some(Part::Peers(peers)) => peers::run(peers, &args.dir, &args.out).await,
             None => run(args).await,
         }
     })

@@ -17,13 +17,36 @@ pub(crate) struct Table {
 struct Figure {
     name: String,
     unit: &'static str,
-    median: f64,
-    least: f64,
-    most: f64,
-    runs: Vec<f64>,
+    #[serde(flatten)]
+    spread: Spread,
     /// What bounds it, or what it is compared with, measured in the same runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     beside: Option<Beside>,
+}
+
+/// What runs came to.
+#[derive(Debug, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    runs: Vec<f64>,
+}
+
+impl Spread {
+    pub(crate) fn of(runs: Vec<f64>) -> Self {
+        Self {
+            median: median(&runs),
+            least: runs.iter().copied().fold(f64::INFINITY, f64::min),
+            most: runs.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            runs,
+        }
+    }
+
+    /// Median, least, most.
+    fn short(&self) -> [String; 3] {
+        [self.median, self.least, self.most].map(short)
+    }
 }
 
 /// What a figure is seen beside.
@@ -65,12 +88,9 @@ impl Table {
 
     fn enter(&mut self, name: String, unit: &'static str, runs: Vec<f64>, beside: Option<Beside>) {
         let figure = Figure {
-            median: median(&runs),
-            least: runs.iter().copied().fold(f64::INFINITY, f64::min),
-            most: runs.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             name,
             unit,
-            runs,
+            spread: Spread::of(runs),
             beside,
         };
         eprintln!("{figure}");
@@ -96,14 +116,11 @@ impl fmt::Display for Table {
         for Figure {
             name,
             unit,
-            median,
-            least,
-            most,
+            spread,
             beside,
-            ..
         } in &self.figures
         {
-            let [median, least, most] = [median, least, most].map(|value| short(*value));
+            let [median, least, most] = spread.short();
             let beside = beside.as_ref().map_or(String::new(), Beside::to_string);
             writeln!(
                 f,
@@ -116,7 +133,7 @@ impl fmt::Display for Table {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [median, least, most] = [self.median, self.least, self.most].map(short);
+        let [median, least, most] = self.spread.short();
         write!(
             f,
             "{}: {median} {} ({least} to {most})",
@@ -142,7 +159,7 @@ impl fmt::Display for Beside {
 }
 
 /// Three digits or more.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 1.0 => format!("{value:.1}"),

@@ -60,6 +60,34 @@ pub(crate) fn peak_memory(pid: u32) -> anyhow::Result<f64> {
     Ok(kib.with_context(|| format!("{path} has no VmHWM"))? * 1024.0 / 1e6)
 }
 
+/// That of a process and of its children that run: pages that they share count for each.
+pub(crate) fn peak_memory_of_family(pid: u32) -> anyhow::Result<f64> {
+    let own = peak_memory(pid)?;
+    // One that ends meanwhile had little to do.
+    let children = children_of(pid)?.into_iter();
+    let of_children = children.filter_map(|(child, _)| peak_memory(child).ok());
+    Ok(own + of_children.sum::<f64>())
+}
+
+/// Processor seconds that everybody on the machine has used so far, and those that the machine was
+/// denied by its host.
+pub(crate) fn of_machine() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let ticks = busy_ticks(&text).context("parsing /proc/stat")?;
+    Ok(ticks / TICKS)
+}
+
+/// From the first line, `cpu user nice system idle iowait irq softirq steal …`; see proc(5).
+fn busy_ticks(text: &str) -> Option<f64> {
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<f64> = line
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let (idle, iowait) = (fields.get(3)?, fields.get(4)?);
+    Some(fields.iter().take(8).sum::<f64>() - idle - iowait)
+}
+
 /// Processor seconds of this process so far.
 pub(crate) fn of_self() -> anyhow::Result<f64> {
     Ok(Ticks::of(std::process::id())?.own / TICKS)
@@ -95,11 +123,16 @@ impl Ticks {
 /// Ticks of a process, of its children that run, and of those that have ended.
 fn family(pid: u32) -> anyhow::Result<f64> {
     let parent = Ticks::of(pid)?;
+    // One that ends meanwhile is in the next look's `ended`.
+    let children = children_of(pid)?.into_iter().map(|(_, child)| child.own);
+    Ok(parent.own + parent.ended + children.sum::<f64>())
+}
+
+fn children_of(pid: u32) -> anyhow::Result<Vec<(u32, Ticks)>> {
     let everyone = fs::read_dir("/proc").context("reading /proc")?.flatten();
     let pids = everyone.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    // One that ends meanwhile is in the next look's `ended`.
-    let children = pids.filter_map(|child| Ticks::of(child).ok().filter(|of| of.parent == pid));
-    Ok(parent.own + parent.ended + children.map(|child| child.own).sum::<f64>())
+    let ticks = pids.filter_map(|child| Some((child, Ticks::of(child).ok()?)));
+    Ok(ticks.filter(|(_, of)| of.parent == pid).collect())
 }
 
 #[cfg(test)]
@@ -111,5 +144,11 @@ mod tests {
         let line = "7 (a) b (c) S 3 7 7 0 -1 4 1 0 0 0 20 10 5 6 20 0 1 0 4711 1000 20";
         let ticks = Ticks::parse(line).expect("a well-formed line");
         assert_eq!((ticks.parent, ticks.own, ticks.ended), (3, 30.0, 11.0));
+    }
+
+    #[test]
+    fn a_machine_is_busy_with_everything_but_waiting() {
+        let text = "cpu  10 1 5 1000 100 2 3 4 50 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(busy_ticks(text), Some(25.0));
     }
 }

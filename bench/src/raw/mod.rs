@@ -88,7 +88,7 @@ async fn postgres() -> anyhow::Result<Client> {
     connect(&variable("DATABASE_URL")?).await
 }
 
-async fn connect(url: &str) -> anyhow::Result<Client> {
+pub(crate) async fn connect(url: &str) -> anyhow::Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     // Ends with the client.
     tokio::spawn(connection);
