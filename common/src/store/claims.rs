@@ -98,6 +98,8 @@ const SPEND: &str = "
 /// * A queue with a rate has a bucket of tokens, one second's worth at most. It is spent under the
 ///   queue's lock, so the rate is that of all schedulers together.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
+/// * Rows are locked when they are picked, so they stay where they are, and are updated by that
+///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
 const CLAIM: &str = "
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
@@ -133,13 +135,13 @@ const CLAIM: &str = "
         from due, credit
         order by due.turn),
     pick as materialized (
-        select job.id
+        select job.at
         from share due
         cross join lateral (
-            select one.id
+            select one.at
             from generate_series(0, 3) p(priority)
             cross join lateral (
-                select j.id from postroad.job j
+                select j.ctid as at from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = due.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
                   and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
@@ -150,8 +152,7 @@ const CLAIM: &str = "
         limit (select n from credit))
     update postroad.job j
     set stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3
-    from pick
-    where j.id = pick.id
+    where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
               floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at";
 
