@@ -18,6 +18,7 @@ use postroad_common::store::{Moved, Outcome, Store};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
+use crate::gather::gather;
 use crate::inflight::{self, Ticket};
 use crate::metrics;
 
@@ -47,7 +48,7 @@ impl Finisher {
         self.health.expect(HEALTH);
         self.health.good(HEALTH);
         let mut batch = Vec::with_capacity(BATCH);
-        while finished.recv_many(&mut batch, BATCH).await > 0 {
+        while gather(&mut finished, &mut batch, BATCH).await > 0 {
             let (tickets, outcomes): (Vec<_>, Vec<_>) = batch
                 .drain(..)
                 .map(|Finished { ticket, outcome }| (ticket, outcome))

@@ -1,6 +1,7 @@
 //! Deliveries → the right to start, many in one statement.
 //!
-//! Batches form by themselves: while one statement is under way, the next deliveries collect.
+//! Batches form by themselves: while one statement is under way, the next deliveries collect; and
+//! under load, as [`gather`] says.
 //! A delivery leaves here in one of three ways: started; refused, and acked; or, when the worker
 //! stops first, dropped, so that the broker gives it to somebody else.
 //!
@@ -22,12 +23,13 @@ use postroad_common::store::{Fenced, Gate, GateVerdict, ProcessId, Store};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::executor::Executor;
+use crate::gather::gather;
 use crate::inflight::{self, Ticket};
 use crate::metrics;
 use crate::registry::Kind;
 
 /// Deliveries per statement.
-const BATCH: usize = 256;
+const BATCH: usize = 512;
 
 const HEALTH: &str = "gate";
 
@@ -59,7 +61,7 @@ impl Gatekeeper {
             tokio::select! {
                 biased;
                 () = self.shutdown.quiesce.cancelled() => return Vec::new(),
-                taken = asking.recv_many(&mut batch, BATCH) => if taken == 0 { return Vec::new() },
+                taken = gather(&mut asking, &mut batch, BATCH) => if taken == 0 { return Vec::new() },
             }
             let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
             failpoint!("gate.before_asking");

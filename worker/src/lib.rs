@@ -16,6 +16,7 @@ mod consumer;
 mod executor;
 mod finisher;
 mod gate;
+mod gather;
 mod handler;
 mod inflight;
 pub mod kinds;
