@@ -29,12 +29,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics;
 
-/// Jobs per claim and per published batch. With [`BATCHES_IN_FLIGHT`] this is the confirm window.
-const BATCH: i64 = 500;
+/// Jobs per claim and per published batch.
+const BATCH: i64 = 1000;
 /// Bytes of args per batch, about: the next claim is sized by what the last one of its queue held.
-const BATCH_BYTES: i64 = 8 * 1024 * 1024;
+const BATCH_BYTES: i64 = 2 * 1024 * 1024;
 /// Batches whose confirms are awaited while the next is claimed.
-const BATCHES_IN_FLIGHT: usize = 4;
+const BATCHES_IN_FLIGHT: usize = 2;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
 /// Looking may not cost more than this share of the time: with thousands of tenants one look takes

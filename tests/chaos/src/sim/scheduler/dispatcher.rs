@@ -18,7 +18,7 @@ use crate::sim::world::{Parcel, ProcessNo};
 use crate::sim::{Bug, Chance};
 
 // The service keeps these to itself; the same figures stand there.
-const BATCHES_IN_FLIGHT: usize = 4;
+const BATCHES_IN_FLIGHT: usize = 2;
 const REFILL_PATIENCE: Millis = 100;
 const REFUSED_REST: Duration = Duration::from_secs(1);
 const UNKNOWN_REST: Duration = Duration::from_millis(200);
