@@ -67,7 +67,7 @@ impl Setup {
         loop {
             let error = match self.store.ping().await {
                 Err(error) => refused_or(error.as_config_error(), error),
-                Ok(()) => match self.broker.connect("admin").await {
+                Ok(()) => match self.broker.connect_to_ask("admin").await {
                     Ok(connection) => return Ok(connection),
                     Err(error) => refused_or(error.as_config_error(), error),
                 },

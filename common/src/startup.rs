@@ -42,7 +42,7 @@ pub async fn rabbitmq(
     health: &Health,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    let ask = async || broker.connect("check").await.map(drop);
+    let ask = async || broker.connect_to_ask("check").await.map(drop);
     until("rabbitmq", health, shutdown, ask, |error| {
         error.as_config_error()
     })

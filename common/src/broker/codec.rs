@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::value::RawValue;
 
+use super::connection::FRAME_OF_OURS_MAX;
 use crate::message::{Envelope, Unreadable, VERSION};
 
 const APP_ID: &str = "postroad";
@@ -58,9 +59,9 @@ fn short(text: &str) -> ShortString {
     ShortString::try_new(text).unwrap_or_else(|_| ShortString::default())
 }
 
-/// What is kept of the headers of a parked message. All properties have to fit into one frame, for
-/// which RabbitMQ's default is 128 KiB, and the others have at most 3 KiB.
-const PARKED_HEADERS_BYTES_MAX: usize = 100 * 1024;
+/// What is kept of the headers of a parked message. All properties have to fit into one frame of the
+/// publisher, and the others have at most 3 KiB.
+const PARKED_HEADERS_BYTES_MAX: usize = FRAME_OF_OURS_MAX as usize - 8 * 1024;
 
 /// A message as it came, before anybody tried to read it.
 #[derive(Clone, Debug)]

@@ -14,6 +14,15 @@ use crate::config::{AMQP_URL_DEFAULT, Env};
 /// as long. RabbitMQ's own default of 60 would hide a cut wire for two minutes.
 const HEARTBEAT_SECONDS: u16 = 15;
 
+/// The largest frame, in bytes, of a connection that carries whatever there may be in a queue: the
+/// properties of a message have to fit into one. RabbitMQ's own default.
+pub(super) const FRAME_MAX: u32 = 128 * 1024;
+/// Of one that carries messages that are made here. The client keeps room for 64 frames of each
+/// connection for as long as it lives: 8 MiB of the default, 2 MiB of these.
+pub(super) const FRAME_OF_OURS_MAX: u32 = 32 * 1024;
+/// Of one that only asks and declares. RabbitMQ takes no less than 8 KiB.
+pub(super) const FRAME_OF_QUESTIONS_MAX: u32 = 16 * 1024;
+
 /// Where the broker is.
 #[derive(Clone)]
 pub struct Settings {
@@ -86,8 +95,22 @@ impl Broker {
         Self { settings, process }
     }
 
-    /// Opens a connection for one `purpose`, such as `publish`.
+    /// Opens a connection for one `purpose`, such as `consume`.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, Error> {
+        self.connect_with(FRAME_MAX, purpose).await
+    }
+
+    /// Opens one over which no message goes.
+    pub async fn connect_to_ask(&self, purpose: &str) -> Result<Connection, Error> {
+        self.connect_with(FRAME_OF_QUESTIONS_MAX, purpose).await
+    }
+
+    /// Frames are no larger than this, nor than the URL and the broker say.
+    pub(super) async fn connect_with(
+        &self,
+        frame_max: u32,
+        purpose: &str,
+    ) -> Result<Connection, Error> {
         // Fails when a provider is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let name = format!("{} ({purpose})", self.process);
@@ -95,7 +118,11 @@ impl Broker {
             .with_connection_name(name.into())
             .with_client_property("product".into(), "Postroad".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let uri = self.settings.uri.clone();
+        let mut uri = self.settings.uri.clone();
+        uri.query.frame_max = Some(match uri.query.frame_max {
+            Some(asked) if asked > 0 => asked.min(frame_max),
+            _ => frame_max,
+        });
         let connecting = lapin::Connection::connect_uri(uri, properties);
         Ok(Connection {
             inner: within("connecting to RabbitMQ", connecting).await?,

@@ -48,7 +48,7 @@ impl DepthReader {
         // Taken out, and put back only if it still serves.
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.broker.connect("audit").await?,
+            None => self.broker.connect_to_ask("audit").await?,
         };
         let depths = read(&connection, queues).await?;
         self.connection = Some(connection);

@@ -48,7 +48,7 @@ const GREETING_BYTES_MAX: usize = 16 * 1024;
 impl Broker {
     /// Looks at the broker as this user sees it. An error: there is no way in.
     pub async fn diagnose(&self, queues: &[String]) -> Result<Diagnosis, Error> {
-        let connection = self.connect("doctor").await?;
+        let connection = self.connect_to_ask("doctor").await?;
         let diagnosis = Diagnosis {
             version: self.version().await,
             missing: topology::missing(&connection, queues).await?,

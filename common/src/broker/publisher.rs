@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::{self, RawMessage};
+use super::connection::FRAME_OF_OURS_MAX;
 use super::topology::{JOBS_EXCHANGE, PARKED_EXCHANGE};
 use super::{Broker, CALL_TIMEOUT, Connection, Error, topology, within};
 use crate::backoff::Backoff;
@@ -202,7 +203,7 @@ async fn connect(
     broker: &Broker,
     queues: &mut watch::Receiver<Vec<String>>,
 ) -> Result<(Connection, Channel), Error> {
-    let connection = broker.connect("publish").await?;
+    let connection = broker.connect_with(FRAME_OF_OURS_MAX, "publish").await?;
     let names = queues.borrow_and_update().clone();
     topology::declare(&connection, &names).await?;
     let channel = connection.channel().await?;
@@ -472,7 +473,7 @@ impl Session {
     /// with every new queue.
     async fn declare(&mut self) -> Result<(), Error> {
         let names = self.queues.borrow_and_update().clone();
-        let connection = self.broker.connect("declare").await?;
+        let connection = self.broker.connect_to_ask("declare").await?;
         topology::declare(&connection, &names).await.map(drop)
     }
 }
