@@ -25,6 +25,8 @@ pub(crate) struct Waits {
 
 pub(crate) async fn run(ground: &Ground, jobs: usize) -> anyhow::Result<Waits> {
     let site = ground.site().await?;
+    let tenants = "select postroad.tenant_id('api'), postroad.tenant_id('sql')";
+    site.cluster.query(tenants, &[]).await?;
     let job = json!({"kind": "echo", "args": {"n": 1}, "tenant": "api"});
     for n in 0..jobs {
         let answer = site.operator.call(Method::POST, "/v1/jobs", &job).await?;
