@@ -88,13 +88,14 @@ pub(crate) fn bars(
         let root = SVGBackend::new(file, (900, height)).into_drawing_area();
         root.fill(&WHITE)?;
         let longest = bars.iter().map(|bar| bar.values.iter().sum::<f64>());
-        let x_max = longest.fold(0.0, f64::max) * 1.05;
+        // Beside the longest there is room for what the colours mean.
+        let x_max = longest.fold(0.0, f64::max) * 1.25;
         let rows = bars.len() as f64;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(12)
             .x_label_area_size(44)
-            .y_label_area_size(220)
+            .y_label_area_size(150)
             .build_cartesian_2d(0.0..x_max, 0.0..rows)?;
         let name = |y: &f64| {
             let row = (rows - y).floor();

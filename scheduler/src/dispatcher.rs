@@ -29,12 +29,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics;
 
-/// Jobs per claim and per published batch.
+/// Jobs per claim and per published batch, at most.
 const BATCH: i64 = 1000;
 /// Bytes of args per batch, about: the next claim is sized by what the last one of its queue held.
 const BATCH_BYTES: i64 = 2 * 1024 * 1024;
-/// Batches whose confirms are awaited while the next is claimed.
-const BATCHES_IN_FLIGHT: usize = 2;
+/// Jobs of the first claim from a queue: how large its args are is not known yet.
+const BATCH_FIRST: i64 = 100;
+/// A claim is at most so many times as large as the one before it: what comes may be larger.
+const BATCH_GROWTH: i64 = 4;
+/// Jobs that are being claimed, or published and not yet confirmed, at most: one full batch is under
+/// way while the next is claimed, or any number of small ones.
+const JOBS_IN_FLIGHT: i64 = 2 * BATCH;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
 /// Looking may not cost more than this share of the time: with thousands of tenants one look takes
@@ -85,7 +90,7 @@ impl Dispatcher {
             membership,
             queues,
             lanes: HashMap::new(),
-            room: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT)),
+            room: Arc::new(Semaphore::new(JOBS_IN_FLIGHT as usize)),
             publishing,
             shutdown,
             rest: IDLE_REST,
@@ -95,36 +100,45 @@ impl Dispatcher {
     /// Claims one batch and has it published by a task of its own: once claimed, a batch is
     /// published or given back, whatever becomes of this run. Says whether there was one.
     async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
-        let room = self.room.clone().acquire_owned().await;
-        let permit = room.expect("the semaphore is never closed");
+        let limit = self.limit(queue);
+        let room = self.room.clone().acquire_many_owned(limit as u32).await;
+        let mut permit = room.expect("the semaphore is never closed");
         // Without a publisher a claim only delays its job.
         let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
             return Ok(false);
         };
-        let lane = self.lanes.get(&queue.id);
-        let limit = lane.map_or(BATCH, |lane| lane.next_limit);
-        let claims = self
-            .store
-            .claim(queue, limit, self.credit_min(queue), me)
-            .await?;
+        let credit_min = self.credit_min(queue);
+        let claimed = self.store.claim(queue, limit, credit_min, me).await;
+        if claimed.is_err() {
+            // One that was too large to be answered in time must not be asked for again.
+            self.remember(queue, (limit / 2).max(1));
+        }
+        let claims = claimed?;
         if claims.is_empty() {
             return Ok(false);
         }
+        let permit = permit.split(claims.len()).unwrap_or(permit);
         let bytes: usize = claims.iter().map(|claim| claim.args.len()).sum();
-        let bytes_each = (bytes / claims.len()).max(1) as i64;
-        let next_limit = (BATCH_BYTES / bytes_each).clamp(1, BATCH);
-        self.lanes.insert(
-            queue.id,
-            Lane {
-                claimed_at: Instant::now(),
-                next_limit,
-            },
-        );
+        self.remember(queue, next_limit(limit, bytes / claims.len()));
         metrics::claimed(&queue.name, claims.len());
         let (store, publisher) = (self.store.clone(), self.publisher.clone());
         self.publishing
             .spawn(publish(store, publisher, queue.clone(), claims, permit));
         Ok(true)
+    }
+
+    fn remember(&mut self, queue: &DueQueue, next_limit: i64) {
+        let lane = Lane {
+            claimed_at: Instant::now(),
+            next_limit,
+        };
+        self.lanes.insert(queue.id, lane);
+    }
+
+    /// How many jobs of a queue to claim at most.
+    fn limit(&self, queue: &DueQueue) -> i64 {
+        let lane = self.lanes.get(&queue.id);
+        lane.map_or(BATCH_FIRST, |lane| lane.next_limit)
     }
 
     /// A full window is refilled a fifth at a time, so that batches form; but no job waits for
@@ -183,6 +197,12 @@ impl Service for Dispatcher {
             None => Ok(Progress::more_if(any)),
         }
     }
+}
+
+/// How many jobs to claim after a claim of up to `limit`, whose jobs had so many bytes each.
+fn next_limit(limit: i64, bytes_each: usize) -> i64 {
+    let bytes_each = i64::try_from(bytes_each).unwrap_or(i64::MAX).max(1);
+    (BATCH_BYTES / bytes_each).clamp(1, BATCH.min(limit * BATCH_GROWTH))
 }
 
 /// How long to rest after a look that took so long and found nothing to claim.
@@ -276,6 +296,20 @@ fn message(queue: &DueQueue, claim: Claim) -> Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_grow_step_by_step_and_are_small_when_args_are_large() {
+        let mut limit = BATCH_FIRST;
+        for _ in 0..3 {
+            limit = next_limit(limit, 100);
+        }
+        assert_eq!(limit, BATCH, "as many as there may be, soon");
+        assert_eq!(next_limit(BATCH_FIRST, 0), BATCH_FIRST * BATCH_GROWTH);
+        let largest = postroad_common::job::ARGS_BYTES_MAX;
+        assert_eq!(next_limit(BATCH, largest), 8);
+        assert_eq!(next_limit(1, largest), 4, "and from one on again");
+        assert_eq!(next_limit(BATCH, 8 * largest), 1, "but never none");
+    }
 
     #[test]
     fn a_slow_look_is_followed_by_a_longer_rest_and_a_cut_wire_by_none_that_matters() {

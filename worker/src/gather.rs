@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 
 /// Fewer than this at once are no load: they are not kept waiting.
-const LOAD: usize = 32;
+const LOAD: usize = 64;
 /// How often it is looked at whether more have come.
 const STEP: Duration = Duration::from_millis(2);
 /// Fewer than this in a step are not waited for: slow jobs, or a prefetch that is used up, which no
 /// waiting would fill.
 const STEP_LEAST: usize = 8;
 /// Whatever comes, a batch goes after so many steps.
-const STEPS_MAX: u32 = 10;
+const STEPS_MAX: u32 = 4;
 
 /// Takes what there is into an empty `batch`, at most `most`, and under load what comes meanwhile;
 /// 0 when nobody brings any more. Nothing is lost if this is given up: what was taken is in `batch`.

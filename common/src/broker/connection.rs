@@ -14,11 +14,13 @@ use crate::config::{AMQP_URL_DEFAULT, Env};
 /// as long. RabbitMQ's own default of 60 would hide a cut wire for two minutes.
 const HEARTBEAT_SECONDS: u16 = 15;
 
-/// The largest frame, in bytes, of a connection that carries whatever there may be in a queue: the
-/// properties of a message have to fit into one. RabbitMQ's own default.
-pub(super) const FRAME_MAX: u32 = 128 * 1024;
-/// Of one that carries messages that are made here. The client keeps room for 64 frames of each
-/// connection for as long as it lives: 8 MiB of the default, 2 MiB of these.
+/// The largest frame, in bytes, of a connection that carries whatever there may be in a queue, unless
+/// the URL says otherwise: RabbitMQ's own default. It is said all the same, because the client then
+/// makes its buffers in that size; those that it enlarges later it fills with zeros.
+const FRAME_MAX: u32 = 128 * 1024;
+/// The largest frame, in bytes, of a connection that carries messages that are made here: the
+/// properties of one have to fit in. The client keeps room for 64 frames of each connection for as
+/// long as it lives: 8 MiB of RabbitMQ's default, 2 MiB of these.
 pub(super) const FRAME_OF_OURS_MAX: u32 = 32 * 1024;
 /// Of one that only asks and declares. RabbitMQ takes no less than 8 KiB.
 pub(super) const FRAME_OF_QUESTIONS_MAX: u32 = 16 * 1024;
@@ -97,7 +99,9 @@ impl Broker {
 
     /// Opens a connection for one `purpose`, such as `consume`.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, Error> {
-        self.connect_with(FRAME_MAX, purpose).await
+        let mut uri = self.settings.uri.clone();
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
+        self.connect_by(uri, purpose).await
     }
 
     /// Opens one over which no message goes.
@@ -111,6 +115,13 @@ impl Broker {
         frame_max: u32,
         purpose: &str,
     ) -> Result<Connection, Error> {
+        let mut uri = self.settings.uri.clone();
+        let asked = uri.query.frame_max.filter(|asked| *asked > 0);
+        uri.query.frame_max = Some(asked.map_or(frame_max, |asked| asked.min(frame_max)));
+        self.connect_by(uri, purpose).await
+    }
+
+    async fn connect_by(&self, uri: AMQPUri, purpose: &str) -> Result<Connection, Error> {
         // Fails when a provider is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let name = format!("{} ({purpose})", self.process);
@@ -118,11 +129,6 @@ impl Broker {
             .with_connection_name(name.into())
             .with_client_property("product".into(), "Postroad".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let mut uri = self.settings.uri.clone();
-        uri.query.frame_max = Some(match uri.query.frame_max {
-            Some(asked) if asked > 0 => asked.min(frame_max),
-            _ => frame_max,
-        });
         let connecting = lapin::Connection::connect_uri(uri, properties);
         Ok(Connection {
             inner: within("connecting to RabbitMQ", connecting).await?,

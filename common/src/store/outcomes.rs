@@ -96,6 +96,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * Neither time it grants what has expired. The grant that was never heard started nothing.
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
 /// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
+/// * Locks rows in the order of ids, as every statement here does.
 /// * Changes no indexed column, so the update stays on its page (HOT).
 /// * A row is known by its id. The stage is asked for in a `case`, through which the planner does not
 ///   see the index of what is in the pipe: it would read the whole window for every batch.
@@ -103,7 +104,8 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const GATE: &str = concat!(
     "
     with asked as materialized (
-        select * from unnest($2::uuid[], $3::bigint[]) with ordinality as u(id, dispatch, n)),
+        select * from unnest($2::uuid[], $3::bigint[]) with ordinality as u(id, dispatch, n)
+        order by id),
     worker as materialized (
         select from postroad.process p
         where p.id = $1 and p.lost_at is null and p.stopped_at is null),
@@ -127,8 +129,6 @@ const GATE: &str = concat!(
                    else false end
           and j.expires_at <= now()
           and exists (select from worker)
-          and not exists (select from started s
-                          where s.id = asked.id and s.dispatch = asked.dispatch)
         returning j.*),
     archived as (
         ",
