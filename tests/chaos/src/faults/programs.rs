@@ -253,9 +253,16 @@ fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     })
 }
 
+/// Jobs come over HTTP alone: the clients' way in SQL is this version's library, which is for this
+/// version's schema, and here the one before is there first.
 fn version_before() -> Setup {
+    let load = Load {
+        http_percent: 100,
+        ..Load::default()
+    };
     Setup {
         upgrades: true,
+        load,
         ..Setup::default()
     }
 }
