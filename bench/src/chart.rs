@@ -16,6 +16,11 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
+/// What a colour looks like, beside what it means.
+fn swatch((x, y): (i32, i32), colour: RGBColor) -> Rectangle<(i32, i32)> {
+    Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled())
+}
+
 /// One line of a chart.
 pub(crate) struct Line {
     pub(crate) name: String,
@@ -55,7 +60,7 @@ pub(crate) fn lines(
             chart
                 .draw_series(series)?
                 .label(&line.name)
-                .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled()));
+                .legend(|at| swatch(at, *colour));
         }
         chart
             .configure_series_labels()
@@ -125,7 +130,7 @@ pub(crate) fn bars(
             chart
                 .draw_series(boxes)?
                 .label(*part)
-                .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled()));
+                .legend(|at| swatch(at, *colour));
         }
         if parts.len() > 1 {
             chart

@@ -103,6 +103,12 @@ impl Ground {
         setup(builder).start().await
     }
 
+    /// A database and a virtual host, and no program.
+    pub(crate) async fn bare(&self) -> anyhow::Result<Cluster> {
+        let nobody = |builder: Builder| builder.workers(0).schedulers(0);
+        self.cluster(nobody).await
+    }
+
     pub(crate) async fn site_of(
         &self,
         setup: impl FnOnce(Builder) -> Builder,

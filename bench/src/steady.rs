@@ -44,10 +44,9 @@ pub(crate) struct Steady {
 
 pub(crate) async fn run(ground: &Ground, rate: f64, lasting: Duration) -> anyhow::Result<Steady> {
     let cluster = drain::cluster(ground, 1, drain::programs).await?;
-    let wal = "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn";
     let wal = async || -> anyhow::Result<f64> {
-        let sql = format!("select ({wal})::float8");
-        Ok(cluster.query(&sql, &[]).await?[0].get(0))
+        let sql = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8";
+        Ok(cluster.query(sql, &[]).await?[0].get(0))
     };
     let (started, before) = (Instant::now(), wal().await?);
     let mut looks = Vec::new();

@@ -12,7 +12,6 @@ use crate::chart::{self, Bar, Line};
 use crate::drain::{self, Backlog, Drained, Statistics};
 use crate::ground::Ground;
 use crate::raw;
-use crate::steady::Steady;
 use crate::table::{Table, median, quantile};
 use crate::{latency, provider, steady};
 
@@ -43,9 +42,7 @@ pub(crate) async fn limits(
 ) -> anyhow::Result<()> {
     let mut rates = Vec::new();
     for _ in 0..runs {
-        let bare = ground
-            .cluster(|builder| builder.workers(0).schedulers(0))
-            .await?;
+        let bare = ground.bare().await?;
         rates.push(raw::broker::rate(&bare, DRAINED / scale).await?);
         bare.take_down().await?;
     }
@@ -63,14 +60,10 @@ pub(crate) async fn enqueue(
     const LIMIT: &str = "COPY into the table of jobs, one connection";
     let (mut ours, mut copied) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        let site = ground
-            .cluster(|builder| builder.workers(0).schedulers(0))
-            .await?;
+        let site = ground.bare().await?;
         copied.push(raw::copy::rate(&site, ENQUEUED / scale, &args()).await?);
         site.take_down().await?;
-        let site = ground
-            .cluster(|builder| builder.workers(0).schedulers(0))
-            .await?;
+        let site = ground.bare().await?;
         ours.push(enqueued(&site.store, ENQUEUED / scale).await?);
         site.take_down().await?;
     }
@@ -113,9 +106,7 @@ pub(crate) async fn drain(
     let jobs = DRAINED / scale;
     let (mut bare, mut bare_cpu, mut ours) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
-        let site = ground
-            .cluster(|builder| builder.workers(0).schedulers(0))
-            .await?;
+        let site = ground.bare().await?;
         let outcome = raw::prototype::run(&site, ground.servers(), jobs, &args()).await?;
         bare.push(outcome.jobs_per_second);
         bare_cpu.push(outcome.cpu_per_1000);
@@ -353,7 +344,7 @@ pub(crate) async fn half_load(
     let steady = steady::run(ground, drained / 2.0, lasting).await?;
     table.add("half load", "jobs/s", vec![steady.jobs_per_second]);
     table.add("  WAL per job", "bytes", vec![steady.wal_bytes_per_job]);
-    let (early, late) = halves(&steady);
+    let (early, late) = steady.looks.split_at(steady.looks.len() / 2);
     for (when, looks) in [("first half", early), ("second half", late)] {
         let most = |figure: fn(&steady::Look) -> f64| looks.iter().map(figure).fold(0.0, f64::max);
         table.add(
@@ -409,10 +400,6 @@ pub(crate) async fn half_load(
         "ms",
         &waits,
     )
-}
-
-fn halves(steady: &Steady) -> (&[steady::Look], &[steady::Look]) {
-    steady.looks.split_at(steady.looks.len() / 2)
 }
 
 /// The first database of new servers is slower: files, caches, just-in-time code.
