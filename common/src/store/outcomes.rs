@@ -100,6 +100,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * Changes no indexed column, so the update stays on its page (HOT).
 /// * A row is known by its id. The stage is asked for in a `case`, through which the planner does not
 ///   see the index of what is in the pipe: it would read the whole window for every batch.
+/// * What was started cannot have expired: only the others are looked up again.
 /// * Says how late each job starts: since it was due, and not since before it was there.
 const GATE: &str = concat!(
     "
@@ -121,9 +122,12 @@ const GATE: &str = concat!(
           and exists (select from worker)
         returning j.id, j.dispatch, j.attempt,
                   date_part('epoch', j.started_at - greatest(j.run_at, j.created_at)) as late),
+    not_started as materialized (
+        select a.id, a.dispatch from asked a
+        where not exists (select from started s where s.id = a.id and s.dispatch = a.dispatch)),
     expired as (
         delete from postroad.job j
-        using asked
+        using not_started asked
         where j.id = asked.id and j.dispatch = asked.dispatch
           and case when j.stage = 1 then j.started_at is null or ($4 and j.worker_id = $1)
                    else false end
