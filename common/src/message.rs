@@ -1,12 +1,17 @@
-//! The message that carries one attempt of one job, apart from how AMQP spells it.
+//! What a message carries, apart from how AMQP spells it: one attempt of one job, or of several.
 //!
 //! Version 1 is one job per message: the properties and headers name the job and its fence, the
-//! body is the job's args. Version 2 is kept for bundles.
+//! body is the job's args. Version 2 is a bundle: the body is a JSON array of jobs, each with its own
+//! id, fence, kind, tenant and args. Both are read; a scheduler writes bundles under backlog.
 
 use crate::job::JobId;
 
-/// The version this program writes and reads.
+/// The version of a message with one job.
 pub const VERSION: i32 = 1;
+/// The version of a message with several.
+pub const BUNDLE_VERSION: i32 = 2;
+/// Jobs in one message, at most.
+pub const BUNDLE_JOBS_MAX: usize = 1000;
 
 /// One attempt of one job, on its way to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +38,8 @@ pub enum Unreadable {
     /// `message_id` is missing or no UUID.
     #[error("message_id is not a job id")]
     Id,
-    /// `x-version` is missing or not the one this program reads.
-    #[error("x-version is {0:?}, this program reads {VERSION}")]
+    /// `x-version` is missing or none that this program reads.
+    #[error("x-version is {0:?}, this program reads {VERSION} and {BUNDLE_VERSION}")]
     Version(Option<i64>),
     /// `x-dispatch` is missing or not a positive number.
     #[error("x-dispatch is not a fence")]
@@ -45,6 +50,9 @@ pub enum Unreadable {
     /// The body is not JSON.
     #[error("the body is not JSON")]
     Body,
+    /// The body of a bundle is no list of jobs, or of none, or of too many.
+    #[error("the body is not a list of 1 to {BUNDLE_JOBS_MAX} jobs")]
+    Jobs,
 }
 
 impl Unreadable {
@@ -56,6 +64,7 @@ impl Unreadable {
             Self::Dispatch => "dispatch",
             Self::Kind => "kind",
             Self::Body => "body",
+            Self::Jobs => "jobs",
         }
     }
 }

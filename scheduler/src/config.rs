@@ -8,6 +8,7 @@
 //! | `POSTROAD_LEASE` | `30s` | silence after which this process is called lost (2s to 1h) |
 //! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
 //! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d); a queue's `retention_days` may be shorter |
+//! | `POSTROAD_BUNDLE` | `50` | under backlog, how many due jobs travel in one message at most (1 to 1000); 1: never more than one |
 //! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use postroad_common::config::{ConfigError, Env};
 use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
+use postroad_common::message::BUNDLE_JOBS_MAX;
 use postroad_common::shutdown::GRACE_DEFAULT;
 use postroad_common::telemetry::LogConfig;
 use postroad_common::{broker, store};
@@ -24,6 +26,10 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Connections to Postgres: one per service, with some to spare for overlapping calls.
 const CONNECTIONS_MAX: usize = 11;
+
+/// Jobs in one message, at most, unless it is set: with more of them, little of a message's cost is
+/// left to share.
+const BUNDLE_MAX: u32 = 50;
 
 /// Everything that can be set.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long finished jobs are kept.
     pub retention: Duration,
+    /// Jobs in one message, at most.
+    pub bundle_max: usize,
     /// What to log.
     pub log: LogConfig,
 }
@@ -55,6 +63,8 @@ impl Config {
             lease: env.duration("POSTROAD_LEASE", LEASE_DEFAULT, LEASE_MIN, LEASE_MAX),
             grace: env.duration("POSTROAD_GRACE", GRACE_DEFAULT, Duration::ZERO, HOUR),
             retention: env.duration("POSTROAD_RETENTION", 7 * DAY, DAY, 3650 * DAY),
+            bundle_max: env.number("POSTROAD_BUNDLE", BUNDLE_MAX, 1, BUNDLE_JOBS_MAX as u32)
+                as usize,
             log: LogConfig::read(env, "info"),
         };
         std::mem::replace(env, Env::of_map([])).finish()?;
@@ -82,6 +92,7 @@ mod tests {
             ("POSTROAD_ADMIN_LISTEN", "here"),
             ("POSTROAD_LEASE", "1"),
             ("POSTROAD_RETENTION", "0d"),
+            ("POSTROAD_BUNDLE", "0"),
             ("POSTROAD_LOG_FORMAT", "xml"),
         ]);
         let text = Config::read(env).unwrap_err().to_string();
@@ -91,6 +102,7 @@ mod tests {
             "POSTROAD_ADMIN_LISTEN",
             "POSTROAD_LEASE",
             "POSTROAD_RETENTION",
+            "POSTROAD_BUNDLE",
             "POSTROAD_LOG_FORMAT",
         ] {
             assert!(text.contains(&format!("\n  {name} ")), "{name} in {text}");

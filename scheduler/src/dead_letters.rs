@@ -8,10 +8,14 @@
 //! | any | elsewhere, or under another fence | nothing |
 //! | unreadable | – | parked with the reason; a job that it names is scheduled again |
 //!
+//! A bundle says the same of each job in it. It is rejected when all its jobs have been dealt with
+//! and one of them failed or was refused: the others are elsewhere by then.
+//!
 //! A letter is acked after everything it leads to is committed and, if it is parked, confirmed. So
 //! a crash in between repeats it, which the fence makes harmless; a parked message may then appear
 //! twice. All schedulers consume from the one queue.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -22,7 +26,7 @@ use postroad_common::broker::{
 };
 use postroad_common::failpoint;
 use postroad_common::job::JobId;
-use postroad_common::message::Unreadable;
+use postroad_common::message::{Envelope, Unreadable};
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Fenced, Store};
 
@@ -31,6 +35,8 @@ use crate::retrier;
 
 /// Letters in hand, at most.
 const PREFETCH: u16 = 500;
+/// Jobs per statement: a letter may name many.
+const BATCH: usize = 1000;
 /// How long one run waits for a first letter, so that shutdown is never far.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Before a job that no worker could take is tried again: long enough for a deployment to go on.
@@ -63,8 +69,8 @@ pub enum Error {
 /// What a letter is about.
 #[derive(Debug, PartialEq, Eq)]
 enum Letter {
-    Rejected(Fenced),
-    NeverStarted(Fenced),
+    Rejected(Vec<Fenced>),
+    NeverStarted(Vec<Fenced>),
     Unreadable {
         why: Unreadable,
         job: Option<Fenced>,
@@ -128,8 +134,10 @@ impl DeadLetters {
         let (mut rejected, mut never_started, mut parked) = (Vec::new(), Vec::new(), Vec::new());
         for Delivery { message, .. } in &self.in_hand {
             match read(message) {
-                Letter::Rejected(job) => rejected.push(job),
-                Letter::NeverStarted(job) => never_started.push((job, Duration::ZERO)),
+                Letter::Rejected(jobs) => rejected.extend(jobs),
+                Letter::NeverStarted(jobs) => {
+                    never_started.extend(jobs.into_iter().map(|job| (job, Duration::ZERO)));
+                }
                 Letter::Unreadable { why, job } => {
                     never_started.extend(job.map(|job| (job, REFUSED_REST)));
                     parked.push((message.clone(), why));
@@ -137,10 +145,12 @@ impl DeadLetters {
             }
         }
         failpoint!("dead_letters.received");
-        self.rule_on_rejected(&rejected).await?;
+        for jobs in rejected.chunks(BATCH) {
+            self.rule_on_rejected(jobs).await?;
+        }
         failpoint!("dead_letters.ruled");
-        if !never_started.is_empty() {
-            let released = self.store.release(&never_started).await?;
+        for jobs in never_started.chunks(BATCH) {
+            let released = self.store.release(jobs).await?;
             metrics::released("dead_lettered", released.len());
         }
         self.park(parked).await?;
@@ -182,16 +192,13 @@ impl DeadLetters {
     }
 
     async fn rule_on_rejected(&self, rejected: &[Fenced]) -> Result<(), store::Error> {
-        if rejected.is_empty() {
-            return Ok(());
-        }
         let failed = self.store.failed_of(rejected).await?;
         retrier::rule(&self.store, &failed).await?;
         if failed.len() == rejected.len() {
             return Ok(());
         }
-        let is_failed = |job: &&Fenced| failed.iter().any(|failed| failed.job == **job);
-        let others = rejected.iter().filter(|job| !is_failed(job));
+        let failed: HashSet<_> = failed.iter().map(|failed| failed.job).collect();
+        let others = rejected.iter().filter(|job| !failed.contains(*job));
         let refused: Vec<_> = others.map(|job| (*job, REFUSED_REST)).collect();
         let released = self.store.release(&refused).await?;
         self.note_refused(&released).await
@@ -212,24 +219,21 @@ impl DeadLetters {
 }
 
 fn read(message: &RawMessage) -> Letter {
-    let head = match message.head() {
-        Ok(head) => head,
-        Err(why) => return Letter::Unreadable { why, job: None },
+    let fenced = |job: Envelope| Fenced {
+        id: job.id,
+        dispatch: job.dispatch,
     };
-    let job = Fenced {
-        id: head.id,
-        dispatch: head.dispatch,
+    let jobs = match message.clone().into_jobs() {
+        Ok(jobs) => jobs.into_iter().map(fenced).collect(),
+        Err(why) => {
+            let job = message.named_job().map(fenced);
+            return Letter::Unreadable { why, job };
+        }
     };
-    if let Err(why) = message.check_body() {
-        return Letter::Unreadable {
-            why,
-            job: Some(job),
-        };
-    }
     match message.death_reason() {
-        DeathReason::Rejected => Letter::Rejected(job),
+        DeathReason::Rejected => Letter::Rejected(jobs),
         DeathReason::Expired | DeathReason::DeliveryLimit | DeathReason::Other => {
-            Letter::NeverStarted(job)
+            Letter::NeverStarted(jobs)
         }
     }
 }

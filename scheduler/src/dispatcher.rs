@@ -11,6 +11,9 @@
 //! | writing the message | it may have arrived: it runs. If the rescuer came first, the gate refuses it | rescuer, gate |
 //! | a nack or return, before the release | as after the claim | rescuer |
 //!
+//! Under backlog a message carries several jobs (see [`crate::bundling`]); what is said above holds for
+//! each of them.
+//!
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
 
 use std::collections::HashMap;
@@ -23,23 +26,22 @@ use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{self, Claim, DueQueue, Fenced, Store};
+use postroad_common::store::{self, Claim, Claimed, Cursor, DueQueue, Fenced, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use self::lane::{BATCH, Lane};
+use crate::bundling::{self, Pace};
 use crate::metrics;
 
-/// Jobs per claim and per published batch, at most.
-const BATCH: i64 = 1000;
-/// Bytes of args per batch, about: the next claim is sized by what the last one of its queue held.
-const BATCH_BYTES: i64 = 2 * 1024 * 1024;
-/// Jobs of the first claim from a queue: how large its args are is not known yet.
-const BATCH_FIRST: i64 = 100;
-/// A claim is at most so many times as large as the one before it: what comes may be larger.
-const BATCH_GROWTH: i64 = 4;
-/// Jobs that are being claimed, or published and not yet confirmed, at most: one full batch is under
-/// way while the next is claimed, or any number of small ones.
-const JOBS_IN_FLIGHT: i64 = 2 * BATCH;
+mod lane;
+
+/// What is being claimed, or published and not yet confirmed, at most, in messages or in units of
+/// [`UNIT_BYTES`] of args, whichever are more: one full batch is under way while the next is claimed,
+/// or any number of small ones.
+const UNITS_IN_FLIGHT: i64 = 2 * BATCH;
+/// Bytes of args that take as much memory, on their way, as a message does.
+const UNIT_BYTES: usize = 1024;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
 /// Looking may not cost more than this share of the time: with thousands of tenants one look takes
@@ -47,8 +49,6 @@ const IDLE_REST: Duration = Duration::from_millis(20);
 const REST_PER_LOOK: u32 = 10;
 /// And not beyond this: a look that waited for a cut wire tells nothing of what looking costs.
 const LOOK_REST_MAX: Duration = Duration::from_millis(500);
-/// How long a full window is left to drain before fewer than a fifth of it is refilled.
-const REFILL_PATIENCE: Duration = Duration::from_millis(100);
 /// Before a message that no queue took, or that the broker refused, is tried again.
 const REFUSED_REST: Duration = Duration::from_secs(1);
 /// Before a message of which nobody knows whether it arrived is tried again.
@@ -61,26 +61,23 @@ pub struct Dispatcher {
     membership: Membership,
     queues: watch::Sender<Vec<String>>,
     lanes: HashMap<i32, Lane>,
+    bundle_max: usize,
     room: Arc<Semaphore>,
     publishing: TaskTracker,
     shutdown: Shutdown,
     rest: Duration,
 }
 
-/// What the last claim from a queue was like.
-struct Lane {
-    claimed_at: Instant,
-    next_limit: i64,
-}
-
 impl Dispatcher {
-    /// `queues` tells the publisher which queues must exist. Batches under way are tasks of
+    /// `queues` tells the publisher which queues must exist. A message has at most `bundle_max` jobs.
+    /// Batches under way are tasks of
     /// `publishing`, to be waited for when the service has ended.
     pub fn new(
         store: Store,
         publisher: Publisher,
         membership: Membership,
         queues: watch::Sender<Vec<String>>,
+        bundle_max: usize,
         publishing: TaskTracker,
         shutdown: Shutdown,
     ) -> Self {
@@ -90,7 +87,8 @@ impl Dispatcher {
             membership,
             queues,
             lanes: HashMap::new(),
-            room: Arc::new(Semaphore::new(JOBS_IN_FLIGHT as usize)),
+            bundle_max,
+            room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
             publishing,
             shutdown,
             rest: IDLE_REST,
@@ -100,54 +98,48 @@ impl Dispatcher {
     /// Claims one batch and has it published by a task of its own: once claimed, a batch is
     /// published or given back, whatever becomes of this run. Says whether there was one.
     async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
-        let limit = self.limit(queue);
-        let room = self.room.clone().acquire_many_owned(limit as u32).await;
+        let lane = self.lanes.entry(queue.id).or_default();
+        let limit = lane.limit();
+        // How many messages it comes to is not known yet.
+        let units = limit.min(BATCH);
+        let room = self.room.clone().acquire_many_owned(units as u32).await;
         let mut permit = room.expect("the semaphore is never closed");
         // Without a publisher a claim only delays its job.
         let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
             return Ok(false);
         };
-        let credit_min = self.credit_min(queue);
-        let claimed = self.store.claim(queue, limit, credit_min, me).await;
-        if claimed.is_err() {
-            // One that was too large to be answered in time must not be asked for again.
-            self.remember(queue, (limit / 2).max(1));
-        }
-        let claims = claimed?;
-        if claims.is_empty() {
+        let (now, nothing) = (Instant::now(), Cursor::default());
+        let credit_min = lane.credit_min(now, queue.window);
+        let cursor = lane.backlog(now).unwrap_or(&nothing);
+        let claimed = self
+            .store
+            .claim(queue, limit, credit_min, me, cursor)
+            .await
+            .inspect_err(|_| lane.failed(Instant::now(), limit))?;
+        let Some(claimed) = claimed else {
             return Ok(false);
-        }
-        let permit = permit.split(claims.len()).unwrap_or(permit);
-        let bytes: usize = claims.iter().map(|claim| claim.args.len()).sum();
-        self.remember(queue, next_limit(limit, bytes / claims.len()));
-        metrics::claimed(&queue.name, claims.len());
+        };
+        let jobs = claimed.jobs.len();
+        let bytes = claimed.args_bytes();
+        let pace = lane.claimed(Instant::now(), limit, &claimed);
+        let messages = pack(queue, claimed, self.bundle_max, pace);
+        lane.packed(jobs, messages.len());
+        let units = messages.len().max(bytes / UNIT_BYTES);
+        let permit = permit.split(units).unwrap_or(permit);
+        metrics::claimed(&queue.name, jobs);
+        metrics::messages(&queue.name, messages.len());
         let (store, publisher) = (self.store.clone(), self.publisher.clone());
         self.publishing
-            .spawn(publish(store, publisher, queue.clone(), claims, permit));
+            .spawn(publish(store, publisher, queue.clone(), messages, permit));
         Ok(true)
     }
 
-    fn remember(&mut self, queue: &DueQueue, next_limit: i64) {
-        let lane = Lane {
-            claimed_at: Instant::now(),
-            next_limit,
-        };
-        self.lanes.insert(queue.id, lane);
-    }
-
-    /// How many jobs of a queue to claim at most.
-    fn limit(&self, queue: &DueQueue) -> i64 {
-        let lane = self.lanes.get(&queue.id);
-        lane.map_or(BATCH_FIRST, |lane| lane.next_limit)
-    }
-
-    /// A full window is refilled a fifth at a time, so that batches form; but no job waits for
-    /// room that is there.
-    fn credit_min(&self, queue: &DueQueue) -> i64 {
-        match self.lanes.get(&queue.id) {
-            Some(lane) if lane.claimed_at.elapsed() < REFILL_PATIENCE => (queue.window / 5).max(1),
-            _ => 1,
-        }
+    /// The queues that need no look to know that more of them is due.
+    fn backlogs(&self) -> Vec<i32> {
+        let now = Instant::now();
+        let backlogs = self.lanes.iter();
+        let backlogs = backlogs.filter(|(_, lane)| lane.backlog(now).is_some());
+        backlogs.map(|(queue, _)| *queue).collect()
     }
 
     /// Has the broker's side of new queues made.
@@ -177,7 +169,7 @@ impl Service for Dispatcher {
             return Ok(Progress::Idle);
         }
         let started = Instant::now();
-        let queues = self.store.due_queues().await?;
+        let queues = self.store.due_queues(&self.backlogs()).await?;
         self.rest = rest_after(started.elapsed());
         self.announce(&queues);
         // One batch from each, then another look: no queue waits for the end of another's backlog,
@@ -197,12 +189,6 @@ impl Service for Dispatcher {
             None => Ok(Progress::more_if(any)),
         }
     }
-}
-
-/// How many jobs to claim after a claim of up to `limit`, whose jobs had so many bytes each.
-fn next_limit(limit: i64, bytes_each: usize) -> i64 {
-    let bytes_each = i64::try_from(bytes_each).unwrap_or(i64::MAX).max(1);
-    (BATCH_BYTES / bytes_each).clamp(1, BATCH.min(limit * BATCH_GROWTH))
 }
 
 /// How long to rest after a look that took so long and found nothing to claim.
@@ -230,24 +216,36 @@ fn rest_of_test() -> Option<Duration> {
     None
 }
 
+/// Which of the claimed jobs travel together.
+fn pack(queue: &DueQueue, claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
+    let most = match claimed.places {
+        Some(places) if claimed.is_backlog() => {
+            bundling::jobs_per_message(bundle_max, queue.window, places, pace)
+        }
+        _ => 1,
+    };
+    bundling::pack(claimed.jobs, most, |job| job.args.len())
+}
+
 /// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.
 async fn publish(
     store: Store,
     publisher: Publisher,
     queue: DueQueue,
-    claims: Vec<Claim>,
+    messages: Vec<Vec<Claim>>,
     _room: OwnedSemaphorePermit,
 ) {
-    let fences: Vec<_> = claims
+    let fence = |claim: &Claim| Fenced {
+        id: claim.id,
+        dispatch: claim.dispatch,
+    };
+    let fences: Vec<Vec<_>> = messages
         .iter()
-        .map(|claim| Fenced {
-            id: claim.id,
-            dispatch: claim.dispatch,
-        })
+        .map(|jobs| jobs.iter().map(fence).collect())
         .collect();
-    let messages = claims
+    let messages = messages
         .into_iter()
-        .map(|claim| message(&queue, claim))
+        .map(|jobs| message(&queue, jobs))
         .collect();
     let started = Instant::now();
     let outcomes = publisher.publish(messages).await;
@@ -255,15 +253,15 @@ async fn publish(
     metrics::publish_seconds(started.elapsed().as_secs_f64());
 
     let mut unpublished = Vec::new();
-    for (job, outcome) in fences.into_iter().zip(outcomes) {
+    for (jobs, outcome) in fences.into_iter().zip(outcomes) {
         let (reason, rest) = match outcome {
             Published::Confirmed => continue,
             Published::Returned => ("returned", REFUSED_REST),
             Published::Nacked => ("nacked", REFUSED_REST),
             Published::Unknown => ("unknown", UNKNOWN_REST),
         };
-        metrics::released(reason, 1);
-        unpublished.push((job, rest));
+        metrics::released(reason, jobs.len());
+        unpublished.extend(jobs.into_iter().map(|job| (job, rest)));
     }
     if unpublished.is_empty() {
         return;
@@ -271,7 +269,7 @@ async fn publish(
     tracing::warn!(
         queue = queue.name,
         jobs = unpublished.len(),
-        "messages of {} were not taken by the broker: back to scheduled",
+        "jobs of {} were not taken by the broker: back to scheduled",
         queue.name
     );
     failpoint!("dispatcher.before_release");
@@ -280,8 +278,17 @@ async fn publish(
     }
 }
 
-fn message(queue: &DueQueue, claim: Claim) -> Outgoing {
-    let envelope = Envelope {
+fn message(queue: &DueQueue, jobs: Vec<Claim>) -> Outgoing {
+    let claimed_at = jobs.first().map_or(0, |claim| claim.claimed_at);
+    let jobs: Vec<_> = jobs.into_iter().map(envelope).collect();
+    match <[Envelope; 1]>::try_from(jobs) {
+        Ok([job]) => Outgoing::job(&queue.name, job, queue.pipe_ttl, claimed_at),
+        Err(jobs) => Outgoing::bundle(&queue.name, &jobs, queue.pipe_ttl, claimed_at),
+    }
+}
+
+fn envelope(claim: Claim) -> Envelope {
+    Envelope {
         id: claim.id,
         dispatch: claim.dispatch,
         kind: claim.kind.to_string(),
@@ -289,27 +296,12 @@ fn message(queue: &DueQueue, claim: Claim) -> Outgoing {
         attempt: claim.attempts_before + 1,
         traceparent: claim.traceparent,
         body: claim.args.into_bytes(),
-    };
-    Outgoing::job(&queue.name, envelope, queue.pipe_ttl, claim.claimed_at)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn claims_grow_step_by_step_and_are_small_when_args_are_large() {
-        let mut limit = BATCH_FIRST;
-        for _ in 0..3 {
-            limit = next_limit(limit, 100);
-        }
-        assert_eq!(limit, BATCH, "as many as there may be, soon");
-        assert_eq!(next_limit(BATCH_FIRST, 0), BATCH_FIRST * BATCH_GROWTH);
-        let largest = postroad_common::job::ARGS_BYTES_MAX;
-        assert_eq!(next_limit(BATCH, largest), 8);
-        assert_eq!(next_limit(1, largest), 4, "and from one on again");
-        assert_eq!(next_limit(BATCH, 8 * largest), 1, "but never none");
-    }
 
     #[test]
     fn a_slow_look_is_followed_by_a_longer_rest_and_a_cut_wire_by_none_that_matters() {

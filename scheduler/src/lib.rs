@@ -15,6 +15,7 @@
 //! | [`gauges`] | none; shows how much is where |
 
 pub mod auditor;
+mod bundling;
 pub mod config;
 pub mod dead_letters;
 pub mod declarer;
@@ -83,6 +84,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         version,
         queues: Vec::new(),
         lease: config.lease,
+        prefetch: None,
     };
     let join = async || Membership::join(store.clone(), process.clone(), &health, &shutdown).await;
     let membership = startup::repeat(&health, &shutdown, join).await?;
@@ -103,6 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         publisher.clone(),
         membership.clone(),
         queues,
+        config.bundle_max,
         publishing.clone(),
         shutdown.clone(),
     );

@@ -6,6 +6,7 @@ use metrics::{
 use postroad_common::store::{QueueGauges, Ticked};
 
 const CLAIMED: &str = "postroad_jobs_claimed_total";
+const MESSAGES: &str = "postroad_messages_published_total";
 const RELEASED: &str = "postroad_jobs_released_total";
 const PUBLISH_SECONDS: &str = "postroad_publish_confirm_seconds";
 const DEAD_LETTERS: &str = "postroad_dead_letters_total";
@@ -25,6 +26,11 @@ const PROCESSES: &str = "postroad_processes";
 /// Says what each metric means. Once, after the recorder is installed.
 pub fn describe() {
     describe_counter!(CLAIMED, Unit::Count, "jobs taken into the pipe");
+    describe_counter!(
+        MESSAGES,
+        Unit::Count,
+        "messages that carry claimed jobs: under backlog one carries several"
+    );
     describe_counter!(
         RELEASED,
         Unit::Count,
@@ -127,6 +133,10 @@ pub(crate) fn ticked(ticked: &Ticked) {
 
 pub(crate) fn claimed(queue: &str, jobs: usize) {
     counter!(CLAIMED, "queue" => queue.to_owned()).increment(jobs as u64);
+}
+
+pub(crate) fn messages(queue: &str, messages: usize) {
+    counter!(MESSAGES, "queue" => queue.to_owned()).increment(messages as u64);
 }
 
 pub(crate) fn released(reason: &'static str, jobs: usize) {

@@ -8,7 +8,7 @@ use postroad_common::store::Fenced;
 use postroad_tests::harness::broker::{Forged, Stranger};
 use postroad_tests::harness::cluster::{Cluster, eventually, job, many_sms, sms};
 use postroad_tests::simulator::{Behaviour, Latency};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn unknown() -> Fenced {
     Fenced {
@@ -52,12 +52,25 @@ fn unreadable(real: Fenced) -> Vec<Forged> {
         good().header("x-dispatch", AMQPValue::LongString("one".into())),
         good().header("x-dispatch", AMQPValue::LongLongInt(-1)),
         with_many_headers(good()).header("x-version", version(99)),
+        Forged::bundle_of(&json!([])),
+        Forged::bundle_of(&json!({"id": real.id, "dispatch": real.dispatch})),
+        Forged::bundle_of(&json!([bundled(real), "and something else"])),
+        Forged::bundle_of(&vec![bundled(unknown()); 1001].into()),
+        Forged {
+            body: b"[".repeat(100_000),
+            ..Forged::bundle_of(&json!([]))
+        },
         // It names a job that runs at this moment.
         Forged {
             body: b"{".to_vec(),
             ..Forged::of(real, "sms")
         },
     ]
+}
+
+fn bundled(job: Fenced) -> Value {
+    json!({"id": job.id, "dispatch": job.dispatch, "kind": "sms", "tenant": "default",
+        "attempt": 1, "args": {}})
 }
 
 /// Messages that can be read and are about nothing.
@@ -69,6 +82,12 @@ fn pointless(real: Fenced) -> Vec<Forged> {
         Forged::of(stale(i64::MAX), "sms"),
         Forged::of(stale(real.dispatch + 1), "sms"),
         with_many_headers(Forged::of(unknown(), "sms")),
+        Forged::bundle_of(&vec![bundled(unknown()); 1000].into()),
+        Forged::bundle_of(&json!([
+            bundled(real),
+            bundled(real),
+            bundled(stale(i64::MAX))
+        ])),
         with_body(json!("x".repeat(1024 * 1024)).to_string()),
     ]
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use postroad_common::broker::topology::work_queue;
-use postroad_common::store::{Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role};
+use postroad_common::store::{
+    Cursor, Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role,
+};
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms, sms};
 use postroad_tests::proxy::Proxy;
@@ -168,6 +170,7 @@ async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::R
         version: "0",
         queues: Vec::new(),
         lease: Duration::from_secs(3600),
+        prefetch: None,
     };
     let me = store.register(&process).await?;
     let ids = cluster.enqueue(&[sms()]).await?;
@@ -175,10 +178,10 @@ async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::R
         id: ids[0],
         dispatch,
     });
-    let queue = store.due_queues().await?.remove(0);
-    store.claim(&queue, 1, 1, me).await?;
+    let queue = store.due_queues(&[]).await?.remove(0);
+    store.claim(&queue, 1, 1, me, &Cursor::default()).await?;
     store.release(&[(old, Duration::ZERO)]).await?;
-    store.claim(&queue, 1, 1, me).await?;
+    store.claim(&queue, 1, 1, me, &Cursor::default()).await?;
 
     let verdicts = store.gate(me, &[old, new, old]).await?;
 

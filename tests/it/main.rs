@@ -22,6 +22,7 @@ mod cli_jobs;
 mod cli_queues;
 mod cli_schedules;
 mod cli_tenants;
+mod cluster_bundles;
 mod cluster_ledger;
 mod cluster_library;
 mod cluster_log;

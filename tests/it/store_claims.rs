@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
 use postroad_common::job::{JobId, NewJob, RunAt};
-use postroad_common::store::{Ending, Fenced, Outcome, TenantChange};
+use postroad_common::store::{Cursor, Ending, Fenced, Outcome, TenantChange};
 
 use crate::store_fixture::{ALL, Room, fence, job};
 
@@ -24,7 +24,7 @@ async fn a_job_is_not_claimed_before_it_is_due() {
         [due]
     );
     assert_eq!(room.state(later).await, "scheduled");
-    assert!(room.store.due_queues().await.unwrap().is_empty());
+    assert!(room.store.due_queues(&[]).await.unwrap().is_empty());
     assert!(room.claim(&queue, ALL).await.is_empty());
 }
 
@@ -193,12 +193,12 @@ async fn claimers_at_once_share_the_window_and_no_job() {
     room.enqueue_all(&jobs(1000)).await;
     window(&room, 100).await;
     let queue = room.due_queue("default").await;
-    let mut claimed = HashSet::new();
+    let (mut claimed, nothing) = (HashSet::new(), Cursor::default());
 
     for round in 1..=8 {
-        let claims = (0..8).map(|_| room.store.claim(&queue, 40, 1, room.scheduler));
+        let claims = (0..8).map(|_| room.store.claim(&queue, 40, 1, room.scheduler, &nothing));
         let claims = futures_util::future::try_join_all(claims).await.unwrap();
-        for claim in claims.iter().flatten() {
+        for claim in claims.iter().flatten().flat_map(|claimed| &claimed.jobs) {
             assert!(claimed.insert(claim.id), "{} was claimed twice", claim.id);
         }
         let in_pipe: i64 = room
@@ -218,7 +218,7 @@ async fn nothing_is_claimed_from_a_paused_queue() {
     room.execute("update postroad.queue set paused_at = now()")
         .await;
 
-    assert!(room.store.due_queues().await.unwrap().is_empty());
+    assert!(room.store.due_queues(&[]).await.unwrap().is_empty());
     assert!(room.claim(&queue, ALL).await.is_empty());
 
     room.execute("update postroad.queue set paused_at = null")
@@ -234,9 +234,102 @@ async fn a_window_with_too_little_room_waits_for_more() {
     let queue = room.due_queue("default").await;
     assert_eq!(room.claim(&queue, 90).await.len(), 90);
 
-    let claim = |credit_min| room.store.claim(&queue, ALL, credit_min, room.scheduler);
-    assert_eq!(claim(11).await.unwrap().len(), 0);
-    assert_eq!(claim(10).await.unwrap().len(), 10);
+    let nothing = Cursor::default();
+    let claim = |credit_min| {
+        room.store
+            .claim(&queue, ALL, credit_min, room.scheduler, &nothing)
+    };
+    assert!(claim(11).await.unwrap().is_none());
+    let claimed = claim(10).await.unwrap().unwrap();
+    assert_eq!(
+        (claimed.jobs.len(), claimed.credit, claimed.in_pipe),
+        (10, 10, 90)
+    );
+}
+
+/// Jobs of three tenants and all priorities, claimed as a scheduler does under backlog.
+#[tokio::test]
+async fn claims_that_go_on_where_the_last_one_came_to_find_every_job_once() {
+    let room = Room::open().await;
+    let an_hour_ago = Timestamp::now() - 1.hour();
+    let one = |n: i64| NewJob {
+        tenant: ["acme", "beta", "gamma"][n as usize % 3].parse().unwrap(),
+        priority: Some((n % 4) as i16),
+        // Many of them at the same time.
+        run_at: RunAt::At(match n % 5 {
+            0 => an_hour_ago,
+            _ => an_hour_ago + (n * 37 % 600).seconds(),
+        }),
+        ..job()
+    };
+    room.enqueue_all(&(0..600).map(one).collect::<Vec<_>>())
+        .await;
+    let queue = room.due_queue("default").await;
+    let (mut seen, mut cursor) = (HashSet::new(), Cursor::default());
+
+    while let Some(claimed) = room
+        .store
+        .claim(&queue, 50, 1, room.scheduler, &cursor)
+        .await
+        .unwrap()
+    {
+        assert!(claimed.jobs.iter().all(|claim| seen.insert(claim.id)));
+        cursor.advance(claimed.reached);
+    }
+
+    assert_eq!(seen.len(), 600);
+}
+
+/// So there must be claims without a cursor now and then.
+#[tokio::test]
+async fn what_comes_late_with_an_earlier_time_is_behind_the_cursor() {
+    let room = Room::open().await;
+    let at = |seconds: i64| NewJob {
+        run_at: RunAt::At(Timestamp::now() - seconds.seconds()),
+        ..job()
+    };
+    room.enqueue_all(&[at(10), at(9)]).await;
+    let queue = room.due_queue("default").await;
+    let claim = async |cursor: &Cursor| {
+        let claimed = room.store.claim(&queue, ALL, 1, room.scheduler, cursor);
+        claimed.await.unwrap().unwrap()
+    };
+    let first = claim(&Cursor::default()).await;
+    assert_eq!(first.jobs.len(), 2);
+    let late = room.enqueue(at(60)).await;
+    let of_another_tenant = NewJob {
+        tenant: "other".parse().unwrap(),
+        ..at(60)
+    };
+    let urgent = NewJob {
+        priority: Some(0),
+        ..at(60)
+    };
+    let found = [
+        room.enqueue(of_another_tenant).await,
+        room.enqueue(urgent).await,
+    ];
+
+    let second = claim(&first.reached).await;
+
+    let ids: HashSet<_> = second.jobs.iter().map(|claim| claim.id).collect();
+    assert_eq!(ids, HashSet::from(found));
+    let third = claim(&Cursor::default()).await;
+    assert_eq!(third.jobs[0].id, late);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_known_to_have_a_backlog_is_not_looked_at() {
+    let room = Room::open().await;
+    room.enqueue(job()).await;
+    let queue = room.due_queue("default").await;
+    room.claim(&queue, ALL).await;
+    assert!(room.store.due_queues(&[]).await.unwrap().is_empty());
+    let known = async || room.store.due_queues(&[queue.id]).await.unwrap();
+    assert_eq!(known().await.len(), 1);
+    room.execute("update postroad.queue set paused_at = now()")
+        .await;
+    assert!(known().await.is_empty(), "it is paused");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postroad_common::job::{JobId, NewJob, OnLost};
 use postroad_common::store::{
-    Claim, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, NewSchedule, Outcome,
-    ProcessId, Role, Store, WatchedProcess,
+    Claim, Cursor, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, NewSchedule,
+    Outcome, ProcessId, Role, Store, WatchedProcess,
 };
 use postroad_tests::harness::database::TestDatabase;
 use postroad_tests::harness::eventually::eventually;
@@ -55,14 +55,19 @@ impl Room {
 
     /// The queue as the dispatcher sees it; it must have due jobs.
     pub(crate) async fn due_queue(&self, name: &str) -> DueQueue {
-        let mut due = self.store.due_queues().await.unwrap().into_iter();
+        let mut due = self.store.due_queues(&[]).await.unwrap().into_iter();
         due.find(|queue| queue.name == name).unwrap()
     }
 
     /// Claims up to `limit` jobs of a queue.
     pub(crate) async fn claim(&self, queue: &DueQueue, limit: i64) -> Vec<Claim> {
-        let claims = self.store.claim(queue, limit, 1, self.scheduler).await;
-        claims.unwrap()
+        let claims = self
+            .store
+            .claim(queue, limit, 1, self.scheduler, &Cursor::default())
+            .await;
+        claims
+            .unwrap()
+            .map_or_else(Vec::new, |claimed| claimed.jobs)
     }
 
     /// Claims all that is due in the default queue.
@@ -223,6 +228,7 @@ async fn register(store: &Store, role: Role) -> ProcessId {
         version: "0",
         queues: Vec::new(),
         lease: Duration::from_secs(30),
+        prefetch: None,
     };
     store.register(&process).await.unwrap()
 }

@@ -17,7 +17,7 @@ async fn an_empty_database_becomes_current() {
     assert_eq!(store.schema_state().await.unwrap(), SchemaState::Current);
     let sql = "select postroad.enqueue('echo')";
     database.client().await.query_one(sql, &[]).await.unwrap();
-    assert_eq!(store.due_queues().await.unwrap().len(), 1);
+    assert_eq!(store.due_queues(&[]).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -246,7 +246,7 @@ async fn claim(room: &Room, job: Fenced) -> bool {
     let sql = "select q.name from postroad.jobs j join postroad.queue q on q.name = j.queue
         where j.id = $1";
     let row = room.sql.query_one(sql, &[job.id.as_uuid()]).await.unwrap();
-    let due = room.store.due_queues().await.unwrap();
+    let due = room.store.due_queues(&[]).await.unwrap();
     match due.iter().find(|queue| queue.name == row.get::<_, &str>(0)) {
         Some(queue) => room.claim(queue, ALL).await.len() == 1,
         None => false,

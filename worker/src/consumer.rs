@@ -6,8 +6,12 @@
 //!
 //! A message that cannot be read, or whose kind this worker does not know, is rejected at once: the
 //! scheduler takes it from the dead-letter queue and parks it or schedules it again.
+//!
+//! The prefetch is how many messages RabbitMQ hands out, and how many jobs run: the jobs of a bundle
+//! wait here, each for a place of its own.
 
 use std::collections::BTreeMap;
+use std::vec;
 
 use futures_util::future::{join_all, select_all};
 use postroad_common::backoff::Backoff;
@@ -16,12 +20,13 @@ use postroad_common::broker::{
 };
 use postroad_common::failpoint;
 use postroad_common::health::Health;
+use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::Fenced;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::gate::Asking;
-use crate::inflight::{InFlight, Receipt, Taken};
+use crate::inflight::{self, InFlight, Receipt, Taken};
 use crate::metrics;
 use crate::prefetch::{Prefetch, Room};
 use crate::registry::Registry;
@@ -91,7 +96,10 @@ impl Consumer {
         Ok(Lane {
             queue: queue.to_owned(),
             prefetch,
-            subscription,
+            inbox: Inbox {
+                subscription,
+                opened: Vec::new().into_iter(),
+            },
         })
     }
 }
@@ -100,7 +108,20 @@ impl Consumer {
 struct Lane {
     queue: String,
     prefetch: u16,
+    inbox: Inbox,
+}
+
+/// What is delivered from a queue, job by job.
+struct Inbox {
     subscription: Subscription,
+    /// What is left of the delivery that came last: jobs that wait for a place.
+    opened: vec::IntoIter<Received>,
+}
+
+/// A job and how to settle its delivery.
+struct Received {
+    job: Envelope,
+    receipt: Receipt,
 }
 
 impl Lane {
@@ -120,20 +141,69 @@ impl Lane {
     ) -> Result<(), Error> {
         let intake = &consumer.intake;
         tokio::select! {
-            received = intake.receive(&self.queue, &mut self.subscription) => {
-                let (place, delivery) = received?;
-                intake.take(place, delivery, self.subscription.settler()).await;
+            received = self.inbox.next(&intake.rooms[&self.queue]) => {
+                let (place, received) = received?;
+                intake.take(place, received).await;
             }
             () = is_changed(consumer.prefetch.clone(), &self.queue, self.prefetch) => {
                 let lane = consumer.open_lane(connection, &self.queue).await?;
                 tracing::info!("{} jobs of {} at once from now on, {} before",
                     lane.prefetch, lane.queue, self.prefetch);
                 let mut before = std::mem::replace(self, lane);
-                before.subscription.give_back().await?;
+                before.inbox.give_back().await?;
             }
         }
         Ok(())
     }
+}
+
+impl Inbox {
+    /// The next job, and a place to run it. Nothing is lost if this is given up.
+    async fn next(&mut self, room: &Room) -> Result<(OwnedSemaphorePermit, Received), Error> {
+        // Room first: after a lost connection the jobs of the old one still run.
+        let place = room.enter().await;
+        loop {
+            if let Some(received) = self.opened.next() {
+                return Ok((place, received));
+            }
+            let delivery = self.subscription.next().await?;
+            let settler = self.subscription.settler();
+            match open(delivery, &settler) {
+                Ok(jobs) => self.opened = jobs.into_iter(),
+                Err(tag) => settler.settle(vec![(tag, Settle::DeadLetter)]).await,
+            }
+        }
+    }
+
+    /// Takes no more; what was not begun goes to others now.
+    async fn give_back(&mut self) -> Result<(), Error> {
+        if let Some(left) = self.opened.next() {
+            left.receipt.give_back().await;
+        }
+        self.opened = Vec::new().into_iter();
+        self.subscription.give_back().await
+    }
+}
+
+/// The jobs in a delivery; or its tag, if nobody can read it.
+fn open(delivery: Delivery, settler: &Settler) -> Result<Vec<Received>, u64> {
+    let Delivery {
+        tag,
+        redelivered,
+        message,
+    } = delivery;
+    if redelivered {
+        metrics::redelivered();
+    }
+    failpoint!("consumer.delivered");
+    let jobs = message.into_jobs().map_err(|unreadable| {
+        metrics::rejected(unreadable.code());
+        tracing::warn!("rejecting a message that cannot be read: {unreadable}");
+        tag
+    })?;
+    let receipts = inflight::receipts(settler.clone(), tag, jobs.len());
+    let received = |(job, receipt)| Received { job, receipt };
+    Ok(jobs.into_iter().zip(receipts).map(received).collect())
 }
 
 /// Resolves when the prefetch of a queue is another one.
@@ -167,7 +237,7 @@ impl Session {
     /// Takes no more; what was not begun goes to others now, and not when the rest has ended.
     async fn give_back(&mut self) {
         let lanes = self.lanes.iter_mut();
-        for given in join_all(lanes.map(|lane| lane.subscription.give_back())).await {
+        for given in join_all(lanes.map(|lane| lane.inbox.give_back())).await {
             if let Err(error) = given {
                 tracing::debug!("{error}");
             }
@@ -205,50 +275,22 @@ impl Intake {
         }
     }
 
-    /// The next delivery, and a place to run it. Nothing is lost if this is given up.
-    async fn receive(
-        &self,
-        queue: &str,
-        subscription: &mut Subscription,
-    ) -> Result<(OwnedSemaphorePermit, Delivery), Error> {
-        // Room first: after a lost connection the jobs of the old one still run.
-        let place = self.rooms[queue].enter().await;
-        Ok((place, subscription.next().await?))
-    }
-
-    async fn take(&self, place: OwnedSemaphorePermit, delivery: Delivery, settler: Settler) {
-        let Delivery {
-            tag,
-            redelivered,
-            message,
-        } = delivery;
-        if redelivered {
-            metrics::redelivered();
-        }
-        failpoint!("consumer.delivered");
-        let envelope = match message.into_envelope() {
-            Ok(envelope) => envelope,
-            Err(unreadable) => {
-                metrics::rejected(unreadable.code());
-                tracing::warn!("rejecting a message that cannot be read: {unreadable}");
-                settler.settle(vec![(tag, Settle::DeadLetter)]).await;
-                return;
-            }
-        };
-        let Some(kind) = self.registry.find(&envelope.kind) else {
+    async fn take(&self, place: OwnedSemaphorePermit, received: Received) {
+        let Received { job, receipt } = received;
+        let Some(kind) = self.registry.find(&job.kind) else {
             metrics::rejected("unknown_kind");
             tracing::warn!(
-                job.kind = envelope.kind.chars().take(80).collect::<String>(),
+                job.kind = job.kind.chars().take(80).collect::<String>(),
                 "rejecting a job whose kind this worker does not know"
             );
-            settler.settle(vec![(tag, Settle::DeadLetter)]).await;
+            receipt.settle(Settle::DeadLetter).await;
             return;
         };
-        let job = Fenced {
-            id: envelope.id,
-            dispatch: envelope.dispatch,
+        let fenced = Fenced {
+            id: job.id,
+            dispatch: job.dispatch,
         };
-        match self.in_flight.take(job, Receipt { settler, tag }) {
+        match self.in_flight.take(fenced, receipt) {
             Taken::New(ticket) => {
                 // Fails only when the gate has stopped: then the broker delivers it elsewhere.
                 drop(
@@ -256,15 +298,13 @@ impl Intake {
                         .send(Asking {
                             ticket,
                             kind,
-                            envelope,
+                            envelope: job,
                             permit: place,
                         })
                         .await,
                 );
             }
-            Taken::Again(Receipt { settler, tag }) => {
-                settler.settle(vec![(tag, Settle::Ack)]).await;
-            }
+            Taken::Again(before) => before.settle(Settle::Ack).await,
         }
     }
 }

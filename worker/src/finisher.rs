@@ -15,12 +15,13 @@ use postroad_common::failpoint;
 use postroad_common::health::Health;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Moved, Outcome, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::gather::gather;
 use crate::inflight::{self, Ticket};
 use crate::metrics;
+use crate::prefetch::Prefetch;
 
 /// Outcomes per statement.
 const BATCH: usize = 512;
@@ -38,6 +39,7 @@ pub(crate) struct Finished {
 /// Writes outcomes until nobody brings any more.
 pub(crate) struct Finisher {
     pub(crate) store: Store,
+    pub(crate) prefetch: watch::Receiver<Prefetch>,
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
 }
@@ -48,7 +50,11 @@ impl Finisher {
         self.health.expect(HEALTH);
         self.health.good(HEALTH);
         let mut batch = Vec::with_capacity(BATCH);
-        while gather(&mut finished, &mut batch, BATCH).await > 0 {
+        loop {
+            let enough = self.prefetch.borrow().half();
+            if gather(&mut finished, &mut batch, BATCH, enough).await == 0 {
+                return true;
+            }
             let (tickets, outcomes): (Vec<_>, Vec<_>) = batch
                 .drain(..)
                 .map(|Finished { ticket, outcome }| (ticket, outcome))
@@ -74,7 +80,6 @@ impl Finisher {
             };
             inflight::redeem(tickets.into_iter().zip(moved).map(settle)).await;
         }
-        true
     }
 
     /// Writes until it is written. None: the process has to go, and Postgres does not answer.

@@ -20,12 +20,13 @@ use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Fenced, Gate, GateVerdict, ProcessId, Store};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::executor::Executor;
 use crate::gather::gather;
 use crate::inflight::{self, Ticket};
 use crate::metrics;
+use crate::prefetch::Prefetch;
 use crate::registry::Kind;
 
 /// Deliveries per statement.
@@ -47,6 +48,7 @@ pub(crate) struct Gatekeeper {
     pub(crate) store: Store,
     pub(crate) membership: Membership,
     pub(crate) executor: Executor,
+    pub(crate) prefetch: watch::Receiver<Prefetch>,
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
 }
@@ -58,10 +60,11 @@ impl Gatekeeper {
         self.health.good(HEALTH);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            let enough = self.prefetch.borrow().half();
             tokio::select! {
                 biased;
                 () = self.shutdown.quiesce.cancelled() => return Vec::new(),
-                taken = gather(&mut asking, &mut batch, BATCH) => if taken == 0 { return Vec::new() },
+                taken = gather(&mut asking, &mut batch, BATCH, enough) => if taken == 0 { return Vec::new() },
             }
             let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
             failpoint!("gate.before_asking");

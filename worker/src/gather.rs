@@ -18,16 +18,22 @@ const STEP_LEAST: usize = 8;
 /// Whatever comes, a batch goes after so many steps.
 const STEPS_MAX: u32 = 4;
 
-/// Takes what there is into an empty `batch`, at most `most`, and under load what comes meanwhile;
-/// 0 when nobody brings any more. Nothing is lost if this is given up: what was taken is in `batch`.
-pub(crate) async fn gather<T>(from: &mut Receiver<T>, batch: &mut Vec<T>, most: usize) -> usize {
+/// Takes what there is into an empty `batch`, at most `most`, and under load what comes meanwhile,
+/// until there is `enough`: more than half of what this worker runs at once would be waited for by
+/// places that stand empty. 0 when nobody brings any more. Nothing is lost if this is given up: what was taken is in `batch`.
+pub(crate) async fn gather<T>(
+    from: &mut Receiver<T>,
+    batch: &mut Vec<T>,
+    most: usize,
+    enough: usize,
+) -> usize {
     let taken = from.recv_many(batch, most).await;
     if taken < LOAD {
         return taken;
     }
     for _ in 0..STEPS_MAX {
         let waiting = from.len();
-        if batch.len() + waiting >= most {
+        if batch.len() + waiting >= enough.min(most) {
             break;
         }
         tokio::time::sleep(STEP).await;
@@ -55,7 +61,7 @@ mod tests {
             sender.send(n).await.unwrap();
         }
         let (began, mut batch) = (Instant::now(), Vec::new());
-        assert_eq!(gather(&mut receiver, &mut batch, 500).await, LOAD - 1);
+        assert_eq!(gather(&mut receiver, &mut batch, 500, 500).await, LOAD - 1);
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
@@ -73,14 +79,25 @@ mod tests {
             }
         });
         let mut batch = Vec::new();
-        gather(&mut receiver, &mut batch, 200).await;
+        gather(&mut receiver, &mut batch, 200, 200).await;
         assert_eq!(batch, Vec::from_iter(0..200), "in order, and full");
         assert!(began.elapsed() <= STEP * STEPS_MAX, "{:?}", began.elapsed());
         let mut more = Vec::new();
-        while gather(&mut receiver, &mut more, 1000).await > 0 {
+        while gather(&mut receiver, &mut more, 1000, 1000).await > 0 {
             batch.append(&mut more);
         }
         assert_eq!(batch, Vec::from_iter(0..400), "and all of them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_enough_is_not_kept_waiting() {
+        let (sender, mut receiver) = mpsc::channel(200);
+        for n in 0..150 {
+            sender.send(n).await.unwrap();
+        }
+        let (began, mut batch) = (Instant::now(), Vec::new());
+        assert_eq!(gather(&mut receiver, &mut batch, 500, 100).await, 150);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
@@ -90,9 +107,9 @@ mod tests {
             sender.send(n).await.unwrap();
         }
         let (began, mut batch) = (Instant::now(), Vec::new());
-        assert_eq!(gather(&mut receiver, &mut batch, 500).await, 50);
+        assert_eq!(gather(&mut receiver, &mut batch, 500, 500).await, 50);
         assert!(began.elapsed() <= STEP + Duration::from_millis(1));
         drop(sender);
-        assert_eq!(gather(&mut receiver, &mut Vec::new(), 500).await, 0);
+        assert_eq!(gather(&mut receiver, &mut Vec::new(), 500, 500).await, 0);
     }
 }

@@ -28,6 +28,12 @@ impl Prefetch {
         self.set.get(queue).copied().unwrap_or(self.default)
     }
 
+    /// Half of the places of the queue that has most of them.
+    pub(crate) fn half(&self) -> usize {
+        let set = self.set.values().copied();
+        usize::from(set.fold(self.default, u16::max)) / 2
+    }
+
     /// Takes what operators have set, and says whether that is news.
     pub(crate) fn set(&mut self, set: Vec<(String, u16)>) -> bool {
         let most = u16::try_from(PREFETCH_MAX).unwrap_or(u16::MAX);

@@ -108,6 +108,7 @@ impl Worker {
             version,
             queues: names.iter().map(|name| (*name).to_owned()).collect(),
             lease: config.lease,
+            prefetch: Some(config.prefetch),
         };
         let join = async || {
             store.register_queues(&names).await?;
@@ -119,7 +120,9 @@ impl Worker {
 
         let listener = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
         let settings = TenantSettings::new(&store, &listener);
-        let (stages, asking) = Stages::start(&store, &membership, settings, &health, &shutdown);
+        let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
+        let (stages, asking) =
+            Stages::start(&store, &membership, settings, &prefetch, &health, &shutdown);
         let canceller = Canceller {
             store: store.clone(),
             membership: membership.clone(),
@@ -134,7 +137,6 @@ impl Worker {
             self.registry.names().join(", ")
         );
         let queues = process.queues.clone();
-        let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
         let settings = Settings {
             store: store.clone(),
             kinds: self.registry.all(),
@@ -187,6 +189,7 @@ impl Stages {
         store: &Store,
         membership: &Membership,
         settings: TenantSettings,
+        prefetch: &watch::Receiver<Prefetch>,
         health: &Health,
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Sender<Asking>) {
@@ -205,11 +208,13 @@ impl Stages {
                 settings,
                 cancellations: cancellations.clone(),
             },
+            prefetch: prefetch.clone(),
             health: health.clone(),
             shutdown: shutdown.clone(),
         };
         let finisher = Finisher {
             store: store.clone(),
+            prefetch: prefetch.clone(),
             health: health.clone(),
             shutdown: shutdown.clone(),
         };

@@ -1,13 +1,16 @@
-//! How AMQP spells an [`Envelope`], in both directions.
+//! How AMQP spells an [`Envelope`] or a bundle of them, in both directions.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::connection::FRAME_OF_OURS_MAX;
-use crate::message::{Envelope, Unreadable, VERSION};
+use crate::message::{BUNDLE_JOBS_MAX, BUNDLE_VERSION, Envelope, Unreadable, VERSION};
 
 const APP_ID: &str = "postroad";
 const CONTENT_TYPE: &str = "application/json";
@@ -18,6 +21,10 @@ const X_TENANT: &str = "x-tenant";
 const X_DISPATCH: &str = "x-dispatch";
 const X_ATTEMPT: &str = "x-attempt";
 const TRACEPARENT: &str = "traceparent";
+/// How many jobs a bundle has. For people who read the queue; the body tells.
+const X_JOBS: &str = "x-jobs";
+/// What stands in a bundle's `type`: its jobs may be of different kinds.
+const BUNDLE_TYPE: &str = "bundle";
 /// Why a parked message was parked.
 const X_PARKED_REASON: &str = "x-postroad-reason";
 /// Written by the broker, newest death first.
@@ -43,15 +50,92 @@ pub(super) fn properties(
             AMQPValue::LongString(traceparent.as_str().into()),
         );
     }
-    BasicProperties::default()
+    common_properties(expiration, timestamp)
         .with_message_id(short(&envelope.id.to_string()))
         .with_type(short(&envelope.kind))
+        .with_headers(headers)
+}
+
+/// The properties of a bundle, under an id of its own.
+pub(super) fn bundle_properties(
+    jobs: usize,
+    expiration: Duration,
+    timestamp: u64,
+) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(X_VERSION.into(), AMQPValue::LongInt(BUNDLE_VERSION));
+    let jobs = i32::try_from(jobs).unwrap_or(i32::MAX);
+    headers.insert(X_JOBS.into(), AMQPValue::LongInt(jobs));
+    common_properties(expiration, timestamp)
+        .with_message_id(short(&Uuid::now_v7().to_string()))
+        .with_type(BUNDLE_TYPE.into())
+        .with_headers(headers)
+}
+
+fn common_properties(expiration: Duration, timestamp: u64) -> BasicProperties {
+    BasicProperties::default()
         .with_app_id(APP_ID.into())
         .with_content_type(CONTENT_TYPE.into())
         .with_delivery_mode(PERSISTENT)
         .with_timestamp(timestamp)
         .with_expiration(short(&expiration.as_millis().to_string()))
-        .with_headers(headers)
+}
+
+/// A job in a bundle. Its args are written behind it, as they are.
+#[derive(Serialize)]
+struct BundledHead<'a> {
+    id: &'a Uuid,
+    dispatch: i64,
+    kind: &'a str,
+    tenant: &'a str,
+    attempt: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+}
+
+/// A job in a bundle, as it is read.
+#[derive(Deserialize)]
+struct Bundled<'a> {
+    id: Uuid,
+    dispatch: i64,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant: Cow<'a, str>,
+    attempt: i32,
+    traceparent: Option<String>,
+    #[serde(borrow)]
+    args: &'a RawValue,
+}
+
+/// The body of a bundle. The jobs' own bodies are taken to be JSON.
+pub(super) fn bundle_body(jobs: &[Envelope]) -> Vec<u8> {
+    /// What a job takes beside its args, kind and tenant, about.
+    const HEAD_BYTES: usize = 128;
+    let bytes = |job: &Envelope| HEAD_BYTES + job.kind.len() + job.tenant.len() + job.body.len();
+    let mut body = Vec::with_capacity(jobs.iter().map(bytes).sum());
+    for job in jobs {
+        body.push(if body.is_empty() { b'[' } else { b',' });
+        let head = BundledHead {
+            id: job.id.as_uuid(),
+            dispatch: job.dispatch,
+            kind: &job.kind,
+            tenant: &job.tenant,
+            attempt: job.attempt,
+            traceparent: job.traceparent.as_deref(),
+        };
+        serde_json::to_writer(&mut body, &head).expect("strings and numbers, into memory");
+        // Instead of the brace that ends the head.
+        body.pop();
+        body.extend_from_slice(b",\"args\":");
+        body.extend_from_slice(&job.body);
+        body.push(b'}');
+    }
+    if body.is_empty() {
+        body.push(b'[');
+    }
+    body.push(b']');
+    body
 }
 
 /// AMQP's short strings end at 255 bytes; nothing that is valid here is that long.
@@ -96,24 +180,26 @@ impl DeathReason {
 }
 
 impl RawMessage {
-    /// Reads the envelope and checks that the body is JSON.
-    pub fn into_envelope(self) -> Result<Envelope, Unreadable> {
+    /// The jobs in it, one or several, whose bodies are JSON.
+    pub fn into_jobs(self) -> Result<Vec<Envelope>, Unreadable> {
+        if self.is_bundle() {
+            return read_bundle(&self.body);
+        }
         let head = read_head(&self.properties)?;
         check_body(&self.body)?;
-        Ok(Envelope {
+        Ok(vec![Envelope {
             body: self.body,
             ..head
-        })
+        }])
     }
 
-    /// Reads everything but the body, which stays empty.
-    pub fn head(&self) -> Result<Envelope, Unreadable> {
-        read_head(&self.properties)
+    /// The job that a message of version 1 names, without its body, which nobody may be able to read.
+    pub fn named_job(&self) -> Option<Envelope> {
+        read_head(&self.properties).ok()
     }
 
-    /// Whether the body is JSON.
-    pub fn check_body(&self) -> Result<(), Unreadable> {
-        check_body(&self.body)
+    fn is_bundle(&self) -> bool {
+        version(&self.properties) == Some(i64::from(BUNDLE_VERSION))
     }
 
     /// Why the broker dead-lettered it, the last time it did.
@@ -149,8 +235,38 @@ impl RawMessage {
     }
 }
 
+fn version(properties: &BasicProperties) -> Option<i64> {
+    header(properties, X_VERSION).and_then(number)
+}
+
+fn read_bundle(body: &[u8]) -> Result<Vec<Envelope>, Unreadable> {
+    let read = serde_json::from_slice::<Vec<Bundled>>(body);
+    let jobs = read.map_err(|_| check_body(body).err().unwrap_or(Unreadable::Jobs))?;
+    if jobs.is_empty() || jobs.len() > BUNDLE_JOBS_MAX {
+        return Err(Unreadable::Jobs);
+    }
+    let envelope = |job: Bundled| {
+        if job.dispatch <= 0 {
+            return Err(Unreadable::Dispatch);
+        }
+        if job.kind.is_empty() {
+            return Err(Unreadable::Kind);
+        }
+        Ok(Envelope {
+            id: job.id.into(),
+            dispatch: job.dispatch,
+            kind: job.kind.into_owned(),
+            tenant: job.tenant.into_owned(),
+            attempt: job.attempt,
+            traceparent: job.traceparent,
+            body: job.args.get().as_bytes().to_vec(),
+        })
+    };
+    jobs.into_iter().map(envelope).collect()
+}
+
 fn read_head(properties: &BasicProperties) -> Result<Envelope, Unreadable> {
-    let version = header(properties, X_VERSION).and_then(number);
+    let version = version(properties);
     if version != Some(i64::from(VERSION)) {
         return Err(Unreadable::Version(version));
     }
@@ -262,10 +378,70 @@ mod tests {
         }
     }
 
+    fn bundle(jobs: &[Envelope]) -> RawMessage {
+        RawMessage {
+            properties: bundle_properties(jobs.len(), Duration::from_secs(60), 1_700_000_000),
+            body: bundle_body(jobs),
+        }
+    }
+
     #[test]
     fn what_is_written_is_what_is_read() {
         let envelope = envelope();
-        assert_eq!(raw(&envelope).into_envelope().unwrap(), envelope);
+        assert_eq!(raw(&envelope).into_jobs().unwrap(), [envelope]);
+    }
+
+    #[test]
+    fn a_bundle_is_read_job_by_job() {
+        let untraced = Envelope {
+            traceparent: None,
+            body: b"null".to_vec(),
+            ..envelope()
+        };
+        let jobs = [envelope(), untraced, envelope()];
+        assert_eq!(bundle(&jobs).into_jobs().unwrap(), jobs);
+        assert_eq!(bundle(&jobs).named_job(), None);
+        let RawMessage { properties, body } = bundle(&jobs);
+        assert_eq!(properties.kind().as_ref().unwrap().as_str(), "bundle");
+        assert_eq!(header(&properties, X_JOBS).and_then(number), Some(3));
+        assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "60000");
+        let shown: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(shown[0]["args"]["to"], "+33639980606");
+        assert!(shown[1].get("traceparent").is_none());
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_read_says_why() {
+        let job = String::from_utf8(bundle_body(&[envelope()])).unwrap();
+        let job = &job[1..job.len() - 1];
+        let read = |body: String| {
+            let message = RawMessage {
+                body: body.into_bytes(),
+                ..bundle(&[])
+            };
+            message.into_jobs()
+        };
+        assert_eq!(read(format!("[{job}]")).unwrap().len(), 1);
+        let many = |n| format!("[{}]", vec![job; n].join(","));
+        assert!(read(many(BUNDLE_JOBS_MAX)).is_ok());
+        let renamed = |from, to| format!("[{job},{}]", job.replace(from, to));
+        for (body, why) in [
+            (String::new(), Unreadable::Body),
+            (format!("[{job}"), Unreadable::Body),
+            (many(0), Unreadable::Jobs),
+            (many(BUNDLE_JOBS_MAX + 1), Unreadable::Jobs),
+            (job.to_owned(), Unreadable::Jobs),
+            (format!("[{job},7]"), Unreadable::Jobs),
+            (renamed("\"id\":\"", "\"id\":\"x"), Unreadable::Jobs),
+            (renamed("\"args\"", "\"arg\""), Unreadable::Jobs),
+            (
+                renamed("\"dispatch\":7", "\"dispatch\":0"),
+                Unreadable::Dispatch,
+            ),
+            (renamed("\"sms\"", "\"\""), Unreadable::Kind),
+        ] {
+            assert_eq!(read(body.clone()), Err(why), "{body:.200}");
+        }
     }
 
     #[test]
@@ -316,7 +492,7 @@ mod tests {
                 table.insert(name.into(), value);
             }
             message.properties = message.properties.with_headers(table);
-            message.into_envelope().unwrap_err()
+            message.into_jobs().unwrap_err()
         };
         assert_eq!(with(X_VERSION, None), Unreadable::Version(None));
         assert_eq!(
@@ -335,26 +511,19 @@ mod tests {
 
         let mut message = raw(&envelope());
         message.properties = message.properties.with_message_id("17".into());
-        assert_eq!(message.into_envelope().unwrap_err(), Unreadable::Id);
+        assert_eq!(message.into_jobs().unwrap_err(), Unreadable::Id);
         for body in ["", "nope", "{", "{}x", "\u{feff}{}"] {
             let message = RawMessage {
                 body: body.into(),
                 ..raw(&envelope())
             };
-            assert_eq!(
-                message.into_envelope().unwrap_err(),
-                Unreadable::Body,
-                "{body}"
-            );
+            assert_eq!(message.into_jobs().unwrap_err(), Unreadable::Body, "{body}");
         }
         let stranger = RawMessage {
             properties: BasicProperties::default(),
             body: Vec::new(),
         };
-        assert_eq!(
-            stranger.into_envelope().unwrap_err(),
-            Unreadable::Version(None)
-        );
+        assert_eq!(stranger.into_jobs().unwrap_err(), Unreadable::Version(None));
     }
 
     #[test]
@@ -382,6 +551,6 @@ mod tests {
             body: deep.into_bytes(),
             ..raw(&envelope())
         };
-        assert!(message.into_envelope().is_ok());
+        assert!(message.into_jobs().is_ok());
     }
 }

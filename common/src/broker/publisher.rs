@@ -60,6 +60,16 @@ impl Outgoing {
         }
     }
 
+    /// One attempt each of several jobs of `queue`, as [`Outgoing::job`] sends one.
+    pub fn bundle(queue: &str, jobs: &[Envelope], expiration: Duration, timestamp: u64) -> Self {
+        Self {
+            exchange: JOBS_EXCHANGE,
+            routing_key: queue.to_owned(),
+            properties: codec::bundle_properties(jobs.len(), expiration, timestamp),
+            body: codec::bundle_body(jobs),
+        }
+    }
+
     /// A message that nobody can read, for people to look at.
     pub fn parked(message: RawMessage, reason: &str) -> Self {
         let (properties, body) = message.parked(reason);

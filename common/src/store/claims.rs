@@ -1,8 +1,11 @@
 //! The way into the pipe: which queues have due jobs, claiming them under a new fence, and
 //! letting go of claims whose message did not arrive.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
@@ -43,8 +46,95 @@ pub struct Claim {
     pub claimed_at: u64,
 }
 
+/// What was claimed from a queue, and what was seen of it.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The jobs, in the order in which they should be sent; never empty.
+    pub jobs: Vec<Claim>,
+    /// How many the queue could have given: as many were claimed when there is a backlog.
+    pub credit: i64,
+    /// How many were in the pipe before.
+    pub in_pipe: i64,
+    /// How many jobs its workers run at once, all together. None: it has none, or one of them can
+    /// read only one job per message.
+    pub places: Option<i64>,
+    /// How far it came, for the next claim.
+    pub reached: Cursor,
+}
+
+impl Claimed {
+    /// Bytes of args, all together.
+    pub fn args_bytes(&self) -> usize {
+        self.jobs.iter().map(|job| job.args.len()).sum()
+    }
+
+    /// Whether more was due than it was allowed to take, as far as it can tell.
+    pub fn is_backlog(&self) -> bool {
+        i64::try_from(self.jobs.len()).is_ok_and(|jobs| jobs >= self.credit)
+    }
+}
+
+/// How far claims from a queue have come, by tenant and priority, in due time.
+///
+/// An index keeps the places of what was claimed until Postgres vacuums it, and whoever looks for
+/// what is due walks over them: after a hundred thousand jobs that costs more than claiming the next
+/// thousand. A claim with a cursor begins behind them. It passes over jobs that come late with an
+/// earlier due time (from a long transaction, or released), so now and then there must be one without.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    /// By priority.
+    tenants: BTreeMap<i32, [Option<Timestamp>; 4]>,
+}
+
+/// Tenants in a cursor, at most: a look passes over each of them.
+const CURSOR_TENANTS_MAX: usize = 32;
+/// A tenant that has less than such a share of a claim has few places to walk over.
+const CURSOR_SHARE: usize = 20;
+
+impl Cursor {
+    /// Goes on to where the next claim came to.
+    pub fn advance(&mut self, reached: Self) {
+        for (tenant, times) in reached.tenants {
+            let is_full = self.tenants.len() >= CURSOR_TENANTS_MAX;
+            if is_full && !self.tenants.contains_key(&tenant) {
+                continue;
+            }
+            let known = self.tenants.entry(tenant).or_default();
+            for (known, time) in known.iter_mut().zip(times) {
+                *known = time.or(*known);
+            }
+        }
+    }
+
+    /// The end of what was claimed: tenants, priorities and due times.
+    fn of(claimed: impl ExactSizeIterator<Item = (i32, i16, Timestamp)>) -> Self {
+        let total = claimed.len();
+        let mut tenants: BTreeMap<i32, (usize, [Option<Timestamp>; 4])> = BTreeMap::new();
+        for (tenant, priority, run_at) in claimed {
+            let (jobs, times) = tenants.entry(tenant).or_default();
+            *jobs += 1;
+            if let Some(time) = usize::try_from(priority)
+                .ok()
+                .and_then(|n| times.get_mut(n))
+            {
+                *time = (*time).max(Some(run_at));
+            }
+        }
+        tenants.retain(|_, (jobs, _)| *jobs * CURSOR_SHARE >= total);
+        let times = |(tenant, (_, times))| (tenant, times);
+        Self {
+            tenants: tenants.into_iter().map(times).collect(),
+        }
+    }
+
+    fn times(&self, priority: usize) -> Vec<Option<Timestamp>> {
+        self.tenants.values().map(|times| times[priority]).collect()
+    }
+}
+
 /// Tenants are found by walking the index from one to the next, so a million jobs of one tenant
-/// cost one probe; then one probe per priority tells whether any of them is due.
+/// cost one probe; then one probe per priority tells whether any of them is due. Queues of which that
+/// is known ($1) are not looked at.
 const DUE_QUEUES: &str = "
     with recursive walk as (
         select q.id as queue_id, first.tenant_id
@@ -52,7 +142,7 @@ const DUE_QUEUES: &str = "
         cross join lateral (
             select j.tenant_id from postroad.job j where j.queue_id = q.id and j.stage = 0
             order by j.tenant_id limit 1) first
-        where q.paused_at is null
+        where q.paused_at is null and q.id <> all($1)
         union all
         select w.queue_id, next.tenant_id
         from walk w
@@ -72,13 +162,20 @@ const DUE_QUEUES: &str = "
               and j.priority = p.priority and j.stage = 0 and j.run_at <= now()
             limit 1) due
         where w.queue_id = q.id)
+       or (q.id = any($1) and q.paused_at is null)
     order by q.id";
 
 /// One scheduler per queue at a time. Who does not get the lock leaves the queue to who has it.
 /// The lock is the queue's row and not an advisory one: it needs no number space of its own.
 const LOCK_QUEUE: &str = "
-    select rate_per_second is not null from postroad.queue where id = $1 and paused_at is null
-    for no key update skip locked";
+    select q.rate_per_second is not null,
+           (select case when bool_and(p.prefetch is not null)
+                   then sum(coalesce(q.prefetch, p.prefetch)) end
+            from postroad.process p
+            where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
+              and q.name = any(p.queues))
+    from postroad.queue q where q.id = $1 and q.paused_at is null
+    for no key update of q skip locked";
 
 /// Takes $2 tokens out of the bucket, after what has dripped in.
 const SPEND: &str = "
@@ -98,12 +195,15 @@ const SPEND: &str = "
 /// * A queue with a rate has a bucket of tokens, one second's worth at most. It is spent under the
 ///   queue's lock, so the rate is that of all schedulers together.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
+/// * What earlier claims came to ($5 to $9: tenants, and a due time for each of their priorities) is
+///   passed over, and so are the tenants themselves when tenants are found.
 /// * Rows are locked when they are picked, so they stay where they are, and are updated by that
 ///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
 const CLAIM: &str = "
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
-               then least(q.window_size - in_pipe.n, $2, rate.n) else 0 end as n
+               then least(q.window_size - in_pipe.n, $2, rate.n) else 0 end as n,
+               in_pipe.n as in_pipe
         from postroad.queue q,
              (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe,
              lateral (select case when q.rate_per_second is null then $2
@@ -111,26 +211,35 @@ const CLAIM: &str = "
                                  + q.rate_per_second * greatest(extract(epoch from clock_timestamp() - q.rate_at), 0)))::bigint
                              end as n) rate
         where q.id = $1),
+    reached as materialized (
+        select r.tenant_id, array[r.p0, r.p1, r.p2, r.p3] as times
+        from unnest($5::int[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
+            as r(tenant_id, p0, p1, p2, p3)),
     walk(tenant_id) as (
-        (select j.tenant_id from postroad.job j where j.queue_id = $1 and j.stage = 0
-         order by j.tenant_id limit 1)
+        select 0
         union all
-        select (select j.tenant_id from postroad.job j
-                where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
-                order by j.tenant_id limit 1)
-        from walk w where w.tenant_id is not null),
+        select coalesce(
+            (select j.tenant_id from postroad.job j
+             where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
+               and j.tenant_id < coalesce(known.next, 2147483647)
+             order by j.tenant_id limit 1), known.next)
+        from walk w
+        cross join lateral (select min(r.tenant_id) as next from reached r where r.tenant_id > w.tenant_id) known
+        where w.tenant_id is not null),
     due as materialized (
-        select w.tenant_id, t.weight, random() as turn
+        select w.tenant_id, t.weight, r.times, random() as turn
         from walk w join postroad.tenant t on t.id = w.tenant_id
+        left join reached r on r.tenant_id = w.tenant_id
         where exists (
             select from generate_series(0, 3) p(priority)
             cross join lateral (
                 select from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
+                  and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
                 limit 1) one)),
     share as materialized (
-        select due.tenant_id,
+        select due.tenant_id, due.times,
                ceil(credit.n::numeric * due.weight / sum(due.weight) over ())::bigint as n
         from due, credit
         order by due.turn),
@@ -144,6 +253,7 @@ const CLAIM: &str = "
                 select j.ctid as at from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = due.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
+                  and j.run_at >= coalesce(due.times[p.priority + 1], '-infinity')
                   and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
                 order by j.run_at
                 limit due.n
@@ -154,7 +264,8 @@ const CLAIM: &str = "
     set stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3
     where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
-              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at";
+              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
+              (select n from credit), (select in_pipe from credit)";
 
 /// Only what was never started may be let go: a started job is its worker's.
 const RELEASE: &str = "
@@ -166,9 +277,11 @@ const RELEASE: &str = "
     returning j.id";
 
 impl Store {
-    /// The queues that are not paused and have a due job.
-    pub async fn due_queues(&self) -> Result<Vec<DueQueue>, Error> {
-        let rows = self.query("looking for due jobs", DUE_QUEUES, &[]).await?;
+    /// The queues that are not paused and have a due job. Of the `known` ones that is not asked.
+    pub async fn due_queues(&self, known: &[i32]) -> Result<Vec<DueQueue>, Error> {
+        let rows = self
+            .query("looking for due jobs", DUE_QUEUES, &[&known])
+            .await?;
         let queue = |row: &tokio_postgres::Row| DueQueue {
             id: row.get(0),
             name: row.get(1),
@@ -179,7 +292,7 @@ impl Store {
     }
 
     /// Claims up to `limit` due jobs of a queue for the scheduler `claimer`, in the order in which
-    /// they should be sent. Empty when less than `credit_min` of the window is free, when nothing
+    /// they should be sent; those that earlier claims came to are passed over. None when less than `credit_min` of the window is free, when nothing
     /// is due, or while another scheduler is claiming from this queue.
     pub async fn claim(
         &self,
@@ -187,26 +300,39 @@ impl Store {
         limit: i64,
         credit_min: i64,
         claimer: ProcessId,
-    ) -> Result<Vec<Claim>, Error> {
+        cursor: &Cursor,
+    ) -> Result<Option<Claimed>, Error> {
+        let tenants: Vec<_> = cursor.tenants.keys().copied().collect();
+        let times = [0, 1, 2, 3].map(|priority| cursor.times(priority));
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+            &queue.id,
+            &limit,
+            &claimer.0,
+            &credit_min,
+            &tenants,
+            &times[0],
+            &times[1],
+            &times[2],
+            &times[3],
+        ];
         let claimed = self
             .with_connection("claiming jobs", async |connection| {
                 let tx = connection.transaction().await?;
                 let lock = tx.prepare_cached(LOCK_QUEUE).await?;
                 let Some(locked) = tx.query_opt(&lock, &[&queue.id]).await? else {
-                    return Ok((Vec::new(), Vec::new(), Vec::new()));
+                    return Ok(None);
                 };
                 let claim = tx.prepare_cached(CLAIM).await?;
-                let mut rows = tx
-                    .query(&claim, &[&queue.id, &limit, &claimer.0, &credit_min])
-                    .await?;
-                if locked.get(0) && !rows.is_empty() {
+                let mut rows = tx.query(&claim, &params).await?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                if locked.get(0) {
                     let spend = tx.prepare_cached(SPEND).await?;
                     let spent = rows.len() as f64;
                     tx.execute(&spend, &[&queue.id, &spent]).await?;
                 }
-                rows.sort_by_cached_key(|row| {
-                    (row.get::<_, i16>(8), row.get::<_, jiff::Timestamp>(9))
-                });
+                rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, Timestamp>(9)));
                 // Before the commit: a claim that cannot be answered for must not be made.
                 let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
                 let kinds = self.names.read(&tx, Of::Kinds, &ids(2)).await?;
@@ -214,10 +340,12 @@ impl Store {
                 failpoint!("claim.before_commit");
                 tx.commit().await?;
                 failpoint!("claim.committed");
-                Ok((rows, kinds, tenants))
+                Ok(Some((locked.get(1), rows, kinds, tenants)))
             })
             .await?;
-        let (rows, kinds, tenants) = claimed;
+        let Some((places, rows, kinds, tenants)) = claimed else {
+            return Ok(None);
+        };
         let claim = |((row, kind), tenant): ((&tokio_postgres::Row, _), _)| Claim {
             id: row.get::<_, uuid::Uuid>(0).into(),
             dispatch: row.get(1),
@@ -228,7 +356,14 @@ impl Store {
             args: row.get(6),
             claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
         };
-        Ok(rows.iter().zip(kinds).zip(tenants).map(claim).collect())
+        let reached = Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9))));
+        Ok(Some(Claimed {
+            credit: rows[0].get(10),
+            in_pipe: rows[0].get(11),
+            places,
+            reached,
+            jobs: rows.iter().zip(kinds).zip(tenants).map(claim).collect(),
+        }))
     }
 
     /// Puts dispatched jobs that were never started back to scheduled, without charging an

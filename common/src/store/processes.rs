@@ -55,6 +55,9 @@ pub struct NewProcess {
     pub queues: Vec<String>,
     /// How long it may be silent before it is called lost.
     pub lease: Duration,
+    /// How many jobs of a queue it runs at once, unless the queue says otherwise. None: it runs none,
+    /// or cannot read messages with several.
+    pub prefetch: Option<u16>,
 }
 
 /// A process as its watchers see it.
@@ -69,8 +72,8 @@ pub struct WatchedProcess {
 }
 
 const REGISTER: &str = "
-    insert into postroad.process (role, host, pid, version, queues, lease)
-    values ($1, $2, $3, $4, $5, $6 * interval '1 ms')
+    insert into postroad.process (role, host, pid, version, queues, lease, prefetch)
+    values ($1, $2, $3, $4, $5, $6 * interval '1 ms', $7)
     returning id";
 
 const BEAT: &str = "
@@ -131,6 +134,7 @@ impl Store {
         let pid = i32::try_from(process.pid).unwrap_or(i32::MAX);
         let lease = millis(process.lease) as f64;
         let role = process.role.as_str();
+        let prefetch = process.prefetch.map(i32::from);
         let rows = self
             .query(
                 "registering the process",
@@ -142,6 +146,7 @@ impl Store {
                     &process.version,
                     &process.queues,
                     &lease,
+                    &prefetch,
                 ],
             )
             .await?;

@@ -6,11 +6,12 @@ use super::*;
 
 const SECRET: &str = "S3CRET";
 
-const OPEN: [&str; 5] = [
+const OPEN: [&str; 6] = [
     "POSTROAD_ADMIN_LISTEN",
     "POSTROAD_LEASE",
     "POSTROAD_GRACE",
     "POSTROAD_RETENTION",
+    "POSTROAD_BUNDLE",
     "POSTROAD_LOG_FORMAT",
 ];
 

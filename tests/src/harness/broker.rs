@@ -10,7 +10,8 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use postroad_common::broker::topology::{
     DEAD_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, PARKED_QUEUE, work_queue,
 };
-use postroad_common::store::Fenced;
+use postroad_common::job::JobId;
+use postroad_common::store::{Claim, Fenced};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 
@@ -267,6 +268,33 @@ impl Forged {
             kind: kind.to_owned(),
             headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
             body: b"{}".to_vec(),
+            expiration: None,
+        }
+    }
+
+    /// A bundle of these jobs.
+    pub fn bundle(jobs: &[Claim]) -> Self {
+        let job = |claim: &Claim| {
+            let args: Value = serde_json::from_str(&claim.args).expect("Postgres keeps JSON");
+            json!({
+                "id": claim.id,
+                "dispatch": claim.dispatch,
+                "kind": &*claim.kind,
+                "tenant": &*claim.tenant,
+                "attempt": claim.attempts_before + 1,
+                "args": args,
+            })
+        };
+        Self::bundle_of(&jobs.iter().map(job).collect::<Vec<_>>().into())
+    }
+
+    /// A bundle that says this.
+    pub fn bundle_of(body: &Value) -> Self {
+        Self {
+            message_id: Some(JobId::new().to_string()),
+            kind: "bundle".to_owned(),
+            headers: vec![("x-version".to_owned(), AMQPValue::LongInt(2))],
+            body: body.to_string().into_bytes(),
             expiration: None,
         }
     }

@@ -87,11 +87,12 @@ fn headers() -> impl Strategy<Value = FieldTable> {
         };
         right(name, value)
     });
+    let bundle = option::weighted(0.3, Just((X_VERSION, AMQPValue::LongInt(BUNDLE_VERSION))));
     let deaths = option::of(deaths().prop_map(|deaths| (X_DEATH, deaths)));
     let other = btree_map(short_string(), value(), 0..3);
-    (known, deaths, other).prop_map(|(known, deaths, other)| {
+    (known, deaths, bundle, other).prop_map(|(known, deaths, bundle, other)| {
         let mut headers = FieldTable::from(other);
-        for (name, value) in known.into_iter().chain([deaths]).flatten() {
+        for (name, value) in known.into_iter().chain([deaths, bundle]).flatten() {
             headers.insert(name.into(), value);
         }
         headers
@@ -99,7 +100,7 @@ fn headers() -> impl Strategy<Value = FieldTable> {
 }
 
 fn message_id() -> impl Strategy<Value = ShortString> {
-    let id = any::<[u8; 16]>().prop_map(|bytes| uuid::Uuid::from_bytes(bytes).to_string());
+    let id = any::<[u8; 16]>().prop_map(|bytes| Uuid::from_bytes(bytes).to_string());
     prop_oneof![id.prop_map(|id| id.as_str().into()), short_string()]
 }
 
@@ -158,9 +159,36 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
             body[at] = byte;
             body
         });
+    let bundle = (
+        any::<[u8; 16]>(),
+        -1..9i64,
+        json(),
+        0..4usize,
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+    )
+        .prop_map(|(id, dispatch, args, jobs, at, byte)| {
+            let job = Envelope {
+                id: JobId::from(Uuid::from_bytes(id)),
+                dispatch,
+                kind: "sms".to_owned(),
+                tenant: "acme".to_owned(),
+                attempt: 1,
+                traceparent: None,
+                body: args.to_string().into_bytes(),
+            };
+            let mut body = bundle_body(&vec![job; jobs]);
+            let at = at.index(body.len());
+            // Every other one is left as it is.
+            if byte >= 128 {
+                body[at] = byte & 127;
+            }
+            body
+        });
     let tokens = r#"[\[\]{},:"\\ue0-9.+\-tfn \x00]{0,40}"#;
     prop_oneof![
         damaged,
+        bundle,
         tokens.prop_map(String::into_bytes),
         vec(any::<u8>(), 0..60)
     ]
@@ -171,8 +199,7 @@ fn raw(properties: BasicProperties, body: Vec<u8>) -> RawMessage {
 }
 
 fn accepts(body: &[u8]) -> bool {
-    let message = raw(BasicProperties::default(), body.to_vec());
-    message.check_body().is_ok()
+    check_body(body).is_ok()
 }
 
 /// What a second reader says, which builds everything it reads. None: it came to something that
@@ -254,18 +281,26 @@ proptest! {
         reason in ".{0,60}",
     ) {
         let message = raw(properties.clone(), body.clone());
-        let head = message.head();
-        if let Ok(head) = &head {
-            prop_assert!(head.dispatch > 0);
-            prop_assert!(!head.kind.is_empty());
-            prop_assert!(head.body.is_empty());
+        let is_json = is_json(&body).unwrap_or(accepts(&body));
+        let jobs = message.clone().into_jobs();
+        for job in jobs.iter().flatten() {
+            prop_assert!(job.dispatch > 0);
+            prop_assert!(!job.kind.is_empty());
+        }
+        match (message.named_job(), jobs) {
+            (Some(head), Ok(jobs)) => {
+                prop_assert!(is_json);
+                prop_assert_eq!(jobs, vec![Envelope { body: body.clone(), ..head }]);
+            }
+            (Some(head), Err(why)) => {
+                prop_assert!(head.body.is_empty());
+                prop_assert_eq!((why, is_json), (Unreadable::Body, false), "{:?}", body);
+            }
+            // A bundle, or what nobody can read.
+            (None, Ok(_)) => prop_assert!(message.is_bundle() && is_json),
+            (None, Err(_)) => {}
         }
         message.death_reason();
-        let checked = message.check_body();
-        let is_json = is_json(&body).unwrap_or(checked.is_ok());
-        prop_assert_eq!(checked.is_ok(), is_json, "{:?}", body);
-        let expected = head.and_then(|head| checked.map(|()| Envelope { body: body.clone(), ..head }));
-        prop_assert_eq!(message.clone().into_envelope(), expected);
 
         let (parked, same_body) = message.parked(&reason);
         prop_assert_eq!(same_body, body);
@@ -292,7 +327,7 @@ proptest! {
         timestamp in any::<u64>(),
     ) {
         let envelope = Envelope {
-            id: JobId::from(uuid::Uuid::from_bytes(id)),
+            id: JobId::from(Uuid::from_bytes(id)),
             dispatch,
             kind,
             tenant,
@@ -302,7 +337,10 @@ proptest! {
         };
         let properties = properties(&envelope, Duration::from_millis(wait), timestamp);
         let message = raw(properties, envelope.body.clone());
-        prop_assert_eq!(message.into_envelope(), Ok(envelope));
+        prop_assert_eq!(message.into_jobs(), Ok(vec![envelope.clone()]));
+        let bundle = vec![envelope; 3];
+        let properties = bundle_properties(bundle.len(), Duration::from_millis(wait), timestamp);
+        prop_assert_eq!(raw(properties, bundle_body(&bundle)).into_jobs(), Ok(bundle));
     }
 
     #[test]

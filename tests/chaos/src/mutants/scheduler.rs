@@ -7,7 +7,7 @@ use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Claim, DueQueue, NewProcess, Role, Store};
+use postroad_common::store::{Claim, Cursor, DueQueue, NewProcess, Role, Store};
 use tokio::sync::watch;
 
 use super::Bug;
@@ -51,6 +51,7 @@ impl Scheduler {
             version: "rogue",
             queues: Vec::new(),
             lease: Duration::from_secs(60),
+            prefetch: None,
         };
         let health = Health::new();
         let membership = Membership::join(store.clone(), process, &health, shutdown).await?;
@@ -87,12 +88,19 @@ impl Scheduler {
                 let connection = self.store.own_connection().await?;
                 connection.execute(TICK, &[&times]).await?;
             }
-            for queue in self.store.due_queues().await? {
+            for queue in self.store.due_queues(&[]).await? {
                 let claims = self
                     .store
-                    .claim(&queue, BATCH, 1, self.membership.last_id())
+                    .claim(
+                        &queue,
+                        BATCH,
+                        1,
+                        self.membership.last_id(),
+                        &Cursor::default(),
+                    )
                     .await?;
-                self.publish(&queue, claims).await;
+                let jobs = claims.map_or_else(Vec::new, |claimed| claimed.jobs);
+                self.publish(&queue, jobs).await;
             }
             tokio::time::sleep(REST).await;
         }

@@ -44,6 +44,7 @@ impl Worker {
             version: "rogue",
             queues: vec![QUEUE.to_owned()],
             lease: Duration::from_secs(60),
+            prefetch: None,
         };
         let membership = Membership::join(store.clone(), process, &Health::new(), shutdown).await?;
         Ok(Self {
@@ -139,7 +140,8 @@ impl Worker {
     }
 
     async fn handle_mut(&mut self, delivery: &Delivery) -> anyhow::Result<()> {
-        let envelope = delivery.message.clone().into_envelope()?;
+        // One job in each: a worker that says no prefetch gets no bundles.
+        let envelope = delivery.message.clone().into_jobs()?.remove(0);
         let job = Fenced {
             id: envelope.id,
             dispatch: envelope.dispatch,

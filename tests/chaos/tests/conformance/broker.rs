@@ -114,7 +114,10 @@ impl Door for Real {
     async fn receive(&mut self) -> anyhow::Result<Received> {
         let next = timeout(PATIENCE, self.subscription()?.next()).await;
         let delivery = next.context("no delivery came")??;
-        let (_, number) = delivery.message.head()?.id.as_uuid().as_u64_pair();
+        let (_, number) = delivery.message.clone().into_jobs()?[0]
+            .id
+            .as_uuid()
+            .as_u64_pair();
         Ok((delivery.tag, number, delivery.redelivered))
     }
 
@@ -139,7 +142,10 @@ impl Door for Real {
         let delivery = next.context("no dead letter came")??;
         let settler = letters.settler();
         settler.settle(vec![(delivery.tag, Settle::Ack)]).await;
-        let (_, number) = delivery.message.head()?.id.as_uuid().as_u64_pair();
+        let (_, number) = delivery.message.clone().into_jobs()?[0]
+            .id
+            .as_uuid()
+            .as_u64_pair();
         Ok((number, delivery.message.death_reason()))
     }
 }

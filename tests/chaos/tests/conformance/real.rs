@@ -5,7 +5,7 @@ use std::time::Duration;
 use postroad_chaos::sim::model_store::Millis;
 use postroad_common::job::{JobId, NewJob, QueueName};
 use postroad_common::store::{
-    DueQueue, Fenced, NewProcess, Outcome, ProcessId, Resolution, Role, Ruling, Store,
+    Cursor, DueQueue, Fenced, NewProcess, Outcome, ProcessId, Resolution, Role, Ruling, Store,
 };
 use postroad_tests::harness::database::TestDatabase;
 use tokio_postgres::Client;
@@ -65,7 +65,7 @@ impl Door for Real {
     }
 
     async fn due_queues(&mut self) -> String {
-        told_queues(&self.store.due_queues().await.unwrap())
+        told_queues(&self.store.due_queues(&[]).await.unwrap())
     }
 
     async fn claim(&mut self, claiming: &Claiming) -> Vec<String> {
@@ -79,9 +79,12 @@ impl Door for Real {
         let queue = self.queue(queue).await;
         let claims = self
             .store
-            .claim(&queue, *limit, *credit_min, *claimer)
+            .claim(&queue, *limit, *credit_min, *claimer, &Cursor::default())
             .await;
-        claims.unwrap().iter().map(told_claim).collect()
+        let jobs = claims
+            .unwrap()
+            .map_or_else(Vec::new, |claimed| claimed.jobs);
+        jobs.iter().map(told_claim).collect()
     }
 
     async fn release(&mut self, jobs: &[(Fenced, Duration)]) -> String {
@@ -113,6 +116,7 @@ impl Door for Real {
             version: "0",
             queues: Vec::new(),
             lease: LEASE,
+            prefetch: None,
         };
         self.store.register(&process).await.unwrap()
     }

@@ -1,0 +1,292 @@
+//! Several jobs in one message: each keeps its own fate, whatever happens to the message.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use postroad_common::broker::topology::work_queue;
+use postroad_common::job::{JobId, NewJob};
+use postroad_common::store::{Claim, Cursor, NewProcess, Role};
+use postroad_provision::Signal;
+use postroad_tests::harness::broker::{Forged, Stranger};
+use postroad_tests::harness::cluster::{
+    Builder, Cluster, Id, Program, eventually, job, many_sms, sms,
+};
+use postroad_tests::proxy::Proxy;
+use postroad_tests::simulator::{Behaviour, Latency, Report};
+use serde_json::json;
+
+/// A cluster without programs, whose jobs have been claimed and are not in RabbitMQ yet.
+struct Claimed {
+    cluster: Cluster,
+    ids: Vec<JobId>,
+    claims: Vec<Claim>,
+}
+
+impl Claimed {
+    async fn start(builder: Builder, jobs: &[NewJob]) -> anyhow::Result<Self> {
+        let cluster = builder.schedulers(0).workers(0).start().await?;
+        let claimer = NewProcess {
+            role: Role::Scheduler,
+            host: "test".to_owned(),
+            pid: 1,
+            version: "0",
+            queues: Vec::new(),
+            lease: Duration::from_secs(3600),
+            prefetch: None,
+        };
+        let claimer = cluster.store.register(&claimer).await?;
+        let ids = cluster.enqueue(jobs).await?;
+        let queue = cluster.store.due_queues(&[]).await?.remove(0);
+        let claimed = cluster
+            .store
+            .claim(&queue, 1000, 1, claimer, &Cursor::default())
+            .await?;
+        let claims = claimed.context("nothing was claimed")?.jobs;
+        ensure!(claims.len() == jobs.len(), "{} were claimed", claims.len());
+        Ok(Self {
+            cluster,
+            ids,
+            claims,
+        })
+    }
+
+    /// Puts them all into one message.
+    async fn publish(&self, expiration: Option<u64>) -> anyhow::Result<Stranger> {
+        let stranger = self.cluster.vhost().stranger().await?;
+        let bundle = Forged {
+            expiration,
+            ..Forged::bundle(&self.claims)
+        };
+        stranger.publish("default", &[bundle]).await?;
+        Ok(stranger)
+    }
+
+    async fn start_worker(&mut self, prefetch: u16) -> anyhow::Result<Id> {
+        let worker = Program::worker().env("POSTROAD_PREFETCH", prefetch);
+        self.cluster.start(worker).await
+    }
+
+    async fn hold(&self) -> anyhow::Result<()> {
+        self.cluster.provider.set(Behaviour {
+            latency: Latency::Hold,
+            ..Behaviour::default()
+        })
+    }
+
+    /// Waits until so many calls are under way, of which none ends.
+    async fn wait_until_held(&self, calls: usize) -> anyhow::Result<()> {
+        let held = |report: &Report| report.held == calls as u64;
+        self.cluster.provider.wait_for(held).await.map(drop)
+    }
+
+    fn let_go(&self) -> anyhow::Result<()> {
+        self.cluster.provider.set(Behaviour::default())?;
+        self.cluster.provider.release();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_job_of_a_bundle_has_a_fate_of_its_own() -> anyhow::Result<()> {
+    let jobs = [
+        sms(),
+        job("sms", &json!({"no": "number"})),
+        job("a-kind-of-nobody", &json!({})),
+        sms(),
+    ];
+    let mut room = Claimed::start(Cluster::builder(), &jobs).await?;
+    room.publish(None).await?;
+
+    room.start_worker(10).await?;
+    room.cluster.start_scheduler().await?;
+
+    let Claimed { cluster, ids, .. } = room;
+    for id in [ids[0], ids[3]] {
+        assert_eq!(cluster.wait_for_job(id, "completed").await?.attempt, 1);
+    }
+    cluster.wait_for_job(ids[1], "dead").await?;
+    let refused = eventually("the refusal is noted", async || {
+        let job = cluster.job(ids[2]).await?;
+        ensure!(job.state == "scheduled" && job.error.is_some(), "{job:?}");
+        Ok(job)
+    })
+    .await?;
+    assert_eq!(refused.attempt, 0, "what no worker took is charged nothing");
+    assert_eq!(cluster.provider.report().requests, 2);
+    cluster.finish().await
+}
+
+/// The prefetch bounds the jobs at work, whatever the number of messages.
+#[tokio::test]
+async fn a_redelivered_bundle_runs_only_what_has_not_run() -> anyhow::Result<()> {
+    let builder = Cluster::builder().lease("2s");
+    let mut room = Claimed::start(builder, &many_sms(20)).await?;
+    room.hold().await?;
+    let first = room.start_worker(5).await?;
+    let stranger = room.publish(None).await?;
+    room.wait_until_held(5).await?;
+    assert_eq!(stranger.depth(&work_queue("default")).await?.ready, 0);
+
+    room.cluster.kill(first).await?;
+    room.let_go()?;
+    room.cluster.start_scheduler().await?;
+    room.start_worker(5).await?;
+
+    // Nobody knows what became of the five: an SMS is not sent again without being asked for.
+    let Claimed { cluster, .. } = room;
+    cluster.wait_for("completed", 15).await?;
+    cluster.wait_for("held", 5).await?;
+    let report = cluster.provider.report();
+    assert_eq!((report.requests, report.duplicates), (20, 0), "{report:?}");
+    assert!(report.peak_in_flight <= 5, "{report:?}");
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_leaves_the_rest_of_a_bundle_to_others_at_once() -> anyhow::Result<()> {
+    let mut room = Claimed::start(Cluster::builder(), &many_sms(20)).await?;
+    room.hold().await?;
+    let first = room.start_worker(5).await?;
+    room.publish(None).await?;
+    room.wait_until_held(5).await?;
+    room.start_worker(20).await?;
+
+    room.cluster.signal(first, Signal::TERM)?;
+
+    room.wait_until_held(20).await?;
+    room.let_go()?;
+    room.cluster.start_scheduler().await?;
+    room.cluster.wait_for("completed", 20).await?;
+    assert_eq!(room.cluster.provider.report().requests, 20);
+    let ended = room.cluster.wait(first).await?;
+    assert!(ended.success(), "{ended}");
+    room.cluster.finish().await
+}
+
+/// Its jobs are delivered again to the same worker, over another channel.
+#[tokio::test]
+async fn a_bundle_survives_another_prefetch() -> anyhow::Result<()> {
+    let mut room = Claimed::start(Cluster::builder(), &many_sms(20)).await?;
+    room.hold().await?;
+    room.start_worker(5).await?;
+    room.publish(None).await?;
+    room.wait_until_held(5).await?;
+
+    let sql = "update postroad.queue set prefetch = 12 where name = 'default'";
+    room.cluster.query(sql, &[]).await?;
+
+    room.wait_until_held(12).await?;
+    room.let_go()?;
+    room.cluster.start_scheduler().await?;
+    room.cluster.wait_for("completed", 20).await?;
+    let report = room.cluster.provider.report();
+    assert_eq!((report.requests, report.peak_in_flight), (20, 12));
+    room.cluster.finish().await
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_bundle_that_expires_in_the_pipe_are_sent_again() -> anyhow::Result<()> {
+    let mut room = Claimed::start(Cluster::builder(), &many_sms(20)).await?;
+    room.publish(Some(50)).await?;
+    room.cluster.start_scheduler().await?;
+    room.cluster.start_worker().await?;
+
+    room.cluster.wait_for("completed", 20).await?;
+    let attempts = "select distinct attempt, dispatch from postroad.archive";
+    let rows = room.cluster.query(attempts, &[]).await?;
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].get::<_, i32>(0), rows[0].get::<_, i64>(1)), (1, 2));
+    room.cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_connection_cut_with_a_bundle_in_hand_runs_nothing_twice() -> anyhow::Result<()> {
+    let mut room = Claimed::start(Cluster::builder(), &many_sms(20)).await?;
+    let proxy = Proxy::start(room.cluster.amqp_addr()?)?;
+    room.hold().await?;
+    let worker = Program::worker()
+        .env("POSTROAD_PREFETCH", 5)
+        .amqp_through(&proxy);
+    room.cluster.start(worker).await?;
+    room.publish(None).await?;
+    room.wait_until_held(5).await?;
+
+    proxy.cut().await;
+    proxy.heal().await;
+    room.let_go()?;
+
+    room.cluster.start_scheduler().await?;
+    room.cluster.wait_for("completed", 20).await?;
+    assert_eq!(room.cluster.provider.report().requests, 20);
+    room.cluster.finish().await
+}
+
+/// Jobs and messages that the scheduler has sent.
+async fn sent(cluster: &Cluster) -> anyhow::Result<(u64, u64)> {
+    let metrics = cluster.metrics(cluster.scheduler(0)).await?;
+    let count = |name: &str| -> anyhow::Result<u64> {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let line = line.with_context(|| format!("no {name} in {metrics}"))?;
+        let (_, count) = line.rsplit_once(' ').context("a metric without a value")?;
+        Ok(count.parse()?)
+    };
+    Ok((
+        count("postroad_jobs_claimed_total{")?,
+        count("postroad_messages_published_total{")?,
+    ))
+}
+
+fn echoes(jobs: usize) -> Vec<NewJob> {
+    let echo = || job("echo", &json!({}));
+    std::iter::repeat_with(echo).take(jobs).collect()
+}
+
+/// A backlog of jobs that take no time, run by one worker with ten places.
+async fn backlog(cluster: &Cluster) -> anyhow::Result<(u64, u64)> {
+    const JOBS: i64 = 6000;
+    for _ in 0..JOBS / 1000 {
+        cluster.enqueue(&echoes(1000)).await?;
+    }
+    cluster.wait_for("completed", JOBS).await?;
+    sent(cluster).await
+}
+
+#[tokio::test]
+async fn a_backlog_travels_in_bundles() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().prefetch(10).start().await?;
+    let (jobs, messages) = backlog(&cluster).await?;
+    assert!(jobs >= 6000 && messages < jobs / 2, "{jobs} in {messages}");
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn what_is_no_backlog_travels_one_by_one() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().prefetch(10).start().await?;
+    for round in 1..=20 {
+        cluster.enqueue(&echoes(20)).await?;
+        cluster.wait_for("completed", 20 * round).await?;
+    }
+    assert_eq!(sent(&cluster).await?, (400, 400));
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn one_setting_turns_bundles_off() -> anyhow::Result<()> {
+    let builder = Cluster::builder().prefetch(10);
+    let cluster = builder.env("POSTROAD_BUNDLE", 1).start().await?;
+    let (jobs, messages) = backlog(&cluster).await?;
+    assert_eq!(jobs, messages);
+    cluster.finish().await
+}
+
+/// A worker of the version before says nothing of its prefetch.
+#[tokio::test]
+async fn nobody_who_cannot_read_a_bundle_gets_one() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().workers(2).prefetch(10).start().await?;
+    let old = "update postroad.process set prefetch = null
+        where id = (select max(id) from postroad.process where role = 'worker') returning id";
+    assert_eq!(cluster.query(old, &[]).await?.len(), 1);
+    let (jobs, messages) = backlog(&cluster).await?;
+    assert_eq!(jobs, messages);
+    cluster.finish().await
+}
