@@ -19,6 +19,37 @@ pub(crate) struct Backlog {
     /// Jobs that are due in a year, in the same table.
     pub(crate) later: i64,
     pub(crate) statistics: Statistics,
+    pub(crate) setup: Setup,
+}
+
+/// How a queue and its programs are set: one scheduler and one worker, as users would start them on
+/// such a machine for jobs that take no time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) prefetch: u16,
+    pub(crate) window: i32,
+    /// Jobs in one message, at most.
+    pub(crate) bundle: usize,
+}
+
+impl Setup {
+    /// One job in each message: a worker needs many of them in hand.
+    pub(crate) const ONE_BY_ONE: Self = Self {
+        prefetch: 1000,
+        window: 4000,
+        bundle: 1,
+    };
+    /// Several: as many fit as the window has room for beside each place.
+    pub(crate) const BUNDLED: Self = Self {
+        prefetch: 300,
+        window: 12_000,
+        bundle: 50,
+    };
+
+    fn programs(self, builder: Builder) -> Builder {
+        let builder = builder.workers(1).prefetch(self.prefetch);
+        builder.env("POSTROAD_BUNDLE", self.bundle)
+    }
 }
 
 /// What Postgres knows of the table of jobs when the drain begins.
@@ -40,6 +71,14 @@ impl Backlog {
             args_bytes: 100,
             later: 0,
             statistics: Statistics::Fresh,
+            setup: Setup::ONE_BY_ONE,
+        }
+    }
+
+    pub(crate) fn bundled(self) -> Self {
+        Self {
+            setup: Setup::BUNDLED,
+            ..self
         }
     }
 }
@@ -76,16 +115,6 @@ impl Drained {
     }
 }
 
-/// Programs as users would start them on such a machine: one scheduler, and workers with a prefetch
-/// and a window that suit jobs which take no time.
-pub(crate) const WORKERS: usize = 1;
-pub(crate) const PREFETCH: u16 = 1000;
-pub(crate) const WINDOW: i32 = 4000;
-
-pub(crate) fn programs(builder: Builder) -> Builder {
-    builder.workers(WORKERS).prefetch(PREFETCH)
-}
-
 const LOAD: &str = "
     insert into postroad.job (id, queue_id, kind_id, tenant_id, run_at, args)
     select postroad.uuid_v7(), q.id, k.id, t.ids[1 + n % array_length(t.ids, 1)],
@@ -112,25 +141,28 @@ pub(crate) async fn load(
     Ok(())
 }
 
-/// A cluster whose queue is `default` and has the window that is measured with, and `tenants`.
+/// A cluster whose queue is `default`, and `tenants`.
 pub(crate) async fn cluster(
     ground: &Ground,
     tenants: i64,
-    setup: impl FnOnce(Builder) -> Builder,
+    setup: Setup,
 ) -> anyhow::Result<Cluster> {
-    let cluster = ground.cluster(setup).await?;
+    let cluster = ground.cluster(|builder| setup.programs(builder)).await?;
     let names = "select postroad.queue_id('default'), postroad.kind_id('echo'), postroad.tenant_id('t' || n)
         from generate_series(1, $1::bigint) n";
     cluster.query(names, &[&tenants]).await?;
     cluster
-        .query("update postroad.queue set window_size = $1", &[&WINDOW])
+        .query(
+            "update postroad.queue set window_size = $1",
+            &[&setup.window],
+        )
         .await?;
     Ok(cluster)
 }
 
 /// Loads a backlog into a new database, then lets it go.
 pub(crate) async fn run(ground: &Ground, backlog: &Backlog) -> anyhow::Result<Drained> {
-    let cluster = cluster(ground, backlog.tenants, programs).await?;
+    let cluster = cluster(ground, backlog.tenants, backlog.setup).await?;
     if backlog.statistics == Statistics::OfEmpty {
         cluster.query("analyze postroad.job", &[]).await?;
     }
@@ -251,7 +283,7 @@ pub(crate) struct AtOnce {
 }
 
 pub(crate) async fn at_once(ground: &Ground, jobs: i64) -> anyhow::Result<AtOnce> {
-    let cluster = cluster(ground, 1, programs).await?;
+    let cluster = cluster(ground, 1, Setup::BUNDLED).await?;
     load(&cluster, jobs, 3600.0, 100).await?;
     // All of them at one moment that has not come yet.
     let due = "update postroad.job set run_at = now() + interval '5 seconds'";

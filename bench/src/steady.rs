@@ -8,7 +8,7 @@ use postroad_tests::harness::cluster::{Cluster, job};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::drain;
+use crate::drain::{self, Setup};
 use crate::ground::Ground;
 use crate::usage::peak_memory;
 
@@ -43,7 +43,7 @@ pub(crate) struct Steady {
 }
 
 pub(crate) async fn run(ground: &Ground, rate: f64, lasting: Duration) -> anyhow::Result<Steady> {
-    let cluster = drain::cluster(ground, 1, drain::programs).await?;
+    let cluster = drain::cluster(ground, 1, Setup::BUNDLED).await?;
     let wal = async || -> anyhow::Result<f64> {
         let sql = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8";
         Ok(cluster.query(sql, &[]).await?[0].get(0))

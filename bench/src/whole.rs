@@ -94,7 +94,7 @@ async fn enqueued(store: &postroad_common::store::Store, jobs: usize) -> anyhow:
     Ok((jobs / STATEMENT * STATEMENT) as f64 / started.elapsed().as_secs_f64())
 }
 
-/// The drain, beside the prototype; says how fast it was.
+/// The drain one by one and bundled, beside the prototype; says how fast the latter was.
 pub(crate) async fn drain(
     ground: &Ground,
     charts: &Charts<'_>,
@@ -104,50 +104,53 @@ pub(crate) async fn drain(
 ) -> anyhow::Result<f64> {
     const LIMIT: &str = "the prototype";
     let jobs = DRAINED / scale;
-    let (mut bare, mut bare_cpu, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    let backlog = Backlog::of(i64::try_from(jobs)?);
+    let (mut bare, mut bare_cpu) = (Vec::new(), Vec::new());
+    let (mut ours, mut bundled) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let site = ground.bare().await?;
         let outcome = raw::prototype::run(&site, ground.servers(), jobs, &args()).await?;
         bare.push(outcome.jobs_per_second);
         bare_cpu.push(outcome.cpu_per_1000);
         site.take_down().await?;
-        ours.push(drain::run(ground, &Backlog::of(i64::try_from(jobs)?)).await?);
+        ours.push(drain::run(ground, &backlog).await?);
+        bundled.push(drain::run(ground, &backlog.clone().bundled()).await?);
     }
-    let rates: Vec<f64> = ours.iter().map(|one| one.jobs_per_second).collect();
-    let drained = median(&rates);
     table.add(
         "limit: the whole path, bare prototype",
         "jobs/s",
         bare.clone(),
     );
-    table.add_beside("drain", "jobs/s", rates, LIMIT, &bare);
-    let cpu = ours.iter().map(Drained::cpu).collect();
-    table.add_beside(
-        "  CPU per 1,000 jobs, all processes",
-        "s",
-        cpu,
-        LIMIT,
-        &bare_cpu,
-    );
-    by_name(
-        &ours,
-        |one| &one.cpu_per_1000,
-        |name, runs| {
-            table.add(format!("  CPU per 1,000 jobs, {name}"), "s", runs);
-        },
-    );
-    by_name(
-        &ours,
-        |one| &one.peak_memory,
-        |name, runs| {
-            table.add(format!("  memory of the {name}, peak"), "MB", runs);
-        },
-    );
-    if charts.with_statements {
-        print_statements(&ours);
+    for (name, runs) in [("drain", &ours), ("drain, bundled", &bundled)] {
+        table.add_beside(name, "jobs/s", rates(runs), LIMIT, &bare);
+        let cpu = runs.iter().map(Drained::cpu).collect();
+        let all = "  CPU per 1,000 jobs, all processes";
+        table.add_beside(all, "s", cpu, LIMIT, &bare_cpu);
+        by_name(
+            runs,
+            |one| &one.cpu_per_1000,
+            |name, runs| {
+                table.add(format!("  CPU per 1,000 jobs, {name}"), "s", runs);
+            },
+        );
+        by_name(
+            runs,
+            |one| &one.peak_memory,
+            |name, runs| {
+                table.add(format!("  memory of the {name}, peak"), "MB", runs);
+            },
+        );
+        if charts.with_statements {
+            println!("{name}:");
+            print_statements(runs);
+        }
     }
-    draw(charts.dir, &ours)?;
-    Ok(drained)
+    draw(charts.dir, &ours, &bundled)?;
+    Ok(median(&rates(&bundled)))
+}
+
+fn rates(runs: &[Drained]) -> Vec<f64> {
+    runs.iter().map(|run| run.jobs_per_second).collect()
 }
 
 fn print_statements(runs: &[Drained]) {
@@ -175,9 +178,17 @@ fn by_name(
     }
 }
 
-fn draw(dir: &Path, runs: &[Drained]) -> anyhow::Result<()> {
-    let line = |(nth, run): (usize, &Drained)| Line {
-        name: format!("run {}", nth + 1),
+fn draw(dir: &Path, one_by_one: &[Drained], bundled: &[Drained]) -> anyhow::Result<()> {
+    let runs: Vec<_> = [("one by one", one_by_one), ("bundled", bundled)]
+        .into_iter()
+        .flat_map(|(how, runs)| {
+            runs.iter()
+                .enumerate()
+                .map(move |(nth, run)| (how, nth, run))
+        })
+        .collect();
+    let line = |(how, nth, run): &(&str, usize, &Drained)| Line {
+        name: format!("{how}, run {}", nth + 1),
         points: run
             .timeline
             .iter()
@@ -185,20 +196,20 @@ fn draw(dir: &Path, runs: &[Drained]) -> anyhow::Result<()> {
             .map(|(tenth, jobs)| (tenth as f64 / 10.0, *jobs as f64 * 10.0))
             .collect(),
     };
-    let lines: Vec<_> = runs.iter().enumerate().map(line).collect();
+    let lines: Vec<_> = runs.iter().map(line).collect();
     let title = "A backlog is drained: jobs that ended, by the second";
     chart::lines(&dir.join("drain.svg"), title, "seconds", "jobs/s", &lines)?;
-    let first = runs.first().context("a drain without a run")?;
+    let (_, _, first) = runs.first().context("a drain without a run")?;
     let parts: Vec<_> = first.cpu_per_1000.iter().map(|(name, _)| *name).collect();
-    let bar = |(nth, run): (usize, &Drained)| Bar {
-        name: format!("drain, run {}", nth + 1),
+    let bar = |(how, nth, run): &(&str, usize, &Drained)| Bar {
+        name: format!("{how}, run {}", nth + 1),
         values: run
             .cpu_per_1000
             .iter()
             .map(|(_, seconds)| seconds * 1000.0)
             .collect(),
     };
-    let bars: Vec<_> = runs.iter().enumerate().map(bar).collect();
+    let bars: Vec<_> = runs.iter().map(bar).collect();
     let title = "Where the processors' time goes";
     chart::bars(&dir.join("cpu.svg"), title, "µs per job", &parts, &bars)
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::measure::{GAP, Look, PACED, REST, Run};
 use super::peer::{Guarantees, claim};
-use crate::drain;
+use crate::drain::{self, Setup};
 use crate::ground::Ground;
 use crate::table::quantile;
 use crate::usage::peak_memory;
@@ -50,7 +50,7 @@ pub(super) const GUARANTEES: Guarantees = Guarantees {
 const BULK: usize = 1000;
 
 pub(super) async fn run(ground: &Ground, jobs: usize) -> anyhow::Result<Run> {
-    let cluster = drain::cluster(ground, 1, drain::programs).await?;
+    let cluster = drain::cluster(ground, 1, Setup::BUNDLED).await?;
     let measured = measure(ground, &cluster, jobs).await;
     let taken_down = cluster.take_down().await;
     let run = measured?;
