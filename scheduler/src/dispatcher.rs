@@ -218,13 +218,35 @@ fn rest_of_test() -> Option<Duration> {
 
 /// Which of the claimed jobs travel together.
 fn pack(queue: &DueQueue, claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
-    let most = match claimed.places {
-        Some(places) if claimed.is_backlog() => {
+    let most = match (claimed.places, bundle_of_test()) {
+        (Some(_), Some(jobs)) => jobs,
+        (Some(places), None) if claimed.is_backlog() => {
             bundling::jobs_per_message(bundle_max, queue.window, places, pace)
         }
         _ => 1,
     };
     bundling::pack(claimed.jobs, most, |job| job.args.len())
+}
+
+/// So many jobs in each message, backlog or not: a test can then break every step of a bundle's way.
+/// Never in a release build.
+#[cfg(debug_assertions)]
+fn bundle_of_test() -> Option<usize> {
+    use std::sync::LazyLock;
+
+    use postroad_common::config::Env;
+
+    static JOBS: LazyLock<Option<usize>> = LazyLock::new(|| {
+        let env = Env::of_process();
+        let text = env.text("POSTROAD_TEST_BUNDLE")?;
+        Some(text.parse().expect("a test says how many"))
+    });
+    *JOBS
+}
+
+#[cfg(not(debug_assertions))]
+fn bundle_of_test() -> Option<usize> {
+    None
 }
 
 /// Publishes a batch and gives back what did not arrive. If giving back fails, the rescuer does it.

@@ -126,7 +126,7 @@ fn names(queues: &Known<Vec<QueueRow>>) -> Vec<String> {
 }
 
 /// The variables of all programs, and those of `docker-compose.yml`; a test compares.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "POSTROAD_QUEUES",
     "POSTROAD_PREFETCH",
     "POSTROAD_LISTEN",
@@ -138,6 +138,7 @@ const VARIABLES: [&str; 19] = [
     "POSTROAD_LEASE",
     "POSTROAD_GRACE",
     "POSTROAD_RETENTION",
+    "POSTROAD_BUNDLE",
     "POSTROAD_LOG",
     "POSTROAD_LOG_FORMAT",
     "POSTROAD_MANAGEMENT_URL",

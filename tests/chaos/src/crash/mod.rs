@@ -136,7 +136,10 @@ fn judge(death: Death, report: &Report) -> Verdict {
     }
 }
 
-fn setup(point: &Point) -> Setup {
+/// The seventh time, jobs come in bundles.
+const BUNDLE: u32 = 5;
+
+fn setup(Death { point, hit }: Death) -> Setup {
     let mut provider = Behaviour {
         latency: Latency::Fixed(Duration::from_millis(20)),
         retry_after: Duration::from_secs(1),
@@ -164,6 +167,10 @@ fn setup(point: &Point) -> Setup {
         apis: 0,
         prefetch,
         lease: Duration::from_secs(2),
+        env: match hit {
+            Hit::Nth(7) => vec![("POSTROAD_TEST_BUNDLE", BUNDLE.to_string())],
+            _ => Vec::new(),
+        },
         provider,
         load: Load {
             rate: 80,
@@ -179,7 +186,7 @@ fn setup(point: &Point) -> Setup {
 }
 
 async fn of_program(death: Death, ground: &Ground) -> anyhow::Result<History> {
-    let mut stage = Stage::open(ground, setup(death.point)).await?;
+    let mut stage = Stage::open(ground, setup(death)).await?;
     match die(death, ground, &mut stage).await {
         Ok(submits) => stage.close(submits).await,
         Err(error) => {

@@ -3,6 +3,7 @@
 //! A new fault is a function in the file of what it breaks, and a row in that file's table.
 
 mod broker;
+mod bundles;
 mod clock;
 mod combined;
 mod database;
@@ -170,6 +171,7 @@ pub fn table() -> Vec<FaultRow> {
     all.extend(clock::rows());
     all.extend(leaks::rows());
     all.extend(combined::rows());
+    all.extend(bundles::rows());
     all
 }
 

@@ -146,11 +146,11 @@ async fn kill_and_replace(stage: &mut Stage, role: Role, times: usize) -> anyhow
     Ok(Acted::Done)
 }
 
-fn kill_workers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn kill_workers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(kill_and_replace(stage, Role::Worker, 5))
 }
 
-fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn kill_schedulers<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(kill_and_replace(stage, Role::Scheduler, 5))
 }
 
@@ -225,7 +225,7 @@ fn pause_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Worker, 0.5))
 }
 
-fn sleep_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn sleep_worker<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Worker, 2.5))
 }
 
@@ -237,7 +237,7 @@ fn sleep_scheduler<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(pause(stage, Role::Scheduler, 2.5))
 }
 
-fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         for actor in stage.actors.clone() {
             stage.note("SIGTERM", false);
@@ -311,7 +311,7 @@ fn upgrade<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
 }
 
 /// Each change has another consumer take over, with jobs in the hands of the one before.
-fn change_prefetch<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn change_prefetch<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("changes of the prefetch", false);
         let sql = "update postroad.queue set prefetch = $1";

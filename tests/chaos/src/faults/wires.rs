@@ -45,14 +45,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
         FaultRow::new(
             "partition-worker-rabbitmq",
             "workers cannot reach RabbitMQ, both ways",
-            |stage, _| {
-                Box::pin(stall(
-                    stage,
-                    Role::Worker,
-                    Server::RabbitMq,
-                    Direction::Both,
-                ))
-            },
+            partition_worker_rabbitmq,
         )
         .tier(Tier::Gate)
         .recovery(Recovery::Missed)
@@ -231,7 +224,16 @@ async fn stall(
     Ok(Acted::Done)
 }
 
-fn resets<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+pub(super) fn partition_worker_rabbitmq<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
+    Box::pin(stall(
+        stage,
+        Role::Worker,
+        Server::RabbitMq,
+        Direction::Both,
+    ))
+}
+
+pub(super) fn resets<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
         let fault = stage.begin("resets", true);
         for _ in 0..20 {
