@@ -5,6 +5,8 @@
 //! nobody else while its worker has the bundle in hand. So a bundle is never larger than
 //!
 //! * the operator allows: `POSTROAD_BUNDLE`;
+//! * the workers' places allow: half of what the smallest of them runs at once, so that many of its
+//!   jobs must be slow before others wait for a place in its hands;
 //! * the window allows: with a bundle in every place of every worker, half of it still waits in the
 //!   broker for whoever is faster, or comes later;
 //! * the pace allows: it holds work of [`WORK_MAX`] for one place. Jobs that take long travel alone.
@@ -13,6 +15,8 @@
 //! would be saved, and a job would wait for its neighbours.
 
 use std::time::{Duration, Instant};
+
+use postroad_common::store::Places;
 
 /// The work in a bundle, at most, as long as the queue keeps its pace.
 const WORK_MAX: Duration = Duration::from_millis(500);
@@ -58,15 +62,13 @@ impl Pace {
     }
 }
 
-/// How many jobs to put into a message: of a queue with a window, whose workers run `places` jobs at
-/// once. 1: no bundles.
-pub(crate) fn jobs_per_message(most: usize, window: i64, places: i64, pace: &Pace) -> usize {
-    let places = places.max(1);
-    let by_window = window / 2 / places;
-    let by_pace = pace.per_second * WORK_MAX.as_secs_f64() / places as f64;
-    usize::try_from(by_window.min(by_pace as i64))
-        .unwrap_or(0)
-        .clamp(1, most.max(1))
+/// How many jobs of a queue with a window to put into a message. 1: no bundles.
+pub(crate) fn jobs_per_message(most: usize, window: i64, places: Places, pace: &Pace) -> usize {
+    let total = places.total.max(1);
+    let by_window = window / 2 / total;
+    let by_pace = pace.per_second * WORK_MAX.as_secs_f64() / total as f64;
+    let jobs = by_window.min(by_pace as i64).min(places.least / 2);
+    usize::try_from(jobs).unwrap_or(0).clamp(1, most.max(1))
 }
 
 /// Cuts what was claimed into messages of at most so many jobs and bytes, in order.
@@ -104,19 +106,20 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_bounded_by_the_setting_the_window_and_the_pace() {
-        assert_eq!(jobs_per_message(50, 100_000, 100, &pace(1e6)), 50, "set");
-        assert_eq!(jobs_per_message(50, 4000, 200, &pace(1e6)), 10, "window");
-        assert_eq!(
-            jobs_per_message(50, 100_000, 100, &pace(2000.0)),
-            10,
-            "pace"
-        );
-        assert_eq!(jobs_per_message(1, 100_000, 100, &pace(1e6)), 1, "off");
+    fn a_bundle_is_bounded_by_the_setting_the_places_the_window_and_the_pace() {
+        let jobs = |most, window, (total, least), per_second| {
+            jobs_per_message(most, window, Places { total, least }, &pace(per_second))
+        };
+        assert_eq!(jobs(50, 100_000, (100, 100), 1e6), 50, "set");
+        assert_eq!(jobs(50, 100_000, (100, 20), 1e6), 10, "places");
+        assert_eq!(jobs(50, 4000, (200, 100), 1e6), 10, "window");
+        assert_eq!(jobs(50, 100_000, (100, 100), 2000.0), 10, "pace");
+        assert_eq!(jobs(1, 100_000, (100, 100), 1e6), 1, "off");
         for slow in [0.0, 2.0, 100.0] {
-            assert_eq!(jobs_per_message(50, 100_000, 100, &pace(slow)), 1);
+            assert_eq!(jobs(50, 100_000, (100, 100), slow), 1);
         }
-        assert_eq!(jobs_per_message(50, 100, 2000, &pace(1e6)), 1);
+        assert_eq!(jobs(50, 100_000, (1, 1), 1e6), 1);
+        assert_eq!(jobs(50, 100, (2000, 2000), 1e6), 1);
     }
 
     #[test]

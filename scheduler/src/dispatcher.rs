@@ -38,7 +38,7 @@ mod lane;
 
 /// What is being claimed, or published and not yet confirmed, at most, in messages or in units of
 /// [`UNIT_BYTES`] of args, whichever are more: one full batch is under way while the next is claimed,
-/// or any number of small ones.
+/// or any number of small ones. A claim that was to be bundled, and was not, is over it once.
 const UNITS_IN_FLIGHT: i64 = 2 * BATCH;
 /// Bytes of args that take as much memory, on their way, as a message does.
 const UNIT_BYTES: usize = 1024;
@@ -108,9 +108,10 @@ impl Dispatcher {
         let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
             return Ok(false);
         };
-        let (now, nothing) = (Instant::now(), Cursor::default());
+        let (now, beginning) = (Instant::now(), Cursor::default());
         let credit_min = lane.credit_min(now, queue.window);
-        let cursor = lane.backlog(now).unwrap_or(&nothing);
+        let known = lane.backlog(now);
+        let (is_from_beginning, cursor) = (known.is_none(), known.unwrap_or(&beginning));
         let claimed = self
             .store
             .claim(queue, limit, credit_min, me, cursor)
@@ -121,7 +122,7 @@ impl Dispatcher {
         };
         let jobs = claimed.jobs.len();
         let bytes = claimed.args_bytes();
-        let pace = lane.claimed(Instant::now(), limit, &claimed);
+        let pace = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
         let messages = pack(queue, claimed, self.bundle_max, pace);
         lane.packed(jobs, messages.len());
         let units = messages.len().max(bytes / UNIT_BYTES);
@@ -220,7 +221,7 @@ fn rest_of_test() -> Option<Duration> {
 fn pack(queue: &DueQueue, claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
     let most = match (claimed.places, bundle_of_test()) {
         (Some(_), Some(jobs)) => jobs,
-        (Some(places), None) if claimed.is_backlog() => {
+        (Some(places), None) if claimed.is_backlog => {
             bundling::jobs_per_message(bundle_max, queue.window, places, pace)
         }
         _ => 1,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
 use postroad_common::broker::topology::work_queue;
 use postroad_common::job::{JobId, NewJob};
 use postroad_common::store::{Claim, Cursor, NewProcess, Role};
@@ -241,27 +242,41 @@ fn echoes(jobs: usize) -> Vec<NewJob> {
     std::iter::repeat_with(echo).take(jobs).collect()
 }
 
-/// A backlog of jobs that take no time, run by one worker with ten places.
-async fn backlog(cluster: &Cluster) -> anyhow::Result<(u64, u64)> {
-    const JOBS: i64 = 6000;
+/// Jobs of a backlog.
+const JOBS: i64 = 8000;
+
+/// A backlog of jobs that take no time, there before the first scheduler is, and with `before` so many
+/// more; how many messages there were fewer than jobs.
+async fn backlog(
+    builder: Builder,
+    before: impl AsyncFnOnce(&Cluster) -> anyhow::Result<i64>,
+) -> anyhow::Result<(Cluster, u64)> {
+    let builder = builder.schedulers(0).prefetch(20);
+    let mut cluster = builder.start().await?;
+    let more = before(&cluster).await?;
     for _ in 0..JOBS / 1000 {
         cluster.enqueue(&echoes(1000)).await?;
     }
-    cluster.wait_for("completed", JOBS).await?;
-    sent(cluster).await
+    cluster.start_scheduler().await?;
+    cluster.wait_for("completed", JOBS + more).await?;
+    let (jobs, messages) = sent(&cluster).await?;
+    Ok((cluster, jobs - messages))
+}
+
+async fn nothing(_: &Cluster) -> anyhow::Result<i64> {
+    Ok(0)
 }
 
 #[tokio::test]
 async fn a_backlog_travels_in_bundles() -> anyhow::Result<()> {
-    let cluster = Cluster::builder().prefetch(10).start().await?;
-    let (jobs, messages) = backlog(&cluster).await?;
-    assert!(jobs >= 6000 && messages < jobs / 2, "{jobs} in {messages}");
+    let (cluster, fewer) = backlog(Cluster::builder(), nothing).await?;
+    assert!(fewer > 1000, "{fewer}");
     cluster.finish().await
 }
 
 #[tokio::test]
 async fn what_is_no_backlog_travels_one_by_one() -> anyhow::Result<()> {
-    let cluster = Cluster::builder().prefetch(10).start().await?;
+    let cluster = Cluster::builder().prefetch(20).start().await?;
     for round in 1..=20 {
         cluster.enqueue(&echoes(20)).await?;
         cluster.wait_for("completed", 20 * round).await?;
@@ -272,21 +287,49 @@ async fn what_is_no_backlog_travels_one_by_one() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn one_setting_turns_bundles_off() -> anyhow::Result<()> {
-    let builder = Cluster::builder().prefetch(10);
-    let cluster = builder.env("POSTROAD_BUNDLE", 1).start().await?;
-    let (jobs, messages) = backlog(&cluster).await?;
-    assert_eq!(jobs, messages);
+    let builder = Cluster::builder().env("POSTROAD_BUNDLE", 1);
+    let (cluster, fewer) = backlog(builder, nothing).await?;
+    assert_eq!(fewer, 0);
     cluster.finish().await
 }
 
-/// A worker of the version before says nothing of its prefetch.
+/// Programs of the version before do not say that they read bundles: a worker would get them as
+/// deliveries, a scheduler as dead letters. One that was called lost may still listen.
 #[tokio::test]
 async fn nobody_who_cannot_read_a_bundle_gets_one() -> anyhow::Result<()> {
-    let cluster = Cluster::builder().workers(2).prefetch(10).start().await?;
-    let old = "update postroad.process set prefetch = null
-        where id = (select max(id) from postroad.process where role = 'worker') returning id";
-    assert_eq!(cluster.query(old, &[]).await?.len(), 1);
-    let (jobs, messages) = backlog(&cluster).await?;
-    assert_eq!(jobs, messages);
+    for (role, lost_at) in [
+        ("worker", None),
+        ("scheduler", None),
+        ("worker", Some(Timestamp::now())),
+    ] {
+        let old = "insert into postroad.process (role, host, pid, version, queues, lease, lost_at)
+            values ($1, 'old', 1, '0', '{default}', '1 hour', $2)";
+        let beside = async |cluster: &Cluster| {
+            cluster.query(old, &[&role, &lost_at]).await?;
+            Ok(0)
+        };
+        let (cluster, fewer) = backlog(Cluster::builder(), beside).await?;
+        assert_eq!(fewer, 0, "{role} {lost_at:?}");
+        // Nobody can be reached under that name.
+        let gone = "update postroad.process set stopped_at = now() where host = 'old'";
+        cluster.query(gone, &[]).await?;
+        cluster.finish().await?;
+    }
+    Ok(())
+}
+
+/// One tenant's backlog is one, whatever little the others have.
+#[tokio::test]
+async fn a_backlog_beside_tenants_with_few_jobs_travels_in_bundles() -> anyhow::Result<()> {
+    let others = async |cluster: &Cluster| {
+        let mut jobs = echoes(60);
+        for (n, job) in jobs.iter_mut().enumerate() {
+            job.tenant = format!("t{n}").parse()?;
+        }
+        cluster.enqueue(&jobs).await?;
+        Ok(60)
+    };
+    let (cluster, fewer) = backlog(Cluster::builder(), others).await?;
+    assert!(fewer > 1000, "{fewer}");
     cluster.finish().await
 }

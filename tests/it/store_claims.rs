@@ -242,8 +242,8 @@ async fn a_window_with_too_little_room_waits_for_more() {
     assert!(claim(11).await.unwrap().is_none());
     let claimed = claim(10).await.unwrap().unwrap();
     assert_eq!(
-        (claimed.jobs.len(), claimed.credit, claimed.in_pipe),
-        (10, 10, 90)
+        (claimed.jobs.len(), claimed.is_backlog, claimed.in_pipe),
+        (10, true, 90)
     );
 }
 

@@ -93,7 +93,6 @@ impl Executor {
                 Err(panic) => unknown("panic", panic_text(&*panic)),
             };
             failpoint!("executor.ended");
-            drop(permit);
             let (word, took) = (word(&ending), started.elapsed());
             metrics::attempt(name.as_str(), word, late, took);
             if let Some(line) = line {
@@ -105,6 +104,8 @@ impl Executor {
             };
             // Fails only when the finisher is gone, at the very end: then the rescuer decides.
             drop(finished.send(Finished { ticket, outcome }).await);
+            // Not before: outcomes that cannot be written must not let more jobs begin.
+            drop(permit);
         });
     }
 }

@@ -28,8 +28,7 @@ use crate::prefetch::Prefetch;
 use crate::registry::{RegisterError, Registry};
 use crate::settings::Settings;
 
-/// Deliveries waiting for the gate, and outcomes waiting to be written. Both are bounded by the
-/// prefetch long before.
+/// Jobs waiting for the gate. They have places, which bound them long before.
 const CHANNEL: usize = 1024;
 /// After it was told to let go, how long a worker may still take to write what it has: moments when
 /// Postgres answers, and two tries when it does not.
@@ -121,8 +120,16 @@ impl Worker {
         let listener = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
         let settings = TenantSettings::new(&store, &listener);
         let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
-        let (stages, asking) =
-            Stages::start(&store, &membership, settings, &prefetch, &health, &shutdown);
+        let places = usize::from(config.prefetch) * names.len();
+        let (stages, asking) = Stages::start(
+            places,
+            &store,
+            &membership,
+            settings,
+            &prefetch,
+            &health,
+            &shutdown,
+        );
         let canceller = Canceller {
             store: store.clone(),
             membership: membership.clone(),
@@ -184,8 +191,10 @@ struct Stages {
 }
 
 impl Stages {
-    /// Starts them. Deliveries go into the sender; when it is dropped, the stages come to an end.
+    /// Starts them, for so many jobs at once. Deliveries go into the sender; when it is dropped, the
+    /// stages come to an end.
     fn start(
+        places: usize,
         store: &Store,
         membership: &Membership,
         settings: TenantSettings,
@@ -194,7 +203,8 @@ impl Stages {
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Sender<Asking>) {
         let (asking, asked) = mpsc::channel(CHANNEL);
-        let (finished, outcomes) = mpsc::channel(CHANNEL);
+        // So many wait to be written, and then no more begin.
+        let (finished, outcomes) = mpsc::channel(places.max(1));
         let running = TaskTracker::new();
         let cancellations = Cancellations::default();
         let gatekeeper = Gatekeeper {

@@ -51,26 +51,30 @@ pub struct Claim {
 pub struct Claimed {
     /// The jobs, in the order in which they should be sent; never empty.
     pub jobs: Vec<Claim>,
-    /// How many the queue could have given: as many were claimed when there is a backlog.
-    pub credit: i64,
+    /// Whether a tenant had as many due jobs as its share, or more: then more may be due.
+    pub is_backlog: bool,
     /// How many were in the pipe before.
     pub in_pipe: i64,
-    /// How many jobs its workers run at once, all together. None: it has none, or one of them can
-    /// read only one job per message.
-    pub places: Option<i64>,
+    /// What its workers have room for. None: it has none, or somebody who may get its messages can
+    /// read only one job in each.
+    pub places: Option<Places>,
     /// How far it came, for the next claim.
     pub reached: Cursor,
+}
+
+/// How many jobs the workers of a queue run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// All together.
+    pub total: i64,
+    /// The one with the fewest.
+    pub least: i64,
 }
 
 impl Claimed {
     /// Bytes of args, all together.
     pub fn args_bytes(&self) -> usize {
         self.jobs.iter().map(|job| job.args.len()).sum()
-    }
-
-    /// Whether more was due than it was allowed to take, as far as it can tell.
-    pub fn is_backlog(&self) -> bool {
-        i64::try_from(self.jobs.len()).is_ok_and(|jobs| jobs >= self.credit)
     }
 }
 
@@ -149,32 +153,45 @@ const DUE_QUEUES: &str = "
         cross join lateral (
             select j.tenant_id from postroad.job j
             where j.queue_id = w.queue_id and j.stage = 0 and j.tenant_id > w.tenant_id
-            order by j.tenant_id limit 1) next)
-    select q.id, q.name, q.window_size::bigint,
-           (extract(epoch from q.pipe_ttl) * 1000)::bigint
-    from postroad.queue q
-    where exists (
-        select from walk w
-        cross join generate_series(0, 3) p(priority)
-        cross join lateral (
-            select from postroad.job j
-            where j.queue_id = w.queue_id and j.tenant_id = w.tenant_id
-              and j.priority = p.priority and j.stage = 0 and j.run_at <= now()
-            limit 1) due
-        where w.queue_id = q.id)
-       or (q.id = any($1) and q.paused_at is null)
-    order by q.id";
+            order by j.tenant_id limit 1) next),
+    found as (
+        select q.* from postroad.queue q
+        where exists (
+            select from walk w
+            cross join generate_series(0, 3) p(priority)
+            cross join lateral (
+                select from postroad.job j
+                where j.queue_id = w.queue_id and j.tenant_id = w.tenant_id
+                  and j.priority = p.priority and j.stage = 0 and j.run_at <= now()
+                limit 1) due
+            where w.queue_id = q.id)
+        union all
+        select q.* from postroad.queue q where q.id = any($1) and q.paused_at is null)
+    select id, name, window_size::bigint, (extract(epoch from pipe_ttl) * 1000)::bigint
+    from found
+    order by id";
 
 /// One scheduler per queue at a time. Who does not get the lock leaves the queue to who has it.
 /// The lock is the queue's row and not an advisory one: it needs no number space of its own.
+///
+/// Whoever may get one of its messages, as a delivery or as a dead letter, must be able to read it
+/// before it may hold several jobs. One that could not and was called lost may be back, or still
+/// listen to RabbitMQ: for an hour it counts.
 const LOCK_QUEUE: &str = "
-    select q.rate_per_second is not null,
-           (select case when bool_and(p.prefetch is not null)
-                   then sum(coalesce(q.prefetch, p.prefetch)) end
+    select q.rate_per_second is not null, readers.total, readers.least
+    from postroad.queue q
+    cross join lateral (
+        select case when bool_and(p.reads_bundles) then sum(p.places) end as total,
+               min(p.places)::bigint as least
+        from (
+            select p.reads_bundles,
+                   case when p.role = 'worker' then coalesce(q.prefetch, p.prefetch) end as places
             from postroad.process p
-            where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
-              and q.name = any(p.queues))
-    from postroad.queue q where q.id = $1 and q.paused_at is null
+            where p.stopped_at is null
+              and (p.role = 'scheduler' or (p.role = 'worker' and q.name = any(p.queues)))
+              and (p.lost_at is null
+                   or (not p.reads_bundles and p.lost_at > now() - interval '1 hour'))) p) readers
+    where q.id = $1 and q.paused_at is null
     for no key update of q skip locked";
 
 /// Takes $2 tokens out of the bucket, after what has dripped in.
@@ -244,7 +261,7 @@ const CLAIM: &str = "
         from due, credit
         order by due.turn),
     pick as materialized (
-        select job.at
+        select job.at, due.tenant_id, due.n
         from share due
         cross join lateral (
             select one.at
@@ -265,7 +282,8 @@ const CLAIM: &str = "
     where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
               floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
-              (select n from credit), (select in_pipe from credit)";
+              (select exists (select from pick p group by p.tenant_id, p.n having count(*) >= p.n)),
+              (select in_pipe from credit)";
 
 /// Only what was never started may be let go: a started job is its worker's.
 const RELEASE: &str = "
@@ -340,7 +358,11 @@ impl Store {
                 failpoint!("claim.before_commit");
                 tx.commit().await?;
                 failpoint!("claim.committed");
-                Ok(Some((locked.get(1), rows, kinds, tenants)))
+                let (total, least): (Option<i64>, Option<i64>) = (locked.get(1), locked.get(2));
+                let places = total
+                    .zip(least)
+                    .map(|(total, least)| Places { total, least });
+                Ok(Some((places, rows, kinds, tenants)))
             })
             .await?;
         let Some((places, rows, kinds, tenants)) = claimed else {
@@ -358,7 +380,7 @@ impl Store {
         };
         let reached = Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9))));
         Ok(Some(Claimed {
-            credit: rows[0].get(10),
+            is_backlog: rows[0].get(10),
             in_pipe: rows[0].get(11),
             places,
             reached,

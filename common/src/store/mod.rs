@@ -89,7 +89,7 @@ use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use audit::{Actor, Changed};
-pub use claims::{Claim, Claimed, Cursor, DueQueue};
+pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
 pub use gauges::{COUNTED_MAX, QueueGauges};

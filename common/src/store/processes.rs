@@ -56,7 +56,7 @@ pub struct NewProcess {
     /// How long it may be silent before it is called lost.
     pub lease: Duration,
     /// How many jobs of a queue it runs at once, unless the queue says otherwise. None: it runs none,
-    /// or cannot read messages with several.
+    /// or is a worker that cannot read messages with several.
     pub prefetch: Option<u16>,
 }
 
@@ -72,8 +72,8 @@ pub struct WatchedProcess {
 }
 
 const REGISTER: &str = "
-    insert into postroad.process (role, host, pid, version, queues, lease, prefetch)
-    values ($1, $2, $3, $4, $5, $6 * interval '1 ms', $7)
+    insert into postroad.process (role, host, pid, version, queues, lease, prefetch, reads_bundles)
+    values ($1, $2, $3, $4, $5, $6 * interval '1 ms', $7, $1 <> 'worker' or $7::int is not null)
     returning id";
 
 const BEAT: &str = "

@@ -76,8 +76,15 @@ impl Lane {
         is_known.then_some(&backlog.cursor)
     }
 
-    /// Notes a claim of up to `limit` jobs; says at what pace jobs leave the pipe.
-    pub(super) fn claimed(&mut self, now: Instant, limit: i64, claimed: &Claimed) -> &Pace {
+    /// Notes a claim of up to `limit` jobs, made from the beginning or where [`Self::backlog`] said; says
+    /// at what pace jobs leave the pipe.
+    pub(super) fn claimed(
+        &mut self,
+        now: Instant,
+        limit: i64,
+        is_from_beginning: bool,
+        claimed: &Claimed,
+    ) -> &Pace {
         let bytes_each = claimed.args_bytes() / claimed.jobs.len().max(1);
         let most = if self.is_bundled {
             BATCH_BUNDLED
@@ -88,14 +95,15 @@ impl Lane {
         self.next_limit = next_limit(limit, most, bytes_each);
         let reached = claimed.reached.clone();
         self.backlog = match self.backlog.take() {
-            _ if !claimed.is_backlog() => None,
-            Some(mut known) if now.duration_since(known.since) < BACKLOG_KNOWN => {
-                known.cursor.advance(reached);
-                Some(known)
-            }
-            _ => Some(Backlog {
+            _ if !claimed.is_backlog => None,
+            // Only a claim from the beginning has passed over nothing.
+            _ if is_from_beginning => Some(Backlog {
                 since: now,
                 cursor: reached,
+            }),
+            known => known.map(|mut known| {
+                known.cursor.advance(reached);
+                known
             }),
         };
         let in_pipe = claimed.in_pipe;
@@ -146,26 +154,30 @@ mod tests {
     /// Nothing is claimed from the middle on for long: what came late must be found.
     #[test]
     fn a_backlog_is_known_for_a_moment_and_not_after_a_claim_that_left_nothing() {
-        let claimed = |credit| Claimed {
+        let claimed = |is_backlog| Claimed {
             jobs: Vec::new(),
-            credit,
+            is_backlog,
             in_pipe: 0,
             places: None,
             reached: Cursor::default(),
         };
         let start = Instant::now();
-        let (mut lane, soon) = (Lane::default(), start + BACKLOG_KNOWN / 2);
-        assert!(lane.backlog(start).is_none());
-        lane.claimed(start, 100, &claimed(0));
-        assert!(lane.backlog(soon).is_some());
-        lane.claimed(soon, 100, &claimed(0));
-        assert!(
-            lane.backlog(start + BACKLOG_KNOWN).is_none(),
-            "since the first"
+        let (mut lane, soon, later) = (
+            Lane::default(),
+            start + BACKLOG_KNOWN / 2,
+            start + BACKLOG_KNOWN,
         );
-        lane.claimed(start + BACKLOG_KNOWN, 100, &claimed(0));
-        assert!(lane.backlog(start + BACKLOG_KNOWN).is_some());
-        lane.claimed(start + BACKLOG_KNOWN, 100, &claimed(1));
-        assert!(lane.backlog(start + BACKLOG_KNOWN).is_none());
+        assert!(lane.backlog(start).is_none());
+        lane.claimed(start, 100, true, &claimed(true));
+        assert!(lane.backlog(soon).is_some());
+        lane.claimed(soon, 100, false, &claimed(true));
+        assert!(lane.backlog(later).is_none(), "since the first");
+        // Begun before, and answered late.
+        lane.claimed(later, 100, false, &claimed(true));
+        assert!(lane.backlog(later).is_none(), "it passed over something");
+        lane.claimed(later, 100, true, &claimed(true));
+        assert!(lane.backlog(later).is_some());
+        lane.claimed(later, 100, false, &claimed(false));
+        assert!(lane.backlog(later).is_none());
     }
 }
