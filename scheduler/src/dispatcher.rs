@@ -11,7 +11,7 @@
 //! | writing the message | it may have arrived: it runs. If the rescuer came first, the gate refuses it | rescuer, gate |
 //! | a nack or return, before the release | as after the claim | rescuer |
 //!
-//! Under backlog a message carries several jobs (see [`crate::bundling`]); what is said above holds for
+//! Under backlog a message carries several jobs (see `bundling`); what is said above holds for
 //! each of them.
 //!
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
