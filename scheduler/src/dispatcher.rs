@@ -70,8 +70,7 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// `queues` tells the publisher which queues must exist. A message has at most `bundle_max` jobs.
-    /// Batches under way are tasks of
-    /// `publishing`, to be waited for when the service has ended.
+    /// Batches under way are tasks of `publishing`, to be waited for when the service has ended.
     pub fn new(
         store: Store,
         publisher: Publisher,

@@ -158,7 +158,8 @@ impl Lane {
 }
 
 impl Inbox {
-    /// The next job, and a place to run it. Nothing is lost if this is given up.
+    /// The next job, and a place to run it. Nothing is lost if this is given up: a delivery that was
+    /// being rejected comes again when the channel ends.
     async fn next(&mut self, room: &Room) -> Result<(OwnedSemaphorePermit, Received), Error> {
         // Room first: after a lost connection the jobs of the old one still run.
         let place = room.enter().await;
