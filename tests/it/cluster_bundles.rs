@@ -1,12 +1,10 @@
 //! Several jobs in one message: each keeps its own fate, whatever happens to the message.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
 use postroad_common::broker::topology::work_queue;
 use postroad_common::job::{JobId, NewJob};
-use postroad_common::store::{Claim, Cursor, NewProcess, Role};
+use postroad_common::store::{Claim, Cursor, Role};
 use postroad_provision::Signal;
 use postroad_tests::harness::broker::{Forged, Stranger};
 use postroad_tests::harness::cluster::{
@@ -15,6 +13,8 @@ use postroad_tests::harness::cluster::{
 use postroad_tests::proxy::Proxy;
 use postroad_tests::simulator::{Behaviour, Latency, Report};
 use serde_json::json;
+
+use crate::store_fixture::{AN_HOUR, register};
 
 /// A cluster without programs, whose jobs have been claimed and are not in RabbitMQ yet.
 struct Claimed {
@@ -26,16 +26,7 @@ struct Claimed {
 impl Claimed {
     async fn start(builder: Builder, jobs: &[NewJob]) -> anyhow::Result<Self> {
         let cluster = builder.schedulers(0).workers(0).start().await?;
-        let claimer = NewProcess {
-            role: Role::Scheduler,
-            host: "test".to_owned(),
-            pid: 1,
-            version: "0",
-            queues: Vec::new(),
-            lease: Duration::from_secs(3600),
-            prefetch: None,
-        };
-        let claimer = cluster.store.register(&claimer).await?;
+        let claimer = register(&cluster.store, Role::Scheduler, AN_HOUR).await;
         let ids = cluster.enqueue(jobs).await?;
         let queue = cluster.store.due_queues(&[]).await?.remove(0);
         let claimed = cluster
@@ -224,16 +215,13 @@ async fn a_connection_cut_with_a_bundle_in_hand_runs_nothing_twice() -> anyhow::
 
 /// Jobs and messages that the scheduler has sent.
 async fn sent(cluster: &Cluster) -> anyhow::Result<(u64, u64)> {
-    let metrics = cluster.metrics(cluster.scheduler(0)).await?;
-    let count = |name: &str| -> anyhow::Result<u64> {
-        let line = metrics.lines().find(|line| line.starts_with(name));
-        let line = line.with_context(|| format!("no {name} in {metrics}"))?;
-        let (_, count) = line.rsplit_once(' ').context("a metric without a value")?;
-        Ok(count.parse()?)
+    let count = async |name: &str| {
+        let counted = cluster.counted(cluster.scheduler(0), name).await?;
+        counted.with_context(|| format!("no {name}"))
     };
     Ok((
-        count("postroad_jobs_claimed_total{")?,
-        count("postroad_messages_published_total{")?,
+        count("postroad_jobs_claimed_total").await?,
+        count("postroad_messages_published_total").await?,
     ))
 }
 

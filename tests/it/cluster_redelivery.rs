@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use postroad_common::broker::topology::work_queue;
-use postroad_common::store::{
-    Cursor, Ending, Fenced, Gate, GateVerdict, NewProcess, Outcome, Role,
-};
+use postroad_common::store::{Cursor, Ending, Fenced, Gate, GateVerdict, Outcome, Role};
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms, sms};
 use postroad_tests::proxy::Proxy;
 use postroad_tests::simulator::{Behaviour, Latency};
+
+use crate::store_fixture::{AN_HOUR, register};
 
 fn hold() -> Behaviour {
     Behaviour {
@@ -163,16 +163,7 @@ async fn a_deleted_queue_is_made_again_and_its_jobs_run() -> anyhow::Result<()> 
 async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::Result<()> {
     let cluster = Cluster::builder().schedulers(0).workers(0).start().await?;
     let store = &cluster.store;
-    let process = NewProcess {
-        role: Role::Worker,
-        host: "test".to_owned(),
-        pid: 1,
-        version: "0",
-        queues: Vec::new(),
-        lease: Duration::from_secs(3600),
-        prefetch: None,
-    };
-    let me = store.register(&process).await?;
+    let me = register(store, Role::Worker, AN_HOUR).await;
     let ids = cluster.enqueue(&[sms()]).await?;
     let [old, new] = [1, 2].map(|dispatch| Fenced {
         id: ids[0],

@@ -32,8 +32,8 @@ impl Room {
         let store = database.store();
         Self {
             sql: database.client().await,
-            scheduler: register(&store, Role::Scheduler).await,
-            worker: register(&store, Role::Worker).await,
+            scheduler: register(&store, Role::Scheduler, LEASE).await,
+            worker: register(&store, Role::Worker, LEASE).await,
             store,
             database,
         }
@@ -41,7 +41,7 @@ impl Room {
 
     /// A further worker.
     pub(crate) async fn another_worker(&self) -> ProcessId {
-        register(&self.store, Role::Worker).await
+        register(&self.store, Role::Worker, LEASE).await
     }
 
     pub(crate) async fn enqueue(&self, job: NewJob) -> JobId {
@@ -220,14 +220,19 @@ impl Room {
     }
 }
 
-async fn register(store: &Store, role: Role) -> ProcessId {
+const LEASE: Duration = Duration::from_secs(30);
+/// The lease of a process that never beats, where schedulers watch.
+pub(crate) const AN_HOUR: Duration = Duration::from_secs(3600);
+
+/// Introduces a process that is not there.
+pub(crate) async fn register(store: &Store, role: Role, lease: Duration) -> ProcessId {
     let process = NewProcess {
         role,
         host: "test".to_owned(),
         pid: 1,
         version: "0",
         queues: Vec::new(),
-        lease: Duration::from_secs(30),
+        lease,
         prefetch: None,
     };
     store.register(&process).await.unwrap()

@@ -310,8 +310,9 @@ impl Store {
     }
 
     /// Claims up to `limit` due jobs of a queue for the scheduler `claimer`, in the order in which
-    /// they should be sent; those that earlier claims came to are passed over. None when less than `credit_min` of the window is free, when nothing
-    /// is due, or while another scheduler is claiming from this queue.
+    /// they should be sent; what is before `cursor` is passed over. None when less than `credit_min`
+    /// of the window is free, when nothing is due, or while another scheduler is claiming from this
+    /// queue.
     pub async fn claim(
         &self,
         queue: &DueQueue,

@@ -82,10 +82,7 @@ fn first_bundles<'a>(stage: &'a mut Stage, field: &'a Field, act: Act) -> Acting
     Box::pin(async move {
         eventually("jobs travel in bundles", async || {
             let (jobs, messages) = sent(stage).await?;
-            ensure!(
-                messages + 100.0 < jobs,
-                "{jobs} jobs in {messages} messages"
-            );
+            ensure!(messages + 100 < jobs, "{jobs} jobs in {messages} messages");
             Ok(())
         })
         .await?;
@@ -94,19 +91,14 @@ fn first_bundles<'a>(stage: &'a mut Stage, field: &'a Field, act: Act) -> Acting
 }
 
 /// Jobs and messages that the schedulers have sent.
-async fn sent(stage: &Stage) -> anyhow::Result<(f64, f64)> {
-    let (mut jobs, mut messages) = (0.0, 0.0);
+async fn sent(stage: &Stage) -> anyhow::Result<(u64, u64)> {
+    let (mut jobs, mut messages) = (0, 0);
     for scheduler in stage.of(Role::Scheduler) {
-        let page = stage.cluster.metrics(scheduler).await?;
-        let sum = |name: &str| -> f64 {
-            let lines = page.lines().filter(|line| line.starts_with(name));
-            let values = lines.filter_map(|line| line.rsplit_once(' '));
-            values
-                .filter_map(|(_, value)| value.parse::<f64>().ok())
-                .sum()
-        };
-        jobs += sum("postroad_jobs_claimed_total{");
-        messages += sum("postroad_messages_published_total{");
+        let count = async |name| stage.cluster.counted(scheduler, name).await;
+        jobs += count("postroad_jobs_claimed_total").await?.unwrap_or(0);
+        messages += count("postroad_messages_published_total")
+            .await?
+            .unwrap_or(0);
     }
     Ok((jobs, messages))
 }

@@ -7,7 +7,8 @@ use postroad_chaos::sim::Chance;
 use postroad_chaos::sim::model_broker::{ChannelId, ConnectionId, Mischief, ModelBroker};
 use postroad_common::broker::topology::{self, DEAD_QUEUE, work_queue};
 use postroad_common::broker::{
-    Broker, Connection, DeathReason, Outgoing, Published, Publisher, Settings, Settle, Subscription,
+    Broker, Connection, DeathReason, Delivery, Outgoing, Published, Publisher, Settings, Settle,
+    Subscription,
 };
 use postroad_common::health::Health;
 use postroad_common::message::Envelope;
@@ -114,10 +115,7 @@ impl Door for Real {
     async fn receive(&mut self) -> anyhow::Result<Received> {
         let next = timeout(PATIENCE, self.subscription()?.next()).await;
         let delivery = next.context("no delivery came")??;
-        let (_, number) = delivery.message.clone().into_jobs()?[0]
-            .id
-            .as_uuid()
-            .as_u64_pair();
+        let number = number(&delivery)?;
         Ok((delivery.tag, number, delivery.redelivered))
     }
 
@@ -142,12 +140,16 @@ impl Door for Real {
         let delivery = next.context("no dead letter came")??;
         let settler = letters.settler();
         settler.settle(vec![(delivery.tag, Settle::Ack)]).await;
-        let (_, number) = delivery.message.clone().into_jobs()?[0]
-            .id
-            .as_uuid()
-            .as_u64_pair();
+        let number = number(&delivery)?;
         Ok((number, delivery.message.death_reason()))
     }
+}
+
+/// The number that the id of its job was made of.
+fn number(delivery: &Delivery) -> anyhow::Result<u64> {
+    let jobs = delivery.message.clone().into_jobs()?;
+    let (_, number) = jobs[0].id.as_uuid().as_u64_pair();
+    Ok(number)
 }
 
 struct Model {

@@ -147,6 +147,21 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&response.bytes().await?).into_owned())
     }
 
+    /// What a program has counted under this name, whatever the labels. None: nothing yet.
+    pub async fn counted(&self, id: Id, name: &str) -> anyhow::Result<Option<u64>> {
+        let page = self.metrics(id).await?;
+        let of_name = |line: &&str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{'))
+        };
+        let mut sum = None;
+        for line in page.lines().filter(of_name) {
+            let (_, count) = line.rsplit_once(' ').context("a metric without a value")?;
+            *sum.get_or_insert(0) += count.parse::<u64>()?;
+        }
+        Ok(sum)
+    }
+
     /// Where an api serves.
     pub fn api_url(&self, id: Id) -> anyhow::Result<String> {
         let log = self.log(id);
