@@ -41,7 +41,7 @@ impl Setup {
     };
     /// Several: as many fit as the window has room for beside each place.
     pub(crate) const BUNDLED: Self = Self {
-        prefetch: 300,
+        prefetch: 600,
         window: 12_000,
         bundle: 50,
     };

@@ -167,8 +167,15 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
+/// The middle one, or the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
-    quantile(&mut values.to_vec(), 0.5)
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        even if even % 2 == 0 => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
+        odd => sorted[odd / 2],
+    }
 }
 
 /// The share of sorted samples at or below which this quantile lies.

@@ -21,7 +21,7 @@ use crate::usage::peak_memory;
 
 pub(super) const NAME: &str = "postroad";
 pub(super) const SETTINGS: &str =
-    "1 scheduler, 1 worker; prefetch 300, window 12,000, bundles; quorum queue, confirms";
+    "1 scheduler, 1 worker; prefetch 600, window 12,000, bundles; quorum queue, confirms";
 
 pub(super) const GUARANTEES: Guarantees = Guarantees {
     durable: claim(
