@@ -254,9 +254,7 @@ async fn write_some(store: &Store, is_resend: bool, batch: Vec<Asking>, waker: &
     metrics::batch(jobs.len());
     match enqueue(store, &jobs, is_resend).await {
         Ok(enqueued) => {
-            if jobs.iter().any(is_due) {
-                waker.wake();
-            }
+            waker.wake_for(&jobs);
             for (answer, enqueued) in answers.into_iter().zip(enqueued) {
                 // Whoever does not wait any more needs no answer.
                 drop(answer.send(Ok(enqueued)));
@@ -266,8 +264,8 @@ async fn write_some(store: &Store, is_resend: bool, batch: Vec<Asking>, waker: &
         Err(error) if !error.is_transient() && jobs.len() > 1 => {
             for (job, answer) in jobs.into_iter().zip(answers) {
                 let alone = enqueue(store, std::slice::from_ref(&job), is_resend).await;
-                if alone.is_ok() && is_due(&job) {
-                    waker.wake();
+                if alone.is_ok() {
+                    waker.wake_for([&job]);
                 }
                 drop(answer.send(alone.map(|all| all[0]).map_err(Problem::from)));
             }
@@ -300,15 +298,6 @@ pub(crate) async fn enqueue(
             }
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Whether a scheduler should hear of it at once.
-pub(crate) fn is_due(job: &NewJob) -> bool {
-    match job.run_at {
-        postroad_common::job::RunAt::Now => true,
-        postroad_common::job::RunAt::After(wait) => wait.is_zero(),
-        postroad_common::job::RunAt::At(at) => at <= jiff::Timestamp::now(),
     }
 }
 

@@ -14,6 +14,9 @@
 //! Under backlog a message carries several jobs (see `bundling`); what is said above holds for
 //! each of them.
 //!
+//! A call names the queue of a job that is due now: that one is claimed from before anything is looked
+//! for. The look follows at once, so no queue is passed over for one that is called again and again.
+//!
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
 
 use std::collections::HashMap;
@@ -26,7 +29,7 @@ use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{self, Claim, Claimed, Cursor, DueQueue, Fenced, Store};
+use postroad_common::store::{self, Called, Claim, Claimed, Cursor, DueQueue, Fenced, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -54,41 +57,48 @@ const REFUSED_REST: Duration = Duration::from_secs(1);
 /// Before a message of which nobody knows whether it arrived is tried again.
 const UNKNOWN_REST: Duration = Duration::from_millis(200);
 
+/// Where claimed jobs go.
+pub struct Outlet {
+    /// Publishes them.
+    pub publisher: Publisher,
+    /// Tells it which queues must exist.
+    pub queues: watch::Sender<Vec<String>>,
+    /// Batches under way, to be waited for when the service has ended.
+    pub publishing: TaskTracker,
+    /// A message has at most so many jobs.
+    pub bundle_max: usize,
+}
+
 /// The service.
 pub struct Dispatcher {
     store: Store,
-    publisher: Publisher,
+    outlet: Outlet,
     membership: Membership,
-    queues: watch::Sender<Vec<String>>,
     lanes: HashMap<i32, Lane>,
-    bundle_max: usize,
+    called: Called,
+    has_looked: bool,
     room: Arc<Semaphore>,
-    publishing: TaskTracker,
     shutdown: Shutdown,
     rest: Duration,
 }
 
 impl Dispatcher {
-    /// `queues` tells the publisher which queues must exist. A message has at most `bundle_max` jobs.
-    /// Batches under way are tasks of `publishing`, to be waited for when the service has ended.
+    /// `called` are queues that may have a job that is due.
     pub fn new(
         store: Store,
-        publisher: Publisher,
+        outlet: Outlet,
         membership: Membership,
-        queues: watch::Sender<Vec<String>>,
-        bundle_max: usize,
-        publishing: TaskTracker,
+        called: Called,
         shutdown: Shutdown,
     ) -> Self {
         Self {
             store,
-            publisher,
+            outlet,
             membership,
-            queues,
             lanes: HashMap::new(),
-            bundle_max,
+            called,
+            has_looked: false,
             room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
-            publishing,
             shutdown,
             rest: IDLE_REST,
         }
@@ -97,18 +107,23 @@ impl Dispatcher {
     /// Claims one batch and has it published by a task of its own: once claimed, a batch is
     /// published or given back, whatever becomes of this run. Says whether there was one.
     async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
-        let lane = self.lanes.entry(queue.id).or_default();
+        let lane = self.lanes.entry(queue.id);
+        let lane = lane.or_insert_with(|| Lane::of(queue.clone()));
         let limit = lane.limit();
         // How many messages it comes to is not known yet.
         let units = limit.min(BATCH);
         let room = self.room.clone().acquire_many_owned(units as u32).await;
         let mut permit = room.expect("the semaphore is never closed");
         // Without a publisher a claim only delays its job.
-        let Some(me) = self.membership.id().filter(|_| self.publisher.is_ready()) else {
+        let Some(me) = self
+            .membership
+            .id()
+            .filter(|_| self.outlet.publisher.is_ready())
+        else {
             return Ok(false);
         };
         let (now, beginning) = (Instant::now(), Cursor::default());
-        let credit_min = lane.credit_min(now, queue.window);
+        let credit_min = lane.credit_min(now);
         let known = lane.backlog(now);
         let (is_from_beginning, cursor) = (known.is_none(), known.unwrap_or(&beginning));
         let claimed = self
@@ -122,16 +137,39 @@ impl Dispatcher {
         let jobs = claimed.jobs.len();
         let bytes = claimed.args_bytes();
         let pace = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
-        let messages = pack(queue, claimed, self.bundle_max, pace);
+        let queue = claimed.queue.clone();
+        let messages = pack(claimed, self.outlet.bundle_max, pace);
         lane.packed(jobs, messages.len());
         let units = messages.len().max(bytes / UNIT_BYTES);
         let permit = permit.split(units).unwrap_or(permit);
         metrics::claimed(&queue.name, jobs);
         metrics::messages(&queue.name, messages.len());
-        let (store, publisher) = (self.store.clone(), self.publisher.clone());
-        self.publishing
-            .spawn(publish(store, publisher, queue.clone(), messages, permit));
+        let (store, publisher) = (self.store.clone(), self.outlet.publisher.clone());
+        self.outlet
+            .publishing
+            .spawn(publish(store, publisher, queue, messages, permit));
         Ok(true)
+    }
+
+    /// The queues that are called. Of one that was never seen here only a look can tell what it is.
+    fn called(&self) -> Vec<DueQueue> {
+        let called = self.called.take();
+        if called.is_empty() {
+            return Vec::new();
+        }
+        let seen = self.lanes.values().map(Lane::queue);
+        seen.filter(|queue| called.contains(&queue.name))
+            .cloned()
+            .collect()
+    }
+
+    /// Looks for queues that have a job that is due.
+    async fn look(&mut self) -> Result<Vec<DueQueue>, store::Error> {
+        let started = Instant::now();
+        let queues = self.store.due_queues(&self.backlogs()).await?;
+        self.rest = rest_after(started.elapsed());
+        self.announce(&queues);
+        Ok(queues)
     }
 
     /// The queues that need no look to know that more of them is due.
@@ -144,7 +182,7 @@ impl Dispatcher {
 
     /// Has the broker's side of new queues made.
     fn announce(&self, queues: &[DueQueue]) {
-        self.queues.send_if_modified(|known| {
+        self.outlet.queues.send_if_modified(|known| {
             let before = known.len();
             for queue in queues {
                 if !known.contains(&queue.name) {
@@ -165,13 +203,19 @@ impl Service for Dispatcher {
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        if !self.publisher.is_ready() || self.membership.id().is_none() {
+        if !self.outlet.publisher.is_ready() || self.membership.id().is_none() {
             return Ok(Progress::Idle);
         }
-        let started = Instant::now();
-        let queues = self.store.due_queues(&self.backlogs()).await?;
-        self.rest = rest_after(started.elapsed());
-        self.announce(&queues);
+        let called = if self.has_looked {
+            self.called()
+        } else {
+            Vec::new()
+        };
+        self.has_looked = called.is_empty();
+        let queues = match self.has_looked {
+            true => self.look().await?,
+            false => called,
+        };
         // One batch from each, then another look: no queue waits for the end of another's backlog,
         // or for another's error.
         let (mut any, mut first_error) = (false, None);
@@ -186,7 +230,7 @@ impl Service for Dispatcher {
         }
         match first_error {
             Some(error) => Err(error),
-            None => Ok(Progress::more_if(any)),
+            None => Ok(Progress::more_if(any || !self.has_looked)),
         }
     }
 }
@@ -217,11 +261,11 @@ fn rest_of_test() -> Option<Duration> {
 }
 
 /// Which of the claimed jobs travel together.
-fn pack(queue: &DueQueue, claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
+fn pack(claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
     let most = match (claimed.places, bundle_of_test()) {
         (Some(_), Some(jobs)) => jobs,
         (Some(places), None) if claimed.is_backlog => {
-            bundling::jobs_per_message(bundle_max, queue.window, places, pace)
+            bundling::jobs_per_message(bundle_max, claimed.queue.window, places, pace)
         }
         _ => 1,
     };

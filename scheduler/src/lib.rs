@@ -45,7 +45,7 @@ use auditor::Auditor;
 use config::Config;
 use dead_letters::DeadLetters;
 use declarer::Declarer;
-use dispatcher::Dispatcher;
+use dispatcher::{Dispatcher, Outlet};
 use expirer::Expirer;
 use gauges::Gauges;
 use operator::Operator;
@@ -99,14 +99,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let publishing = TaskTracker::new();
     let (dispatch, rescue, other) = (Nudge::default(), Nudge::default(), Nudge::default());
+    let mut calls = Listener::spawn(&listened, &[Channel::Due], &shutdown);
     let declarer = Declarer::new(store.clone(), queues.clone());
+    let outlet = Outlet {
+        publisher: publisher.clone(),
+        queues,
+        publishing: publishing.clone(),
+        bundle_max: config.bundle_max,
+    };
     let dispatcher = Dispatcher::new(
         store.clone(),
-        publisher.clone(),
+        outlet,
         membership.clone(),
-        queues,
-        config.bundle_max,
-        publishing.clone(),
+        calls.called(),
         shutdown.clone(),
     );
     let auditor = Auditor::new(store.clone(), DepthReader::new(broker.clone()));
@@ -157,7 +162,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             &shutdown,
         ),
     ];
-    let mut calls = Listener::spawn(&listened, &[Channel::Due], &shutdown);
     tokio::spawn(async move {
         loop {
             calls.next().await;

@@ -186,6 +186,30 @@ async fn dead_letters_wait_in_hand_until_postgres_is_back() -> anyhow::Result<()
     cluster.finish().await
 }
 
+/// Calls take a scheduler to their queue without a look; nothing else would wake this one for an hour.
+#[tokio::test]
+async fn a_queue_that_is_called_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let builder = Cluster::builder().schedulers(0).workers(0);
+    let mut cluster = builder.queues("default,sms").start().await?;
+    let resting = Program::scheduler().env("POSTROAD_TEST_IDLE_REST", "1h");
+    cluster.start(resting).await?;
+    cluster.start(Program::worker()).await?;
+    let api = cluster.start(Program::api()).await?;
+    let client = cluster.client(api, Some("acme"), &Permission::ALL).await?;
+    let mut completed = 0;
+    // The second time its queue is known, and a call for it is a claim.
+    for _ in 0..3 {
+        client.post("/v1/jobs", &json!({"kind": "echo"})).await?;
+        completed += 1;
+        cluster.wait_for("completed", completed).await?;
+    }
+    let nobody_calls = "select postroad.enqueue('echo', '{}', queue => 'sms')";
+    cluster.query(nobody_calls, &[]).await?;
+    client.post("/v1/jobs", &json!({"kind": "echo"})).await?;
+    cluster.wait_for("completed", completed + 2).await?;
+    cluster.finish().await
+}
+
 /// By itself this scheduler would look again in an hour. A call that was missed while it began to
 /// listen accounts for one job, and for no second one.
 #[tokio::test]

@@ -51,6 +51,7 @@ mod store_fixture;
 mod store_fuzz;
 mod store_gate;
 mod store_housekeeping;
+mod store_listener;
 mod store_migrations;
 mod store_outcomes;
 mod store_retention;

@@ -226,6 +226,25 @@ async fn nothing_is_claimed_from_a_paused_queue() {
     assert_eq!(room.claim(&queue, ALL).await.len(), 1);
 }
 
+/// A scheduler that is called goes by what it knew of the queue.
+#[tokio::test]
+async fn a_claim_says_how_the_queue_is_set_now() {
+    let room = Room::open().await;
+    room.enqueue(job()).await;
+    let known = room.due_queue("default").await;
+    let change = "update postroad.queue set window_size = 77, pipe_ttl = interval '90 s' where name = 'default'";
+    room.sql.batch_execute(change).await.unwrap();
+    let claimed = room
+        .store
+        .claim(&known, ALL, 1, room.scheduler, &Cursor::default())
+        .await;
+    let queue = claimed.unwrap().unwrap().queue;
+    assert_eq!(
+        (queue.id, queue.name, queue.window, queue.pipe_ttl),
+        (known.id, known.name, 77, Duration::from_secs(90))
+    );
+}
+
 #[tokio::test]
 async fn a_window_with_too_little_room_waits_for_more() {
     let room = Room::open().await;

@@ -27,7 +27,7 @@ use super::jobs::{JobSubmission, Submitter};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{BODY_BYTES_MAX, expect_type};
-use crate::collector::{enqueue, is_due};
+use crate::collector::enqueue;
 use crate::metrics;
 use crate::problem::Problem;
 
@@ -275,9 +275,7 @@ async fn write(store: Store, app: App, batch: Batch) -> Result<Written, Problem>
         // One line that cannot be taken must not be the end of the others.
         Err(_) => one_by_one(&store, &jobs, is_resend).await?,
     };
-    if jobs.iter().any(is_due) {
-        app.waker.wake();
-    }
+    app.waker.wake_for(&jobs);
     let mut written = Written {
         rejected: batch.rejected,
         ..Written::default()

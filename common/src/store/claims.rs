@@ -49,6 +49,8 @@ pub struct Claim {
 /// What was claimed from a queue, and what was seen of it.
 #[derive(Clone, Debug)]
 pub struct Claimed {
+    /// The queue as it was then: what is known from a look may be old.
+    pub queue: DueQueue,
     /// The jobs, in the order in which they should be sent; never empty.
     pub jobs: Vec<Claim>,
     /// Whether a tenant had as many due jobs as its share, or more: then more may be due.
@@ -69,6 +71,18 @@ pub struct Places {
     pub total: i64,
     /// The one with the fewest.
     pub least: i64,
+}
+
+impl DueQueue {
+    /// Of a row that begins with its columns.
+    fn of(row: &tokio_postgres::Row) -> Self {
+        Self {
+            id: row.get(0),
+            name: row.get(1),
+            window: row.get(2),
+            pipe_ttl: from_millis(row.get(3)),
+        }
+    }
 }
 
 impl Claimed {
@@ -178,7 +192,8 @@ const DUE_QUEUES: &str = "
 /// before it may hold several jobs. One that could not and was called lost may be back, or still
 /// listen to RabbitMQ: for an hour it counts.
 const LOCK_QUEUE: &str = "
-    select q.rate_per_second is not null, readers.total, readers.least
+    select q.id, q.name, q.window_size::bigint, (extract(epoch from q.pipe_ttl) * 1000)::bigint,
+           q.rate_per_second is not null, readers.total, readers.least
     from postroad.queue q
     cross join lateral (
         select case when bool_and(p.reads_bundles) then sum(p.places) end as total,
@@ -300,13 +315,7 @@ impl Store {
         let rows = self
             .query("looking for due jobs", DUE_QUEUES, &[&known])
             .await?;
-        let queue = |row: &tokio_postgres::Row| DueQueue {
-            id: row.get(0),
-            name: row.get(1),
-            window: row.get(2),
-            pipe_ttl: from_millis(row.get(3)),
-        };
-        Ok(rows.iter().map(queue).collect())
+        Ok(rows.iter().map(DueQueue::of).collect())
     }
 
     /// Claims up to `limit` due jobs of a queue for the scheduler `claimer`, in the order in which
@@ -346,7 +355,7 @@ impl Store {
                 if rows.is_empty() {
                     return Ok(None);
                 }
-                if locked.get(0) {
+                if locked.get(4) {
                     let spend = tx.prepare_cached(SPEND).await?;
                     let spent = rows.len() as f64;
                     tx.execute(&spend, &[&queue.id, &spent]).await?;
@@ -359,14 +368,14 @@ impl Store {
                 failpoint!("claim.before_commit");
                 tx.commit().await?;
                 failpoint!("claim.committed");
-                let (total, least): (Option<i64>, Option<i64>) = (locked.get(1), locked.get(2));
+                let (total, least): (Option<i64>, Option<i64>) = (locked.get(5), locked.get(6));
                 let places = total
                     .zip(least)
                     .map(|(total, least)| Places { total, least });
-                Ok(Some((places, rows, kinds, tenants)))
+                Ok(Some((DueQueue::of(&locked), places, rows, kinds, tenants)))
             })
             .await?;
-        let Some((places, rows, kinds, tenants)) = claimed else {
+        let Some((queue, places, rows, kinds, tenants)) = claimed else {
             return Ok(None);
         };
         let claim = |((row, kind), tenant): ((&tokio_postgres::Row, _), _)| Claim {
@@ -381,6 +390,7 @@ impl Store {
         };
         let reached = Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9))));
         Ok(Some(Claimed {
+            queue,
             is_backlog: rows[0].get(10),
             in_pipe: rows[0].get(11),
             places,

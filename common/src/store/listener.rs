@@ -3,6 +3,7 @@
 //! A call says only that it is worth looking: whoever was away looks when it is back. So nothing
 //! depends on a call that arrives, and everything is sooner for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,11 @@ use tokio_postgres::{AsyncMessage, NoTls};
 
 use super::{Error, Settings, Store, verified_tls};
 use crate::backoff::Backoff;
+use crate::job::QueueName;
 use crate::shutdown::Shutdown;
+
+/// Queues that are remembered as called, at most: of more, nobody needs to be told.
+const CALLED_MAX: usize = 64;
 
 /// What is called out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +41,33 @@ impl Channel {
 #[derive(Clone)]
 pub struct Listener {
     heard: watch::Receiver<Heard>,
+    called: Called,
     lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
+}
+
+/// The queues of which it was called that a job is due, until somebody takes them.
+#[derive(Clone, Debug, Default)]
+pub struct Called(Arc<std::sync::Mutex<BTreeSet<String>>>);
+
+impl Called {
+    /// Takes what was called since the last call of this. A hint: what was called may be missing, when
+    /// nobody heard it or it was too much, and nothing of it may be due any more.
+    pub fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn note(&self, queue: &str) {
+        let mut called = self.lock();
+        if !queue.is_empty() && called.len() < CALLED_MAX {
+            called.insert(queue.to_owned());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 /// How often something was called out; also raised when the connection is new, as calls may have
@@ -51,10 +82,12 @@ impl Listener {
     pub fn spawn(settings: &Settings, channels: &'static [Channel], shutdown: &Shutdown) -> Self {
         let (tell, heard) = watch::channel(Heard::default());
         let lost_at = Arc::new(std::sync::Mutex::new(Some(Instant::now())));
+        let called = Called::default();
         let task = Task {
             config: settings.config.clone(),
             channels,
             tell,
+            called: called.clone(),
             lost_at: lost_at.clone(),
         };
         let stop = shutdown.cancel.clone();
@@ -64,7 +97,11 @@ impl Listener {
                 () = stop.cancelled() => {}
             }
         });
-        Self { heard, lost_at }
+        Self {
+            heard,
+            called,
+            lost_at,
+        }
     }
 
     /// Waits until something is called out that was not there at the last call of this.
@@ -73,6 +110,11 @@ impl Listener {
             // The process is about to end.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// The queues of which it was called that a job is due.
+    pub fn called(&self) -> Called {
+        self.called.clone()
     }
 
     /// How often something was called out so far.
@@ -93,6 +135,7 @@ struct Task {
     config: tokio_postgres::Config,
     channels: &'static [Channel],
     tell: watch::Sender<Heard>,
+    called: Called,
     lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
@@ -168,7 +211,12 @@ impl Task {
                     self.tell();
                 }
                 message = std::future::poll_fn(|cx| connection.poll_message(cx)) => match message {
-                    Some(Ok(AsyncMessage::Notification(_))) => self.tell(),
+                    Some(Ok(AsyncMessage::Notification(call))) => {
+                        if call.channel() == Channel::Due.name() {
+                            self.called.note(call.payload());
+                        }
+                        self.tell();
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
@@ -186,13 +234,17 @@ impl Task {
 const CALL_REST: Duration = Duration::from_millis(2);
 
 impl Store {
-    /// Calls out, for every scheduler, that a job is due now.
+    /// Calls out, for every scheduler, that a job of each of these queues is due now; without queues,
+    /// of any.
     ///
     /// In a transaction of its own and never in the one that enqueues: Postgres commits those that
     /// call out one after the other.
-    pub async fn call_due(&self) -> Result<(), Error> {
-        const SQL: &str = "select pg_notify('postroad_due', '')";
-        self.query("calling that a job is due", SQL, &[]).await?;
+    pub async fn call_due(&self, queues: &[QueueName]) -> Result<(), Error> {
+        const SQL: &str = "select pg_notify('postroad_due', name) from unnest($1::text[]) name";
+        let names: Vec<_> = queues.iter().map(QueueName::as_str).collect();
+        let names = if names.is_empty() { vec![""] } else { names };
+        self.query("calling that a job is due", SQL, &[&names])
+            .await?;
         tokio::time::sleep(CALL_REST).await;
         Ok(())
     }

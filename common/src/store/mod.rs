@@ -82,6 +82,7 @@ mod view;
 use std::time::Duration;
 
 use deadpool::Runtime;
+use deadpool::managed::QueueMode;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Transaction};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
@@ -98,7 +99,7 @@ pub use job_actions::{Cancelled, Retried};
 pub use job_pages::{JobPage, JobQuery, JobView};
 pub use jobs::{Enqueued, Inserted};
 pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
-pub use listener::{Channel, Listener};
+pub use listener::{Called, Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
@@ -205,6 +206,8 @@ impl Store {
             .wait_timeout(Some(CALL_TIMEOUT))
             .create_timeout(Some(CALL_TIMEOUT))
             .recycle_timeout(Some(CALL_TIMEOUT))
+            // The one that was used last: it has the statements prepared, and its caches are warm.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .post_create(session::check())
             .build()

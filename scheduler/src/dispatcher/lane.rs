@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postroad_common::store::{Claimed, Cursor};
+use postroad_common::store::{Claimed, Cursor, DueQueue};
 
 use crate::bundling::Pace;
 
@@ -28,6 +28,8 @@ const BACKLOG_KNOWN: Duration = Duration::from_millis(250);
 /// A queue, as this scheduler knows it.
 #[derive(Debug)]
 pub(super) struct Lane {
+    /// As it was when it was last claimed from.
+    queue: DueQueue,
     claimed_at: Option<Instant>,
     next_limit: i64,
     pace: Option<Pace>,
@@ -42,9 +44,11 @@ struct Backlog {
     cursor: Cursor,
 }
 
-impl Default for Lane {
-    fn default() -> Self {
+impl Lane {
+    /// Of a queue that this scheduler has never claimed from.
+    pub(super) fn of(queue: DueQueue) -> Self {
         Self {
+            queue,
             claimed_at: None,
             next_limit: BATCH_FIRST,
             pace: None,
@@ -52,9 +56,12 @@ impl Default for Lane {
             is_bundled: false,
         }
     }
-}
 
-impl Lane {
+    /// The queue.
+    pub(super) fn queue(&self) -> &DueQueue {
+        &self.queue
+    }
+
     /// How many jobs to claim at most.
     pub(super) fn limit(&self) -> i64 {
         self.next_limit
@@ -62,9 +69,9 @@ impl Lane {
 
     /// A full window is refilled a fifth at a time, so that batches form; but no job waits for
     /// room that is there.
-    pub(super) fn credit_min(&self, now: Instant, window: i64) -> i64 {
+    pub(super) fn credit_min(&self, now: Instant) -> i64 {
         match self.claimed_at {
-            Some(at) if now.duration_since(at) < REFILL_PATIENCE => (window / 5).max(1),
+            Some(at) if now.duration_since(at) < REFILL_PATIENCE => (self.queue.window / 5).max(1),
             _ => 1,
         }
     }
@@ -91,6 +98,7 @@ impl Lane {
         } else {
             BATCH
         };
+        self.queue.clone_from(&claimed.queue);
         self.claimed_at = Some(now);
         self.next_limit = next_limit(limit, most, bytes_each);
         let reached = claimed.reached.clone();
@@ -154,7 +162,14 @@ mod tests {
     /// Nothing is claimed from the middle on for long: what came late must be found.
     #[test]
     fn a_backlog_is_known_for_a_moment_and_not_after_a_claim_that_left_nothing() {
+        let queue = DueQueue {
+            id: 1,
+            name: "default".to_owned(),
+            window: 1000,
+            pipe_ttl: Duration::from_secs(60),
+        };
         let claimed = |is_backlog| Claimed {
+            queue: queue.clone(),
             jobs: Vec::new(),
             is_backlog,
             in_pipe: 0,
@@ -163,7 +178,7 @@ mod tests {
         };
         let start = Instant::now();
         let (mut lane, soon, later) = (
-            Lane::default(),
+            Lane::of(queue.clone()),
             start + BACKLOG_KNOWN / 2,
             start + BACKLOG_KNOWN,
         );
