@@ -64,7 +64,7 @@ struct Args {
     /// How long the machine is under half load.
     #[arg(long, default_value = "2m", value_name = "TIME", value_parser = duration)]
     steady: Duration,
-    /// Print what Postgres spent its time on during the last drain.
+    /// Print what Postgres spent its time on during the last drain of each kind.
     #[arg(long)]
     statements: bool,
     /// Where servers and logs go.
@@ -170,7 +170,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         settings::measure(&ground, scale, runs, &mut table).await?;
     }
     if wants("harder") {
-        whole::harder(&ground, scale, runs, &mut table).await?;
+        whole::harder(&ground, &charts, scale, runs, &mut table).await?;
     }
     if wants("steady") {
         let drained = match drained {

@@ -217,6 +217,7 @@ fn draw(dir: &Path, one_by_one: &[Drained], bundled: &[Drained]) -> anyhow::Resu
 /// The same drain where it is harder, each beside the easy one of the same run.
 pub(crate) async fn harder(
     ground: &Ground,
+    charts: &Charts<'_>,
     scale: usize,
     runs: usize,
     table: &mut Table,
@@ -262,17 +263,23 @@ pub(crate) async fn harder(
             },
         ),
     ];
-    for (name, backlog) in kinds {
-        let (mut hard, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..runs {
-            let easy = Backlog {
-                jobs: backlog.jobs,
-                ..easy.clone()
-            };
-            without.push(drain::run(ground, &easy).await?.jobs_per_second);
-            hard.push(drain::run(ground, &backlog).await?.jobs_per_second);
+    let mut without = Vec::new();
+    let mut hard: Vec<Vec<Drained>> = kinds.iter().map(|_| Vec::new()).collect();
+    for _ in 0..runs {
+        without.push(drain::run(ground, &easy).await?);
+        for ((_, backlog), runs) in kinds.iter().zip(&mut hard) {
+            runs.push(drain::run(ground, backlog).await?);
         }
-        table.add_beside(name, "jobs/s", hard, LIMIT, &without);
+    }
+    for ((name, _), runs) in kinds.iter().zip(&hard) {
+        table.add_beside(*name, "jobs/s", rates(runs), LIMIT, &rates(&without));
+    }
+    if charts.with_statements {
+        let easy = std::iter::once((LIMIT, &without));
+        for (name, runs) in easy.chain(kinds.iter().map(|(name, _)| *name).zip(&hard)) {
+            println!("{name}:");
+            print_statements(runs);
+        }
     }
     Ok(())
 }

@@ -24,8 +24,8 @@ use crate::metrics;
 
 const PERIOD: Duration = Duration::from_secs(5);
 /// A look counts every unfinished job, so its cost grows with the backlog. The rest grows with it:
-/// looking takes at most a twentieth of one connection's time.
-const REST_PER_LOOK: u32 = 20;
+/// looking takes at most a fiftieth of one connection's time, which is one processor's.
+const REST_PER_LOOK: u32 = 50;
 /// After a look that failed, by a timeout if the worst comes.
 const FAILED_REST: Duration = Duration::from_secs(60);
 /// After a look that succeeded: one that waited for a cut wire tells nothing of what looking costs.
