@@ -16,6 +16,9 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
+/// Above the lines there is room for what their colours mean.
+const HEADROOM: f64 = 1.5;
+
 /// What a colour looks like, beside what it means.
 fn swatch((x, y): (i32, i32), colour: RGBColor) -> Rectangle<(i32, i32)> {
     Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled())
@@ -40,7 +43,7 @@ pub(crate) fn lines(
         root.fill(&WHITE)?;
         let points = || lines.iter().flat_map(|line| &line.points);
         let x_max = points().map(|point| point.0).fold(1.0, f64::max);
-        let y_max = points().map(|point| point.1).fold(1.0, f64::max) * 1.1;
+        let y_max = points().map(|point| point.1).fold(1.0, f64::max) * HEADROOM;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(12)
@@ -64,7 +67,7 @@ pub(crate) fn lines(
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE.mix(0.9))
             .label_font(("sans-serif", 14))
             .draw()?;

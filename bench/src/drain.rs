@@ -96,6 +96,8 @@ pub(crate) struct Drained {
     pub(crate) timeline: Vec<i64>,
     /// What Postgres spent its time on.
     pub(crate) statements: Vec<Statement>,
+    /// How often Postgres, by itself, has vacuumed and analyzed the table of jobs since it was made.
+    pub(crate) housekeeping: (i64, i64),
 }
 
 /// One statement during a drain.
@@ -224,6 +226,9 @@ const STATEMENTS: &str = "
     from pg_stat_statements
     where dbid = (select oid from pg_database where datname = current_database())
     order by total_plan_time + total_exec_time desc limit 12";
+const HOUSEKEEPING: &str = "
+    select autovacuum_count, autoanalyze_count from pg_stat_user_tables
+    where relid = 'postroad.job'::regclass";
 const REPORT: &str = "
     select count(*) filter (where state = 'completed'),
            extract(epoch from max(finished_at) - (select rate_at from postroad.queue where name = 'default'))::float8
@@ -257,6 +262,7 @@ async fn report(cluster: &Cluster, jobs: i64, usage: &Usage) -> anyhow::Result<D
     };
     let statements = cluster.query(STATEMENTS, &[&jobs]).await?;
     let statements = statements.iter().map(statement).collect();
+    let counts = cluster.query(HOUSEKEEPING, &[]).await?;
     let per_1000 = 1000.0 / jobs as f64;
     let peak = |name, id: Id| anyhow::Ok((name, peak_memory(cluster.pid(id))?));
     Ok(Drained {
@@ -271,6 +277,7 @@ async fn report(cluster: &Cluster, jobs: i64, usage: &Usage) -> anyhow::Result<D
         ],
         timeline,
         statements,
+        housekeeping: (counts[0].get(0), counts[0].get(1)),
     })
 }
 

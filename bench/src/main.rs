@@ -6,6 +6,7 @@
 //! | `raw` | the servers as bare as they can be: what bounds everything else |
 //! | `whole` | the figures of the whole path, each beside its bound |
 //! | `drain` | a backlog through everything |
+//! | `harder` | the same among millions of others, with old statistics, of many tenants, with large args |
 //! | `latency` | how soon a job starts while nothing else is to be done |
 //! | `provider` | one that takes its time |
 //! | `steady` | half load, for long |
@@ -22,6 +23,7 @@ mod chart;
 mod client;
 mod drain;
 mod ground;
+mod harder;
 mod latency;
 mod pages;
 mod peers;
@@ -91,12 +93,32 @@ enum Part {
     Raw(raw::Part),
 }
 
-const PARTS: [&str; 11] = [
-    "limits", "enqueue", "drain", "at-once", "idle", "provider", "steady", "harder", "api",
-    "settings", "pages",
+const PARTS: [&str; 14] = [
+    "limits",
+    "enqueue",
+    "drain",
+    "at-once",
+    "idle",
+    "provider",
+    "api",
+    "settings",
+    "stale",
+    "tenants",
+    "large-args",
+    "later",
+    "steady",
+    "pages",
 ];
 /// What a look leaves out: it takes long whatever the number of jobs, or is the same again.
-const NOT_QUICK: [&str; 4] = ["steady", "harder", "settings", "pages"];
+const NOT_QUICK: [&str; 7] = [
+    "settings",
+    "stale",
+    "tenants",
+    "large-args",
+    "later",
+    "steady",
+    "pages",
+];
 
 const HELP: &str = "\
 Examples:
@@ -169,8 +191,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if wants("settings") {
         settings::measure(&ground, scale, runs, &mut table).await?;
     }
-    if wants("harder") {
-        whole::harder(&ground, &charts, scale, runs, &mut table).await?;
+    for part in harder::PARTS.into_iter().filter(|part| wants(part)) {
+        harder::measure(part, &ground, &charts, scale, runs, &mut table).await?;
     }
     if wants("steady") {
         let drained = match drained {

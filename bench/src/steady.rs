@@ -112,21 +112,24 @@ async fn look(cluster: &Cluster, second: u64) -> anyhow::Result<Look> {
     })
 }
 
-/// Afterwards, because reading the archive beside the load would be load.
+/// Afterwards, because reading the archive beside the load would be load; and in one pass, because it
+/// has tens of millions of jobs by then.
 async fn lateness(cluster: &Cluster, looks: &mut [Look]) -> anyhow::Result<()> {
-    let sql = "select percentile_cont(array[0.5, 0.99]) within group (order by late)
-        from (select extract(epoch from started_at - created_at)::float8 * 1000 as late,
-                     extract(epoch from created_at - min(created_at) over ())::float8 as second
-              from postroad.archive) one
-        where second >= $1 and second < $2";
-    let mut from = 0.0;
-    for look in looks {
-        let to = look.second as f64;
-        let quantiles: Option<Vec<f64>> = cluster.query(sql, &[&from, &to]).await?[0].get(0);
-        if let Some([p50, p99]) = quantiles.as_deref() {
+    // Of the jobs before the first look, between it and the second, and so on.
+    let sql =
+        "select width_bucket(extract(epoch from a.created_at - first.at)::float8, $1::float8[]),
+               percentile_cont(array[0.5, 0.99]) within group
+                   (order by extract(epoch from a.started_at - a.created_at)::float8 * 1000)
+        from postroad.archive a, (select min(created_at) as at from postroad.archive) first
+        group by 1";
+    let ends: Vec<_> = looks.iter().map(|look| look.second as f64).collect();
+    for row in cluster.query(sql, &[&ends]).await? {
+        let nth = usize::try_from(row.get::<_, i32>(0))?;
+        let quantiles: Vec<f64> = row.get(1);
+        // What came after the last look has none.
+        if let (Some(look), [p50, p99]) = (looks.get_mut(nth), quantiles.as_slice()) {
             (look.late_p50_ms, look.late_p99_ms) = (*p50, *p99);
         }
-        from = to;
     }
     Ok(())
 }

@@ -9,19 +9,18 @@ use postroad_tests::harness::cluster::job;
 use serde_json::json;
 
 use crate::chart::{self, Bar, Line};
-use crate::drain::{self, Backlog, Drained, Statistics};
+use crate::drain::{self, Backlog, Drained};
 use crate::ground::Ground;
 use crate::raw;
 use crate::table::{Table, median, quantile};
 use crate::{latency, provider, steady};
 
 /// Jobs in a run.
-const DRAINED: usize = 300_000;
+pub(crate) const DRAINED: usize = 300_000;
 const ENQUEUED: usize = 300_000;
 const AT_ONCE: i64 = 50_000;
 const IDLE: usize = 200;
 const CALLED: usize = 10_000;
-const LATER: i64 = 5_000_000;
 
 /// Where the figures go that no column holds.
 pub(crate) struct Charts<'a> {
@@ -149,11 +148,23 @@ pub(crate) async fn drain(
     Ok(median(&rates(&bundled)))
 }
 
-fn rates(runs: &[Drained]) -> Vec<f64> {
+pub(crate) fn rates(runs: &[Drained]) -> Vec<f64> {
     runs.iter().map(|run| run.jobs_per_second).collect()
 }
 
-fn print_statements(runs: &[Drained]) {
+pub(crate) fn print_statements(runs: &[Drained]) {
+    for run in runs {
+        let (vacuums, analyzes) = run.housekeeping;
+        let cpu = run.cpu_per_1000.iter();
+        let cpu: Vec<_> = cpu
+            .map(|(name, seconds)| format!("{name} {seconds:.4} s"))
+            .collect();
+        println!(
+            "{:.0} jobs/s; per 1,000: {}; autovacuum has vacuumed {vacuums} and analyzed {analyzes} times",
+            run.jobs_per_second,
+            cpu.join(", ")
+        );
+    }
     for statement in runs.last().into_iter().flat_map(|run| &run.statements) {
         let drain::Statement {
             calls,
@@ -212,76 +223,6 @@ fn draw(dir: &Path, one_by_one: &[Drained], bundled: &[Drained]) -> anyhow::Resu
     let bars: Vec<_> = runs.iter().map(bar).collect();
     let title = "Where the processors' time goes";
     chart::bars(&dir.join("cpu.svg"), title, "µs per job", &parts, &bars)
-}
-
-/// The same drain where it is harder, each beside the easy one of the same run.
-pub(crate) async fn harder(
-    ground: &Ground,
-    charts: &Charts<'_>,
-    scale: usize,
-    runs: usize,
-    table: &mut Table,
-) -> anyhow::Result<()> {
-    const LIMIT: &str = "the drain without";
-    let jobs = i64::try_from(DRAINED / scale)?;
-    let easy = Backlog::of(jobs);
-    let kinds = [
-        (
-            "drain, loaded a moment ago and never analyzed",
-            Backlog {
-                statistics: Statistics::None,
-                ..easy.clone()
-            },
-        ),
-        (
-            "drain, analyzed when the table was empty",
-            Backlog {
-                statistics: Statistics::OfEmpty,
-                ..easy.clone()
-            },
-        ),
-        (
-            "drain, of 1,000 tenants",
-            Backlog {
-                tenants: 1000,
-                ..easy.clone()
-            },
-        ),
-        (
-            "drain, with args of 4 kB",
-            Backlog {
-                args_bytes: 4096,
-                jobs: jobs / 4,
-                ..easy.clone()
-            },
-        ),
-        (
-            "drain, among 5,000,000 jobs of later",
-            Backlog {
-                later: LATER / i64::try_from(scale)?,
-                ..easy.clone()
-            },
-        ),
-    ];
-    let mut without = Vec::new();
-    let mut hard: Vec<Vec<Drained>> = kinds.iter().map(|_| Vec::new()).collect();
-    for _ in 0..runs {
-        without.push(drain::run(ground, &easy).await?);
-        for ((_, backlog), runs) in kinds.iter().zip(&mut hard) {
-            runs.push(drain::run(ground, backlog).await?);
-        }
-    }
-    for ((name, _), runs) in kinds.iter().zip(&hard) {
-        table.add_beside(*name, "jobs/s", rates(runs), LIMIT, &rates(&without));
-    }
-    if charts.with_statements {
-        let easy = std::iter::once((LIMIT, &without));
-        for (name, runs) in easy.chain(kinds.iter().map(|(name, _)| *name).zip(&hard)) {
-            println!("{name}:");
-            print_statements(runs);
-        }
-    }
-    Ok(())
 }
 
 pub(crate) async fn at_once(
