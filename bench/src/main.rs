@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use postroad_common::config::parse_duration;
 
@@ -58,7 +59,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// Only these; may be given several times.
-    #[arg(long, value_name = "NAME", value_parser = PARTS)]
+    #[arg(long, value_name = "NAME", value_parser = parts())]
     only: Vec<String>,
     /// How often each is measured [default: 3, with --quick 1]
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u16).range(1..=99))]
@@ -93,32 +94,17 @@ enum Part {
     Raw(raw::Part),
 }
 
-const PARTS: [&str; 14] = [
-    "limits",
-    "enqueue",
-    "drain",
-    "at-once",
-    "idle",
-    "provider",
-    "api",
-    "settings",
-    "stale",
-    "tenants",
-    "large-args",
-    "later",
-    "steady",
-    "pages",
+const PARTS: [&str; 7] = [
+    "limits", "enqueue", "drain", "at-once", "idle", "provider", "api",
 ];
-/// What a look leaves out: it takes long whatever the number of jobs, or is the same again.
-const NOT_QUICK: [&str; 7] = [
-    "settings",
-    "stale",
-    "tenants",
-    "large-args",
-    "later",
-    "steady",
-    "pages",
-];
+/// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
+/// jobs, or is the same again.
+const NOT_QUICK: [&str; 3] = ["settings", "steady", "pages"];
+
+fn parts() -> PossibleValuesParser {
+    let all = PARTS.into_iter().chain(NOT_QUICK);
+    all.chain(harder::PARTS).into()
+}
 
 const HELP: &str = "\
 Examples:
@@ -151,7 +137,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let wants = |name: &str| match args.only.is_empty() {
-        true => !(args.quick && NOT_QUICK.contains(&name)),
+        true => !args.quick || PARTS.contains(&name),
         false => args.only.iter().any(|only| only == name),
     };
     let (scale, runs) = if args.quick { (10, 1) } else { (1, 3) };

@@ -20,8 +20,8 @@ async fn a_call_names_its_queues_or_none_and_is_taken_once() -> anyhow::Result<(
     assert_eq!(called.take(), BTreeSet::new(), "that it listens");
 
     let names = ["default", "sms"];
-    let queues: Vec<QueueName> = names.iter().map(|name| name.parse().unwrap()).collect();
-    room.store.call_due(&queues).await?;
+    let queues: Result<Vec<QueueName>, _> = names.iter().map(|name| name.parse()).collect();
+    room.store.call_due(&queues?).await?;
     let heard = std::sync::Mutex::new(BTreeSet::new());
     eventually("both are called", async || {
         let mut heard = heard.lock().unwrap();
