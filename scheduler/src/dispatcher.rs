@@ -15,8 +15,7 @@
 //! each of them.
 //!
 //! A call names the queue of a job that is due now: that one is claimed from before anything is looked
-//! for. The look follows in the same run, so no queue is passed over for one that is called again and
-//! again.
+//! for. The look follows at once, so no queue is passed over for one that is called again and again.
 //!
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
 
@@ -77,6 +76,7 @@ pub struct Dispatcher {
     membership: Membership,
     lanes: HashMap<i32, Lane>,
     called: Called,
+    has_looked: bool,
     room: Arc<Semaphore>,
     shutdown: Shutdown,
     rest: Duration,
@@ -97,6 +97,7 @@ impl Dispatcher {
             membership,
             lanes: HashMap::new(),
             called,
+            has_looked: false,
             room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
             shutdown,
             rest: IDLE_REST,
@@ -148,21 +149,6 @@ impl Dispatcher {
             .publishing
             .spawn(publish(store, publisher, queue, messages, permit));
         Ok(true)
-    }
-
-    /// Claims one batch from each. No queue waits for another's error. Says whether there was one.
-    async fn claim_from_each(&mut self, queues: &[DueQueue]) -> Result<bool, store::Error> {
-        let (mut any, mut first_error) = (false, None);
-        for queue in queues {
-            if self.shutdown.is_requested() {
-                break;
-            }
-            match self.claim_from(queue).await {
-                Ok(claimed) => any |= claimed,
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        first_error.map_or(Ok(any), Err)
     }
 
     /// The queues that are called. Of one that was never seen here only a look can tell what it is.
@@ -220,12 +206,32 @@ impl Service for Dispatcher {
         if !self.outlet.publisher.is_ready() || self.membership.id().is_none() {
             return Ok(Progress::Idle);
         }
-        let called = self.called();
-        let mut any = self.claim_from_each(&called).await?;
-        let found = self.look().await?;
-        // One batch from each, then another look: no queue waits for the end of another's backlog.
-        any |= self.claim_from_each(&found).await?;
-        Ok(Progress::more_if(any))
+        let called = if self.has_looked {
+            self.called()
+        } else {
+            Vec::new()
+        };
+        self.has_looked = called.is_empty();
+        let queues = match self.has_looked {
+            true => self.look().await?,
+            false => called,
+        };
+        // One batch from each, then another look: no queue waits for the end of another's backlog,
+        // or for another's error.
+        let (mut any, mut first_error) = (false, None);
+        for queue in &queues {
+            if self.shutdown.is_requested() {
+                break;
+            }
+            match self.claim_from(queue).await {
+                Ok(claimed) => any |= claimed,
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(Progress::more_if(any || !self.has_looked)),
+        }
     }
 }
 
