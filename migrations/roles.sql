@@ -38,6 +38,9 @@ grant select on postroad.tenant, postroad.kind, postroad.queue, postroad.schedul
 grant update on postroad.queue to postroad_scheduler;
 grant update (next_at, last_at) on postroad.schedule to postroad_scheduler;
 grant update (cursor, done, updated_at, finished_at) on postroad.operation to postroad_scheduler;
+grant select, delete on postroad.stop to postroad_scheduler;
+grant update (lifted_at, cursor, pass_xmin, pass_found, pass_after) on postroad.stop to postroad_scheduler;
+grant select, insert on postroad.stop_catch to postroad_scheduler;
 grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
     postroad.forget_finished(date, integer[], bigint, bigint),
     postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
@@ -48,7 +51,8 @@ grant select, update, delete on postroad.job to postroad_worker;
 grant select, insert on postroad.archive, postroad.attempt_error to postroad_worker;
 grant select, insert, update on postroad.process, postroad.kind to postroad_worker;
 grant select, insert on postroad.queue to postroad_worker;
-grant select on postroad.tenant, postroad.tenant_secret to postroad_worker;
+grant select on postroad.tenant, postroad.tenant_secret, postroad.stop to postroad_worker;
+grant insert on postroad.stop_catch to postroad_worker;
 
 -- === The api ===
 
@@ -60,6 +64,9 @@ grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad
 grant insert on postroad.schedule_tick, postroad.audit_log to postroad_api;
 grant select, insert on postroad.operation to postroad_api;
 grant update (stopped_at, updated_at) on postroad.operation to postroad_api;
+grant select, insert on postroad.stop to postroad_api;
+grant update (lifted_at) on postroad.stop to postroad_api;
+grant select on postroad.stop_catch to postroad_api;
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days)
     on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
@@ -70,7 +77,8 @@ grant execute on function postroad.find_token(text), postroad.touch_tokens(text[
 
 grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad.tenant, postroad.kind,
     postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
-    postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger
+    postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger, postroad.stop,
+    postroad.stop_catch
     to postroad_readonly;
 
 -- === Rows ===
@@ -86,12 +94,13 @@ declare
     condition text;
 begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
-        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total'] loop
+        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'stop', 'stop_catch'] loop
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
             when 'attempt_error' then '(exists (select from postroad.job j where j.id = job_id)
                 or exists (select from postroad.archive a where a.id = job_id))'
+            when 'stop_catch' then '(exists (select from postroad.stop s where s.id = stop_id))'
             else mine
         end;
         for policy in

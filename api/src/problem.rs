@@ -195,6 +195,15 @@ impl Problem {
         self
     }
 
+    /// The same about a field of the body, if it is about a value at all.
+    pub(crate) fn about(mut self, pointer: &'static str) -> Self {
+        if self.status != StatusCode::UNPROCESSABLE_ENTITY {
+            return self;
+        }
+        self.parameter = None;
+        self.at(pointer)
+    }
+
     /// The whole answer, with the request's id in it.
     pub(crate) fn respond(mut self, request_id: &str) -> Response {
         self.request_id = Some(request_id.into());

@@ -35,13 +35,17 @@ pub enum Permission {
     QueuesRead,
     /// Pause, resume and set queues and kinds: they are shared by all tenants, so operators only.
     QueuesWrite,
+    /// Look at stops.
+    StopsRead,
+    /// Stop jobs from being started, and lift stops.
+    StopsWrite,
     /// Look at the ledger.
     LedgerRead,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -49,6 +53,8 @@ impl Permission {
         Self::SchedulesWrite,
         Self::QueuesRead,
         Self::QueuesWrite,
+        Self::StopsRead,
+        Self::StopsWrite,
         Self::LedgerRead,
     ];
 
@@ -62,6 +68,8 @@ impl Permission {
             Self::SchedulesWrite => "schedules:write",
             Self::QueuesRead => "queues:read",
             Self::QueuesWrite => "queues:write",
+            Self::StopsRead => "stops:read",
+            Self::StopsWrite => "stops:write",
             Self::LedgerRead => "ledger:read",
         }
     }

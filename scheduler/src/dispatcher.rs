@@ -134,9 +134,14 @@ impl Dispatcher {
         let Some(claimed) = claimed else {
             return Ok(false);
         };
+        metrics::stopped("set_aside", claimed.set_aside);
         let jobs = claimed.jobs.len();
         let bytes = claimed.args_bytes();
         let pace = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
+        if jobs == 0 {
+            // All that was met is stopped: behind it there may be what is not.
+            return Ok(true);
+        }
         let queue = claimed.queue.clone();
         let messages = pack(claimed, self.outlet.bundle_max, pace);
         lane.packed(jobs, messages.len());

@@ -36,6 +36,6 @@ impl Service for Expirer {
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
         let expired = self.store.expire(BATCH).await?;
         metrics::expired(expired);
-        Ok(Progress::more_if(expired as i64 == BATCH))
+        Ok(Progress::more_if(expired as i64 >= BATCH))
     }
 }

@@ -61,6 +61,9 @@ impl Service for Gauges {
             let found = processes.iter().find(|(name, _)| name == role);
             metrics::processes(role, found.map_or(0, |(_, count)| *count));
         }
+        for (mode, count) in self.store.stop_gauges().await? {
+            metrics::stops(mode.as_str(), count);
+        }
         Ok(Progress::Idle)
     }
 }

@@ -8,6 +8,7 @@
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
 //! | [`expirer`] | scheduled → expired |
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
+//! | [`stopper`] | scheduled → cancelled, where a stop says so; brings back what stops have set aside |
 //! | [`ticker`] | none; makes the jobs of recurring schedules |
 //! | [`pruner`] | none; makes and drops partitions, and forgets finished jobs that their queue does not keep |
 //! | [`declarer`] | none; has the broker's side of queues made |
@@ -27,6 +28,7 @@ pub mod operator;
 pub mod pruner;
 pub mod rescuer;
 pub mod retrier;
+pub mod stopper;
 pub mod ticker;
 pub mod watcher;
 
@@ -52,6 +54,7 @@ use operator::Operator;
 use pruner::Pruner;
 use rescuer::Rescuer;
 use retrier::Retrier;
+use stopper::Stopper;
 use ticker::Ticker;
 use watcher::Watcher;
 
@@ -128,6 +131,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ),
         spawn(
             Operator::new(store.clone(), dispatch.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
+        spawn(
+            Stopper::new(store.clone(), dispatch.clone()),
             other.clone(),
             &health,
             &shutdown,

@@ -15,6 +15,8 @@ const RULED: &str = "postroad_failed_jobs_ruled_total";
 const LOST_PROCESSES: &str = "postroad_processes_lost_total";
 const RESCUED: &str = "postroad_jobs_rescued_total";
 const EXPIRED: &str = "postroad_jobs_expired_total";
+const STOPPED: &str = "postroad_jobs_stopped_total";
+const STOPS: &str = "postroad_stops";
 const TICKS: &str = "postroad_schedule_ticks_total";
 const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
 const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
@@ -60,6 +62,12 @@ pub fn describe() {
         "jobs that expired before they were dispatched"
     );
     describe_counter!(
+        STOPPED,
+        Unit::Count,
+        "jobs that stops were about, by what this scheduler did: set aside at a claim, released, cancelled"
+    );
+    describe_gauge!(STOPS, Unit::Count, "stops that are in force, by mode");
+    describe_counter!(
         TICKS,
         Unit::Count,
         "ticks of recurring schedules, by whether a job was made or the misfire policy passed over it"
@@ -102,6 +110,9 @@ fn begin_at_zero() {
     }
     for reason in ["message_id", "version", "dispatch", "kind", "body"] {
         parked_by(reason, 0);
+    }
+    for what in ["set_aside", "released", "cancelled"] {
+        stopped(what, 0);
     }
     for verdict in ["retry", "dead"] {
         ruled_by(verdict, 0);
@@ -187,6 +198,14 @@ pub(crate) fn expired(jobs: usize) {
     counter!(EXPIRED).increment(jobs as u64);
 }
 
+pub(crate) fn stopped(what: &'static str, jobs: usize) {
+    counter!(STOPPED, "what" => what).increment(jobs as u64);
+}
+
+pub(crate) fn stops(mode: &'static str, count: i64) {
+    gauge!(STOPS, "mode" => mode).set(count as f64);
+}
+
 pub(crate) fn ledger_imbalance(jobs: u64) {
     gauge!(LEDGER_IMBALANCE).set(jobs as f64);
 }
@@ -206,6 +225,7 @@ pub(crate) fn queue(at: &QueueGauges) {
         ("running", at.running),
         ("failed", at.failed),
         ("held", at.held),
+        ("stopped", at.stopped),
     ];
     for (state, jobs) in states {
         gauge!(JOBS, "queue" => at.queue.clone(), "state" => state).set(jobs as f64);

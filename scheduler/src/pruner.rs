@@ -50,9 +50,11 @@ impl Service for Pruner {
         // Of what is left: what is dropped need not be walked.
         let forgotten = self.forgetting.step(&self.store).await;
         let ticks = self.store.prune_ticks(self.retention, BATCH).await;
+        let stops = self.store.prune_stops(self.retention).await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
         let (forgotten, ticks) = (forgotten?, ticks?);
+        stops?;
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");

@@ -43,6 +43,7 @@ struct Things {
     jobs: Vec<String>,
     schedule: String,
     operation: String,
+    stop: String,
 }
 
 impl Things {
@@ -53,13 +54,15 @@ impl Things {
             _ if route.starts_with("/v1/jobs/{id}") => ("{id}", &self.jobs[..]),
             _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
             _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
+            _ if route.starts_with("/v1/stops/{id}") => ("{id}", one(&self.stop)),
             _ => return vec![route.replace("{name}", "default")],
         };
         names.iter().map(|name| route.replace(part, name)).collect()
     }
 
     fn are_at(&self, path: &str) -> bool {
-        let mut names = self.jobs.iter().chain([&self.schedule, &self.operation]);
+        let others = [&self.schedule, &self.operation, &self.stop];
+        let mut names = self.jobs.iter().chain(others);
         names.any(|name| path.contains(name))
     }
 }
@@ -73,6 +76,7 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
         "dedup",
         "schedule",
         "operation",
+        "stop",
         "audit_log",
     ];
     for table in tables {
@@ -90,6 +94,9 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
 fn bodies_of(method: &Method, route: &str) -> Vec<Value> {
     if route.ends_with("/resolve") {
         return vec![json!({"verdict": "dead"})];
+    }
+    if *method == Method::POST && route == "/v1/stops" {
+        return vec![json!({"mode": "pause", "kind": "sms"})];
     }
     if *method == Method::PATCH && route == "/v1/schedules/{name}" {
         let (pause, resume) = (json!({"paused": true}), json!({"paused": false}));
@@ -255,7 +262,7 @@ async fn other_ways_of_sending_a_token_are_none() {
     cluster.take_down().await.unwrap();
 }
 
-/// Jobs in three states, a schedule, and a redrive that has begun.
+/// Jobs in three states, a schedule, a redrive that has begun, and a stop.
 async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
     let mut jobs = Vec::new();
     for delay in ["1h", "2h", "3h"] {
@@ -277,8 +284,11 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
     let begun = acme.post("/v1/dead-letters/redrive", &json!({})).await;
     let operation = begun.unwrap().json();
     assert_eq!(operation["planned"], 1, "{operation}");
+    let stop = json!({"mode": "pause", "kind": "webhook", "reason": "acme-only"});
+    let stop = acme.post("/v1/stops", &stop).await.unwrap().json();
     Things {
         jobs,
+        stop: stop["id"].as_str().unwrap().to_owned(),
         schedule: "acme-only".to_owned(),
         operation: operation["id"].as_str().unwrap().to_owned(),
     }
@@ -311,6 +321,7 @@ async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, 
         "/v1/dead-letters?limit=200",
         "/v1/schedules?limit=200",
         "/v1/schedules?tenant=acme",
+        "/v1/stops?all=true",
     ] {
         let answer = other.get(look).await.unwrap();
         assert!(!answer.text.contains("acme-only"), "{look}: {answer:?}");

@@ -33,7 +33,7 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 11] = [
+static TABLES: [Table; 13] = [
     Table {
         name: "archive",
         needs: &[],
@@ -113,6 +113,22 @@ static TABLES: [Table; 11] = [
         values: "{t}, '2026-01-01', {t}",
         owner: "tenant_id = {t}",
         touched: "made_at",
+    },
+    Table {
+        name: "stop",
+        needs: &["tenant"],
+        columns: "id, tenant_id, mode, actor",
+        values: "{job}, {t}, 'pause', 'somebody'",
+        owner: "tenant_id = {t}",
+        touched: "reason",
+    },
+    Table {
+        name: "stop_catch",
+        needs: &["tenant", "stop"],
+        columns: "stop_id, place, jobs",
+        values: "{job}, 'pipe', 1",
+        owner: "stop_id = {job}",
+        touched: "jobs",
     },
     Table {
         name: "tenant",

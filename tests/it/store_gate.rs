@@ -262,7 +262,7 @@ async fn the_gate_says_how_late_each_job_starts() {
     };
 
     let mut late = Vec::new();
-    let asked = [stale, back_dated, long_due];
+    let asked = [stale, back_dated, long_due].map(|job| (job, Duration::ZERO));
     let gate = room
         .store
         .ask_gate(room.worker, &asked, false, |by| late.push(by));

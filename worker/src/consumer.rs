@@ -11,6 +11,7 @@
 //! wait here, each for a place of its own.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 use std::vec;
 
 use futures_util::future::{join_all, select_all};
@@ -122,6 +123,8 @@ struct Inbox {
 struct Received {
     job: Envelope,
     receipt: Receipt,
+    /// When its delivery was opened.
+    taken_at: Instant,
 }
 
 impl Lane {
@@ -203,7 +206,12 @@ fn open(delivery: Delivery, settler: &Settler) -> Result<Vec<Received>, u64> {
         tag
     })?;
     let receipts = inflight::receipts(settler.clone(), tag, jobs.len());
-    let received = |(job, receipt)| Received { job, receipt };
+    let taken_at = Instant::now();
+    let received = |(job, receipt)| Received {
+        job,
+        receipt,
+        taken_at,
+    };
     Ok(jobs.into_iter().zip(receipts).map(received).collect())
 }
 
@@ -277,7 +285,11 @@ impl Intake {
     }
 
     async fn take(&self, place: OwnedSemaphorePermit, received: Received) {
-        let Received { job, receipt } = received;
+        let Received {
+            job,
+            receipt,
+            taken_at,
+        } = received;
         let Some(kind) = self.registry.find(&job.kind) else {
             metrics::rejected("unknown_kind");
             tracing::warn!(
@@ -301,6 +313,7 @@ impl Intake {
                             kind,
                             envelope: job,
                             permit: place,
+                            taken_at,
                         })
                         .await,
                 );

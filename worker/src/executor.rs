@@ -50,6 +50,7 @@ impl Executor {
         let called_off = self.cancellations.enter(asking.ticket.job());
         self.running.spawn(async move {
             let Asking {
+                taken_at: _,
                 ticket,
                 kind,
                 envelope,

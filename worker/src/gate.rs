@@ -10,7 +10,7 @@
 //! took so long that the worker may have been called lost meanwhile, and its jobs given away.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postroad_common::backoff::Backoff;
 use postroad_common::broker::Settle;
@@ -41,6 +41,8 @@ pub(crate) struct Asking {
     pub(crate) envelope: Envelope,
     /// The room it takes in its queue's concurrency.
     pub(crate) permit: OwnedSemaphorePermit,
+    /// When its delivery was opened.
+    pub(crate) taken_at: Instant,
 }
 
 /// Asks for batches until nobody brings any more, or the worker stops.
@@ -66,10 +68,9 @@ impl Gatekeeper {
                 () = self.shutdown.quiesce.cancelled() => return Vec::new(),
                 taken = gather(&mut asking, &mut batch, BATCH, enough) => if taken == 0 { return Vec::new() },
             }
-            let fences: Vec<_> = batch.iter().map(|one: &Asking| one.ticket.job()).collect();
             failpoint!("gate.before_asking");
-            let Some((to, verdicts)) = self.ask(&fences).await else {
-                return fences;
+            let Some((to, verdicts)) = self.ask(&batch).await else {
+                return batch.iter().map(|one| one.ticket.job()).collect();
             };
             failpoint!("gate.granted");
             let mut refused = Vec::new();
@@ -78,6 +79,10 @@ impl Gatekeeper {
                     GateVerdict::Start { attempt } => self.executor.start(one, to, attempt, late),
                     GateVerdict::Expired => {
                         metrics::refused("expired");
+                        refused.push((one.ticket, Settle::Ack));
+                    }
+                    GateVerdict::Stopped => {
+                        metrics::refused("stopped");
                         refused.push((one.ticket, Settle::Ack));
                     }
                     GateVerdict::Refused => {
@@ -93,18 +98,20 @@ impl Gatekeeper {
 
     /// Asks until there is an answer: under which id, what to do with each, and how late those are
     /// that start. None: the worker stops first.
-    async fn ask(&self, fences: &[Fenced]) -> Option<(ProcessId, Vec<(GateVerdict, Duration)>)> {
+    async fn ask(&self, batch: &[Asking]) -> Option<(ProcessId, Vec<(GateVerdict, Duration)>)> {
         let (mut backoff, mut is_again) = (Backoff::default(), false);
-        let mut late = Vec::with_capacity(fences.len());
+        let mut late = Vec::with_capacity(batch.len());
         loop {
             late.clear();
+            let in_hand = |one: &Asking| (one.ticket.job(), one.taken_at.elapsed());
+            let asked: Vec<_> = batch.iter().map(in_hand).collect();
             match self.membership.id() {
                 None => self
                     .health
                     .bad(HEALTH, "no heartbeat for half a lease: starting nothing"),
                 Some(id) => match self
                     .store
-                    .ask_gate(id, fences, std::mem::replace(&mut is_again, true), |by| {
+                    .ask_gate(id, &asked, std::mem::replace(&mut is_again, true), |by| {
                         late.push(by);
                     })
                     .await

@@ -112,10 +112,7 @@ pub(crate) async fn redrive(
     caller.may(Permission::DeadLettersRedrive)?;
     let at = |pointer: &'static str| move |_| Problem::invalid(pointer, "must be a name");
     let tenant = caller.tenant(asked.tenant.as_deref()).await;
-    let tenant = tenant.map_err(|problem| match problem.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => problem.at("/tenant"),
-        _ => problem,
-    })?;
+    let tenant = tenant.map_err(|problem| problem.about("/tenant"))?;
     if asked
         .limit
         .is_some_and(|limit| !(1..=1_000_000_000).contains(&limit))

@@ -9,6 +9,7 @@ mod ledger;
 mod operations;
 mod queues;
 mod schedules;
+mod stops;
 
 use postroad_common::store::JobView;
 use serde::Serialize;
@@ -54,6 +55,9 @@ pub(crate) fn all() -> OpenApiRouter<App> {
             schedules::delete
         ))
         .routes(routes!(schedules::run))
+        .routes(routes!(stops::list, stops::create))
+        .routes(routes!(stops::get))
+        .routes(routes!(stops::lift))
         .routes(routes!(ledger::get))
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Queue {
     running: i64,
     failed: i64,
     held: i64,
+    /// Set aside by stops, to be scheduled again when they are lifted.
+    stopped: i64,
     /// How long the oldest of them has been due.
     #[schema(required = true)]
     oldest_due_seconds: Option<f64>,
@@ -60,6 +62,7 @@ impl From<QueueRow> for Queue {
             running: row.running,
             failed: row.failed,
             held: row.held,
+            stopped: row.stopped,
             oldest_due_seconds: row.oldest_due_seconds,
         }
     }

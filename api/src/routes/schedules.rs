@@ -262,10 +262,7 @@ fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<Recurrence, Pro
 
 /// Whose schedule it is: the id and the name of a tenant.
 async fn owner(caller: &Caller, named: Option<&str>) -> Result<i32, Problem> {
-    let at_tenant = |problem: Problem| match problem.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => problem.at("/tenant"),
-        _ => problem,
-    };
+    let at_tenant = |problem: Problem| problem.about("/tenant");
     if let Some(id) = caller.scope().tenant_id() {
         caller.tenant(named).await.map_err(at_tenant)?;
         return Ok(id);

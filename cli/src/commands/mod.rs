@@ -15,6 +15,7 @@ pub(crate) mod migrate;
 pub(crate) mod operations;
 pub(crate) mod queues;
 pub(crate) mod schedules;
+pub(crate) mod stops;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod top;

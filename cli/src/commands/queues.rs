@@ -158,6 +158,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "RUNNING",
         "FAILED",
         "HELD",
+        "STOPPED",
         "PAUSED",
         "WINDOW",
         "TTL",
@@ -166,8 +167,8 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "RETENTION",
     ])
     .of_names()
-    .right(1..=6)
-    .right(8..=12);
+    .right(1..=7)
+    .right(9..=13);
     for queue in &queues {
         table.row([
             queue.name.clone(),
@@ -179,6 +180,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             queue.running.to_string(),
             queue.failed.to_string(),
             queue.held.to_string(),
+            queue.stopped.to_string(),
             output::moment_or(queue.paused_at, "no"),
             queue.window_size.to_string(),
             stretch(queue.pipe_ttl_seconds),
@@ -218,6 +220,7 @@ async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> 
         ("running", queue.running.to_string()),
         ("failed", queue.failed.to_string()),
         ("held", queue.held.to_string()),
+        ("stopped", queue.stopped.to_string()),
     ])
 }
 

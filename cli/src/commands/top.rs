@@ -315,6 +315,7 @@ mod tests {
             running: 3,
             failed: 0,
             held: 1,
+            stopped: 0,
             oldest_due_seconds: (due > 0).then_some(754.0),
         };
         let process = ProcessRow {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
@@ -51,8 +52,10 @@ pub struct Claim {
 pub struct Claimed {
     /// The queue as it was then: what is known from a look may be old.
     pub queue: DueQueue,
-    /// The jobs, in the order in which they should be sent; never empty.
+    /// The jobs, in the order in which they should be sent. None, where all that was met is stopped.
     pub jobs: Vec<Claim>,
+    /// How many were met that are stopped, and set aside.
+    pub set_aside: usize,
     /// Whether a tenant had as many due jobs as its share, or more: then more may be due.
     pub is_backlog: bool,
     /// How many were in the pipe before.
@@ -75,7 +78,7 @@ pub struct Places {
 
 impl DueQueue {
     /// Of a row that begins with its columns.
-    fn of(row: &tokio_postgres::Row) -> Self {
+    fn of(row: &Row) -> Self {
         Self {
             id: row.get(0),
             name: row.get(1),
@@ -193,7 +196,9 @@ const DUE_QUEUES: &str = "
 /// listen to RabbitMQ: for an hour it counts.
 const LOCK_QUEUE: &str = "
     select q.id, q.name, q.window_size::bigint, (extract(epoch from q.pipe_ttl) * 1000)::bigint,
-           q.rate_per_second is not null, readers.total, readers.least
+           q.rate_per_second is not null, readers.total, readers.least,
+           exists (select from postroad.stop s
+                   where s.lifted_at is null and (s.queue_id is null or s.queue_id = q.id))
     from postroad.queue q
     cross join lateral (
         select case when bool_and(p.reads_bundles) then sum(p.places) end as total,
@@ -207,6 +212,10 @@ const LOCK_QUEUE: &str = "
               and (p.lost_at is null
                    or (not p.reads_bundles and p.lost_at > now() - interval '1 hour'))) p) readers
     where q.id = $1 and q.paused_at is null
+      and not exists (
+          select from postroad.stop s
+          where s.lifted_at is null and s.mode = 'pause' and s.queue_id = q.id
+            and s.tenant_id is null and s.kind_id is null)
     for no key update of q skip locked";
 
 /// Takes $2 tokens out of the bucket, after what has dripped in.
@@ -231,7 +240,9 @@ const SPEND: &str = "
 ///   passed over, and so are the tenants themselves when tenants are found.
 /// * Rows are locked when they are picked, so they stay where they are, and are updated by that
 ///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
-const CLAIM: &str = "
+macro_rules! claim {
+    ($tenants:literal, $begin:literal, $set:expr, $end:literal) => {
+        concat!("
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
                then least(q.window_size - in_pipe.n, $2, rate.n) else 0 end as n,
@@ -262,7 +273,9 @@ const CLAIM: &str = "
         select w.tenant_id, t.weight, r.times, random() as turn
         from walk w join postroad.tenant t on t.id = w.tenant_id
         left join reached r on r.tenant_id = w.tenant_id
-        where exists (
+        where ",
+            $tenants,
+            "exists (
             select from generate_series(0, 3) p(priority)
             cross join lateral (
                 select from postroad.job j
@@ -292,13 +305,75 @@ const CLAIM: &str = "
                 for no key update skip locked) one
             limit due.n) job
         limit (select n from credit))
-    update postroad.job j
-    set stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3
+    ",
+            $begin,
+            "update postroad.job j
+    set ",
+            $set,
+            "
     where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
               floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
               (select exists (select from pick p group by p.tenant_id, p.n having count(*) >= p.n)),
-              (select in_pipe from credit)";
+              (select in_pipe from credit), j.stage, j.stopped_by",
+            $end
+        )
+    };
+}
+
+/// What a claim met, claimed or set aside.
+struct Seen {
+    jobs: usize,
+    is_backlog: bool,
+    in_pipe: i64,
+    reached: Cursor,
+}
+
+impl Seen {
+    /// Of rows, of which there must be one.
+    fn of(rows: &[Row]) -> Self {
+        Self {
+            jobs: rows.len(),
+            is_backlog: rows[0].get(10),
+            in_pipe: rows[0].get(11),
+            reached: Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
+        }
+    }
+}
+
+const CLAIM: &str = claim!(
+    "",
+    "",
+    "stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3",
+    ""
+);
+
+/// The same while there are stops. A tenant that is stopped as a whole is passed over; what else is
+/// met and stopped is set aside, so that no claim walks over it again: then it takes as long to come
+/// past a million stopped jobs as to claim them.
+const CLAIM_BESIDE_STOPS: &str = claim!(
+    "not exists (
+            select from postroad.stop s
+            where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = w.tenant_id
+              and s.kind_id is null and (s.queue_id is null or s.queue_id = $1))
+          and ",
+    ", met as (
+    ",
+    concat!(
+        "(stage, stopped_by, dispatch, claimed_at, claimed_by) =
+            (select case when stop.id is null then 1 else 4 end, stop.id,
+                    j.dispatch + (stop.id is null)::int, case when stop.id is null then now() end,
+                    case when stop.id is null then $3::bigint end
+             from (select ",
+        stop_of_j!(),
+        " as id) stop)"
+    ),
+    "),
+    caught as (
+        insert into postroad.stop_catch (stop_id, place, jobs)
+        select stopped_by, 'waiting', count(*) from met where stage = 4 group by stopped_by)
+    select * from met"
+);
 
 /// Only what was never started may be let go: a started job is its worker's.
 const RELEASE: &str = "
@@ -343,60 +418,62 @@ impl Store {
             &times[2],
             &times[3],
         ];
-        let claimed = self
-            .with_connection("claiming jobs", async |connection| {
-                let tx = connection.transaction().await?;
-                let lock = tx.prepare_cached(LOCK_QUEUE).await?;
-                let Some(locked) = tx.query_opt(&lock, &[&queue.id]).await? else {
-                    return Ok(None);
-                };
-                let claim = tx.prepare_cached(CLAIM).await?;
-                let mut rows = tx.query(&claim, &params).await?;
-                if rows.is_empty() {
-                    return Ok(None);
-                }
-                if locked.get(4) {
-                    let spend = tx.prepare_cached(SPEND).await?;
-                    let spent = rows.len() as f64;
-                    tx.execute(&spend, &[&queue.id, &spent]).await?;
-                }
-                rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, Timestamp>(9)));
-                // Before the commit: a claim that cannot be answered for must not be made.
-                let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
-                let kinds = self.names.read(&tx, Of::Kinds, &ids(2)).await?;
-                let tenants = self.names.read(&tx, Of::Tenants, &ids(3)).await?;
-                failpoint!("claim.before_commit");
-                tx.commit().await?;
-                failpoint!("claim.committed");
-                let (total, least): (Option<i64>, Option<i64>) = (locked.get(5), locked.get(6));
-                let places = total
-                    .zip(least)
-                    .map(|(total, least)| Places { total, least });
-                Ok(Some((DueQueue::of(&locked), places, rows, kinds, tenants)))
-            })
-            .await?;
-        let Some((queue, places, rows, kinds, tenants)) = claimed else {
-            return Ok(None);
-        };
-        let claim = |((row, kind), tenant): ((&tokio_postgres::Row, _), _)| Claim {
-            id: row.get::<_, uuid::Uuid>(0).into(),
-            dispatch: row.get(1),
-            kind,
-            tenant,
-            attempts_before: row.get(4),
-            traceparent: row.get(5),
-            args: row.get(6),
-            claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
-        };
-        let reached = Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9))));
-        Ok(Some(Claimed {
-            queue,
-            is_backlog: rows[0].get(10),
-            in_pipe: rows[0].get(11),
-            places,
-            reached,
-            jobs: rows.iter().zip(kinds).zip(tenants).map(claim).collect(),
-        }))
+        self.with_connection("claiming jobs", async |connection| {
+            let tx = connection.transaction().await?;
+            let lock = tx.prepare_cached(LOCK_QUEUE).await?;
+            let Some(locked) = tx.query_opt(&lock, &[&queue.id]).await? else {
+                return Ok(None);
+            };
+            let sql = match locked.get(7) {
+                true => CLAIM_BESIDE_STOPS,
+                false => CLAIM,
+            };
+            let claim = tx.prepare_cached(sql).await?;
+            let met = tx.query(&claim, &params).await?;
+            if met.is_empty() {
+                return Ok(None);
+            }
+            let seen = Seen::of(&met);
+            let is_claimed = |row: &Row| row.get::<_, i16>(12) == 1;
+            let mut rows: Vec<_> = met.into_iter().filter(is_claimed).collect();
+            if locked.get(4) && !rows.is_empty() {
+                let spend = tx.prepare_cached(SPEND).await?;
+                let spent = rows.len() as f64;
+                tx.execute(&spend, &[&queue.id, &spent]).await?;
+            }
+            rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, Timestamp>(9)));
+            // Before the commit: a claim that cannot be answered for must not be made.
+            let ids = |column| rows.iter().map(|row| row.get(column)).collect::<Vec<i32>>();
+            let kinds = self.names.read(&tx, Of::Kinds, &ids(2)).await?;
+            let tenants = self.names.read(&tx, Of::Tenants, &ids(3)).await?;
+            failpoint!("claim.before_commit");
+            tx.commit().await?;
+            failpoint!("claim.committed");
+            let (total, least): (Option<i64>, Option<i64>) = (locked.get(5), locked.get(6));
+            let places = total
+                .zip(least)
+                .map(|(total, least)| Places { total, least });
+            let claim = |((row, kind), tenant): ((&Row, _), _)| Claim {
+                id: row.get::<_, uuid::Uuid>(0).into(),
+                dispatch: row.get(1),
+                kind,
+                tenant,
+                attempts_before: row.get(4),
+                traceparent: row.get(5),
+                args: row.get(6),
+                claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
+            };
+            Ok(Some(Claimed {
+                queue: DueQueue::of(&locked),
+                set_aside: seen.jobs - rows.len(),
+                is_backlog: seen.is_backlog,
+                in_pipe: seen.in_pipe,
+                places,
+                reached: seen.reached,
+                jobs: rows.iter().zip(kinds).zip(tenants).map(claim).collect(),
+            }))
+        })
+        .await
     }
 
     /// Puts dispatched jobs that were never started back to scheduled, without charging an

@@ -1,7 +1,7 @@
 //! How much is where, at one moment, for the gauges of a scheduler. Read every few seconds by each
 //! of them, so every count is the range of a small index or ends at a bound.
 
-use super::{Error, Store};
+use super::{Error, StopMode, Store};
 
 /// Due jobs that are counted in one queue, and failed and held ones over all queues; there may be
 /// more.
@@ -24,6 +24,8 @@ pub struct QueueGauges {
     pub failed: i64,
     /// Waiting for a decision, counted as far as the failed ones.
     pub held: i64,
+    /// Set aside by stops, counted as far as the failed ones.
+    pub stopped: i64,
     /// How long the oldest due job has been due; zero where none is.
     pub oldest_due_seconds: f64,
 }
@@ -66,16 +68,21 @@ const QUEUES: &str = "
         from (select queue_id from postroad.job where stage = 2 limit $1) one group by queue_id),
     held as (
         select queue_id, count(*) as n
-        from (select queue_id from postroad.job where stage = 3 limit $1) one group by queue_id)
+        from (select queue_id from postroad.job where stage = 3 limit $1) one group by queue_id),
+    stopped as (
+        select queue_id, count(*) as n
+        from (select queue_id from postroad.job where stage = 4 limit $1) one group by queue_id)
     select q.name, q.paused_at is not null, due.n,
            coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
            coalesce((select extract(epoch from now() - min(l.due_at))::double precision
-                     from lanes l where l.queue_id = q.id), 0)
+                     from lanes l where l.queue_id = q.id), 0),
+           coalesce(stopped.n, 0)
     from postroad.queue q
     left join pipe on pipe.queue_id = q.id
     left join failed on failed.queue_id = q.id
     left join held on held.queue_id = q.id
+    left join stopped on stopped.queue_id = q.id
     cross join lateral (
         select count(*) as n
         from (select from lanes l
@@ -93,7 +100,19 @@ const PROCESSES: &str = "
     where stopped_at is null and lost_at is null and seen_at > now() - lease
     group by role order by role";
 
+/// Both modes, also the one of which there is no stop.
+const STOPS: &str = "
+    select (select count(*) from postroad.stop where lifted_at is null and mode = 'pause'),
+           (select count(*) from postroad.stop where lifted_at is null and mode = 'cancel')";
+
 impl Store {
+    /// How many stops are in force: those that pause, and those that cancel.
+    pub async fn stop_gauges(&self) -> Result<[(StopMode, i64); 2], Error> {
+        let rows = self.query("counting stops", STOPS, &[]).await?;
+        let count = |(column, mode)| (mode, rows[0].get(column));
+        Ok([(0, StopMode::Pause), (1, StopMode::Cancel)].map(count))
+    }
+
     /// Every queue at this moment.
     pub async fn queue_gauges(&self) -> Result<Vec<QueueGauges>, Error> {
         let rows = self
@@ -108,6 +127,7 @@ impl Store {
             failed: row.get(5),
             held: row.get(6),
             oldest_due_seconds: row.get(7),
+            stopped: row.get(8),
         };
         Ok(rows.iter().map(gauges).collect())
     }

@@ -56,6 +56,13 @@ const PRUNE_PROCESSES: &str = "
                       where j.stage = 3 and (j.worker_id = p.id or j.claimed_by = p.id))
     returning p.id";
 
+/// As long as a job is set aside by it, a stop is remembered.
+const PRUNE_STOPS: &str = "
+    delete from postroad.stop s
+    where s.lifted_at < now() - $1 * interval '1 ms'
+      and not exists (select from postroad.job j where j.stage = 4 and j.stopped_by = s.id)
+    returning s.id";
+
 impl Store {
     /// Creates the partitions of the coming days that are missing.
     pub async fn make_partitions(&self) -> Result<i32, Error> {
@@ -122,6 +129,15 @@ impl Store {
     pub async fn prune_dedup(&self, limit: i64) -> Result<usize, Error> {
         Ok(self
             .query("pruning dedup keys", PRUNE_DEDUP, &[&limit])
+            .await?
+            .len())
+    }
+
+    /// Forgets stops that have been over for `keep`.
+    pub async fn prune_stops(&self, keep: Duration) -> Result<usize, Error> {
+        let keep = millis(keep) as f64;
+        Ok(self
+            .query("pruning stops", PRUNE_STOPS, &[&keep])
             .await?
             .len())
     }

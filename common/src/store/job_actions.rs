@@ -40,7 +40,7 @@ const CANCEL: &str = concat!(
     gone as (
         delete from postroad.job j
         where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
-          and (j.stage in (0, 2) or (j.stage = 1 and j.started_at is null))
+          and (j.stage in (0, 2, 4) or (j.stage = 1 and j.started_at is null))
         returning j.*),
     archived as (
         ",
@@ -61,12 +61,14 @@ const REVIVE: &str = concat!(
     revive_from!("back")
 );
 
+/// What a stop has set aside is due at once when the stop is lifted.
 const HURRY: &str = "
     update postroad.job j
-    set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
-        claimed_by = null, started_at = null, worker_id = null, run_at = least(j.run_at, now())
+    set stage = case j.stage when 4 then 4 else 0 end, fatal = false, retry_after = null,
+        ended_at = null, claimed_at = null, claimed_by = null, started_at = null, worker_id = null,
+        run_at = least(j.run_at, now())
     where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
-      and j.stage in (0, 2) and j.cancel_at is null
+      and j.stage in (0, 2, 4) and j.cancel_at is null
     returning j.id, j.tenant_id";
 
 const RESOLVE_RETRY: &str = "

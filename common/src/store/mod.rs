@@ -50,6 +50,19 @@ macro_rules! revive_from {
     };
 }
 
+/// The stop that keeps the job of alias `j` from being started, or null. One that cancels comes first.
+macro_rules! stop_of_j {
+    () => {
+        "(select s.id from postroad.stop s
+          where s.lifted_at is null
+            and (s.tenant_id is null or s.tenant_id = j.tenant_id)
+            and (s.queue_id is null or s.queue_id = j.queue_id)
+            and (s.kind_id is null or s.kind_id = j.kind_id)
+            and (s.mode = 'pause' or j.created_at <= s.created_at)
+          order by s.mode, s.id limit 1)"
+    };
+}
+
 mod audit;
 mod claims;
 mod diagnosis;
@@ -74,6 +87,7 @@ mod schema;
 mod scope;
 mod secrets;
 mod session;
+mod stops;
 mod tenants;
 mod token_admin;
 mod tokens;
@@ -111,6 +125,7 @@ pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickR
 pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
+pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;

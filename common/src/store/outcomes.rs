@@ -25,6 +25,8 @@ pub enum GateVerdict {
     },
     /// Its time had passed; it is now `expired`.
     Expired,
+    /// A stop keeps it from being started; it is set aside.
+    Stopped,
     /// Somebody else has it, or had it: drop the delivery.
     Refused,
 }
@@ -101,12 +103,19 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// * A row is known by its id. The stage is asked for in a `case`, through which the planner does not
 ///   see the index of what is in the pipe: it would read the whole window for every batch.
 /// * What was started cannot have expired: only the others are looked up again.
+/// * What a stop names is set aside, and no attempt is charged. While there is none, that is one look
+///   at an empty index for the whole batch.
+/// * How long a job has been in the worker's hands ($5) tells whether the stop met it there or in
+///   RabbitMQ.
 /// * Says how late each job starts: since it was due, and not since before it was there.
 const GATE: &str = concat!(
     "
     with asked as materialized (
-        select * from unnest($2::uuid[], $3::bigint[]) with ordinality as u(id, dispatch, n)
+        select * from unnest($2::uuid[], $3::bigint[], $5::bigint[])
+            with ordinality as u(id, dispatch, in_hand_ms, n)
         order by id),
+    stops as materialized (
+        select exists (select from postroad.stop where lifted_at is null) as are_there),
     worker as materialized (
         select from postroad.process p
         where p.id = $1 and p.lost_at is null and p.stopped_at is null),
@@ -119,11 +128,14 @@ const GATE: &str = concat!(
           and case when j.stage = 1 then j.started_at is null or ($4 and j.worker_id = $1)
                    else false end
           and (j.expires_at is null or j.expires_at > now())
+          and not ((select are_there from stops) and ",
+    stop_of_j!(),
+    " is not null)
           and exists (select from worker)
         returning j.id, j.dispatch, j.attempt,
                   date_part('epoch', j.started_at - greatest(j.run_at, j.created_at)) as late),
     not_started as materialized (
-        select a.id, a.dispatch from asked a
+        select a.id, a.dispatch, a.in_hand_ms from asked a
         where not exists (select from started s where s.id = a.id and s.dispatch = a.dispatch)),
     expired as (
         delete from postroad.job j
@@ -143,11 +155,39 @@ const GATE: &str = concat!(
         "null",
         "args"
     ),
-    ")
-    select exists (select from worker), started.attempt, expired.id is not null, started.late
+    "),
+    stopped as (
+        update postroad.job j
+        set stage = 4, stopped_by = ",
+    stop_of_j!(),
+    ",
+            claimed_at = null, claimed_by = null, started_at = null, worker_id = null,
+            attempt = j.attempt - (j.started_at is not null)::int
+        from not_started asked
+        where j.id = asked.id and j.dispatch = asked.dispatch
+          and case when j.stage = 1 then j.started_at is null or ($4 and j.worker_id = $1)
+                   else false end
+          and (j.expires_at is null or j.expires_at > now())
+          and (select are_there from stops) and ",
+    stop_of_j!(),
+    " is not null
+          and exists (select from worker)
+        returning j.id, j.dispatch, j.stopped_by, asked.in_hand_ms),
+    caught as (
+        insert into postroad.stop_catch (stop_id, place, jobs)
+        select c.stopped_by, p.place, count(*)
+        from stopped c
+        join postroad.stop s on s.id = c.stopped_by
+        cross join lateral (
+            select case when now() - c.in_hand_ms * interval '1 ms' < s.created_at
+                   then 'prefetched' else 'pipe' end as place) p
+        group by c.stopped_by, p.place)
+    select exists (select from worker), started.attempt, expired.id is not null, started.late,
+           stopped.id is not null
     from asked
     left join started on started.id = asked.id and started.dispatch = asked.dispatch
     left join expired on expired.id = asked.id and expired.dispatch = asked.dispatch
+    left join stopped on stopped.id = asked.id and stopped.dispatch = asked.dispatch
     order by asked.n"
 );
 
@@ -167,6 +207,7 @@ const COMPLETE: &str = concat!(
         where j.id = done.id and j.dispatch = done.dispatch
           and case j.stage when 1 then j.started_at is not null
                            when 0 then j.attempt > 0
+                           when 4 then j.attempt > 0
                            else true end
         returning j.*, done.result)
     ",
@@ -232,30 +273,34 @@ const RELEASE_NEVER_RUN: &str = "
 impl Store {
     /// Asks for the right to start these deliveries, each once.
     pub async fn gate(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
-        self.ask_gate(worker, jobs, false, |_| ()).await
+        self.ask_gate(worker, &just_taken(jobs), false, |_| ())
+            .await
     }
 
     /// Asks the very same question again, whose answer did not come: jobs that the first one
     /// started are granted once more.
     pub async fn gate_again(&self, worker: ProcessId, jobs: &[Fenced]) -> Result<Gate, Error> {
-        self.ask_gate(worker, jobs, true, |_| ()).await
+        self.ask_gate(worker, &just_taken(jobs), true, |_| ()).await
     }
 
-    /// The one or the other; tells `late`, job by job in the order given, how long it had been due
-    /// when it started. Those that do not start are zero.
+    /// The one or the other, about jobs of which is told how long they have been in the worker's
+    /// hands; tells `late`, job by job in the order given, how long it had been due when it started.
+    /// Those that do not start are zero.
     pub async fn ask_gate(
         &self,
         worker: ProcessId,
-        jobs: &[Fenced],
+        asked: &[(Fenced, Duration)],
         is_again: bool,
         mut late: impl FnMut(Duration),
     ) -> Result<Gate, Error> {
-        let (ids, dispatches) = fences(jobs);
+        let jobs: Vec<_> = asked.iter().map(|(job, _)| *job).collect();
+        let in_hand: Vec<_> = asked.iter().map(|(_, time)| millis(*time)).collect();
+        let (ids, dispatches) = fences(&jobs);
         let rows = self
             .query(
                 "starting jobs",
                 GATE,
-                &[&worker.0, &ids, &dispatches, &is_again],
+                &[&worker.0, &ids, &dispatches, &is_again, &in_hand],
             )
             .await?;
         if rows.first().is_some_and(|row| !row.get::<_, bool>(0)) {
@@ -264,6 +309,7 @@ impl Store {
         let verdict = |row: &tokio_postgres::Row| match row.get(1) {
             Some(attempt) => GateVerdict::Start { attempt },
             None if row.get(2) => GateVerdict::Expired,
+            None if row.get(4) => GateVerdict::Stopped,
             None => GateVerdict::Refused,
         };
         for row in &rows {
@@ -427,6 +473,10 @@ fn fenced(row: &tokio_postgres::Row) -> Fenced {
         id: row.get::<_, uuid::Uuid>(0).into(),
         dispatch: row.get(1),
     }
+}
+
+fn just_taken(jobs: &[Fenced]) -> Vec<(Fenced, Duration)> {
+    jobs.iter().map(|job| (*job, Duration::ZERO)).collect()
 }
 
 fn fences(jobs: &[Fenced]) -> (Vec<uuid::Uuid>, Vec<i64>) {

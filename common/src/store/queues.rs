@@ -30,6 +30,8 @@ pub struct QueueRow {
     pub running: i64,
     pub failed: i64,
     pub held: i64,
+    /// Set aside by stops, to be scheduled again when they are lifted.
+    pub stopped: i64,
     /// How long the oldest due job has been due.
     pub oldest_due_seconds: Option<f64>,
 }
@@ -143,16 +145,20 @@ const QUEUES: &str = "
         where stage = 2 and ($1::int is null or tenant_id = $1) group by queue_id),
     held as (
         select queue_id, count(*) as n from postroad.job
-        where stage = 3 and ($1::int is null or tenant_id = $1) group by queue_id)
+        where stage = 3 and ($1::int is null or tenant_id = $1) group by queue_id),
+    stopped as (
+        select queue_id, count(*) as n from postroad.job
+        where stage = 4 and ($1::int is null or tenant_id = $1) group by queue_id)
     select q.name, q.paused_at, q.window_size,
            extract(epoch from q.pipe_ttl)::double precision, q.prefetch, q.rate_per_second,
            q.retention_days, due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
-           extract(epoch from now() - due.oldest)::double precision
+           extract(epoch from now() - due.oldest)::double precision, coalesce(stopped.n, 0)
     from postroad.queue q
     left join pipe on pipe.queue_id = q.id
     left join failed on failed.queue_id = q.id
     left join held on held.queue_id = q.id
+    left join stopped on stopped.queue_id = q.id
     cross join lateral (
         select count(*) as n, min(run_at) as oldest
         from (select j.run_at from postroad.job j
@@ -220,6 +226,7 @@ impl Store {
             failed: row.get(10),
             held: row.get(11),
             oldest_due_seconds: row.get::<_, Option<f64>>(12).map(|age| age.max(0.0)),
+            stopped: row.get(13),
         };
         Ok(rows.iter().map(queue).collect())
     }

@@ -63,24 +63,33 @@ const END_LOST: &str = "
         from moved)
     select stage from moved";
 
-const EXPIRE: &str = concat!(
-    "
+/// Stage by stage: each has its own small index.
+macro_rules! expire {
+    ($stage:literal) => {
+        concat!(
+            "
     with late as materialized (
         select id from postroad.job
-        where stage = 0 and expires_at is not null and expires_at <= now()
+        where stage = ",
+            $stage,
+            " and expires_at is not null and expires_at <= now()
         order by expires_at limit $1
         for update skip locked),
     gone as (
         delete from postroad.job j using late where j.id = late.id returning j.*)
     ",
-    archive_from!(
-        "gone",
-        "'expired'",
-        "'expired before it was dispatched'",
-        "null",
-        "args"
-    )
-);
+            archive_from!(
+                "gone",
+                "'expired'",
+                "'expired before it was dispatched'",
+                "null",
+                "args"
+            )
+        )
+    };
+}
+
+const EXPIRE: [&str; 2] = [expire!("0"), expire!("4")];
 
 impl Store {
     /// Puts claims that came to nothing back to scheduled: `slack` after their message must have
@@ -104,8 +113,13 @@ impl Store {
         })
     }
 
-    /// Archives up to `limit` scheduled jobs whose `expires_at` has passed.
+    /// Archives up to `limit` scheduled jobs whose `expires_at` has passed, and as many that are set
+    /// aside.
     pub async fn expire(&self, limit: i64) -> Result<usize, Error> {
-        Ok(self.query("expiring jobs", EXPIRE, &[&limit]).await?.len())
+        let mut expired = 0;
+        for sql in EXPIRE {
+            expired += self.query("expiring jobs", sql, &[&limit]).await?.len();
+        }
+        Ok(expired)
     }
 }

@@ -169,6 +169,7 @@ mod tests {
             pipe_ttl: Duration::from_secs(60),
         };
         let claimed = |is_backlog| Claimed {
+            set_aside: 0,
             queue: queue.clone(),
             jobs: Vec::new(),
             is_backlog,

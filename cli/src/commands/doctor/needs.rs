@@ -53,6 +53,8 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("UPDATE", "schedule"),
             to("SELECT", "operation"),
             to("UPDATE", "operation"),
+            to("UPDATE", "stop"),
+            to("INSERT", "stop_catch"),
             to("EXECUTE", "make_partitions(integer)"),
             to("EXECUTE", "drop_partitions(interval)"),
             to(
@@ -77,6 +79,8 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("INSERT", "queue"),
             to("SELECT", "tenant"),
             to("SELECT", "tenant_secret"),
+            to("SELECT", "stop"),
+            to("INSERT", "stop_catch"),
         ],
     },
     Program {
@@ -102,6 +106,9 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("DELETE", "schedule"),
             to("INSERT", "operation"),
             to("UPDATE", "operation"),
+            // The newest, too.
+            to("INSERT", "stop"),
+            to("UPDATE", "stop"),
             to("INSERT", "audit_log"),
             to("SELECT", "ledger"),
             to("EXECUTE", "find_token(text)"),
