@@ -6,6 +6,7 @@
 //! | [`config`] | reading the environment | what any variable means |
 //! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
+//! | [`zone`] | what the name of a time zone is | clocks |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
@@ -22,6 +23,7 @@ pub mod failpoint;
 pub mod job;
 pub mod message;
 pub mod text;
+pub mod zone;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;

@@ -26,12 +26,12 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::zone;
+pub use crate::zone::ZONE_BYTES_MAX;
 pub use misfire::{CATCH_UP_MAX, Misfire, ON_TIME, PASSED_OVER_MAX, Plan};
 
 /// The longest expression, in bytes.
 pub const CRON_BYTES_MAX: usize = 200;
-/// The longest name of a zone, in bytes.
-pub const ZONE_BYTES_MAX: usize = 100;
 /// The longest gap at whose end fixed times run: as in Vixie cron, three hours.
 pub const GAP_MAX: SignedDuration = SignedDuration::from_hours(3);
 
@@ -215,19 +215,6 @@ fn beginning() -> jiff::Zoned {
     Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC)
 }
 
-/// `UTC`, or a name of the IANA database with its area. What POSIX writes (`EST5EDT,M3.2.0`) and
-/// offsets have no rules that somebody keeps up to date, and abbreviations have several meanings.
 fn zone_of(name: &str) -> Result<TimeZone, InvalidSchedule> {
-    const RULE: &str = "must be UTC or a name of the IANA database with its area, such as \
-                        Europe/Stockholm; abbreviations and offsets are none";
-    let is_name = (1..=ZONE_BYTES_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+'));
-    let (area, place) = name.split_once('/').unwrap_or((name, ""));
-    let has_area = !place.is_empty() && !["posix", "right"].contains(&area);
-    if !is_name || !(name == "UTC" || has_area) || name.eq_ignore_ascii_case("Etc/Unknown") {
-        return Err(InvalidSchedule::zone(RULE));
-    }
-    TimeZone::get(name).map_err(|_| InvalidSchedule::zone(RULE))
+    zone::find(name).ok_or_else(|| InvalidSchedule::zone(zone::RULE))
 }
