@@ -6,6 +6,7 @@
 //! | [`config`] | reading the environment | what any variable means |
 //! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
+//! | `campaign` (feature) | what a campaign says, to whom, and when they are reached | tokio, SQL, AMQP, clocks |
 //! | [`zone`] | what the name of a time zone is | clocks |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
@@ -24,6 +25,9 @@ pub mod job;
 pub mod message;
 pub mod text;
 pub mod zone;
+
+#[cfg(feature = "campaign")]
+pub mod campaign;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;
