@@ -3,18 +3,50 @@
 //!
 //! | | |
 //! |---|---|
+//! | [`Content`] | what is said: JSON with templates, read and compiled once, rendered per recipient |
+//! | [`Reader`] | to whom: an upload in CSV or NDJSON, read as it streams in |
 //! | [`AddressKind`] | addresses, checked and brought into the one form in which they are compared |
 //! | [`Reachable`] | when a recipient may be reached, in their own time |
 //! | [`child_id`] | the id of the job for a recipient: the same one however often it is made |
+//!
+//! Whether a recipient was given twice is not asked here: who makes the jobs finds out, by
+//! [`Recipient::key`].
 
 mod address;
 mod child;
+mod content;
 mod language;
+#[cfg(test)]
+mod measure;
 mod problem;
+mod recipients;
+mod template;
 mod window;
 
 pub use address::{ADDRESS_BYTES_MAX, AddressKind, Country, InvalidAddress, InvalidCountry};
 pub use child::child_id;
+pub use content::{
+    CHANNELS_MAX, CONTENT_BYTES_MAX, COST_MICROS_MAX, Channel, Common, Content, LANGUAGES_MAX,
+    Message, RenderError, VARIABLE_BYTES_MAX, VARIABLES_MAX, Variable,
+};
 pub use language::{InvalidLanguage, LANGUAGE_BYTES_MAX, Language};
 pub use problem::{PROBLEMS_MAX, Problem};
+pub use recipients::{
+    COLUMNS_MAX, Format, IGNORED_MAX, Line, LineError, RECORD_BYTES_MAX, Reader, Recipient, Refused,
+};
+pub use template::{ALL_EXPRESSIONS_MAX, EXPRESSIONS_MAX, TEMPLATE_NESTING_MAX};
 pub use window::{Reach, Reachable};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_shared_and_a_reader_moves_between_threads() {
+        fn is_shared<T: Send + Sync>() {}
+        fn moves<T: Send>() {}
+        is_shared::<Content>();
+        is_shared::<Reachable>();
+        moves::<Reader>();
+    }
+}
