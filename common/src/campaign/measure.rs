@@ -144,3 +144,46 @@ fn of_a_message() {
     }
     told("a look at the clock", 500_000, start.elapsed());
 }
+
+#[test]
+#[ignore = "prints figures"]
+fn of_the_worst() {
+    // As many expressions as there may be, in as many bytes.
+    let texts = vec!["{{ name|upper }} {{ to }}"; 240];
+    let languages: serde_json::Map<_, _> = ('a'..='t')
+        .map(|letter| (format!("e{letter}"), json!(texts)))
+        .collect();
+    let content = json!({
+        "channels": {"sms": {"kind": "sms", "args": languages}},
+        "language": "ea",
+        "variables": {"name": {}},
+    });
+    let start = Instant::now();
+    let content = Content::read(black_box(&content)).unwrap();
+    told("a content of 9,600 expressions", 1, start.elapsed());
+    drop(content);
+    // As much work as is allowed, and some that is not.
+    let text = "{{ name|upper|lower|upper|lower|upper|lower|upper|lower|upper|lower|length }}";
+    let content = json!({
+        "channels": {"push": {"kind": "push", "args": {"en": vec![text; 100]}}},
+        "language": "en",
+        "variables": {"name": {}},
+    });
+    let content = Content::read(&content).unwrap();
+    let recipient = Recipient {
+        to: "x".to_owned(),
+        channel: None,
+        language: None,
+        timezone: None,
+        variables: vec![Some("é".repeat(2_000))],
+    };
+    let common = Common {
+        campaign: "spring",
+        timezone: "UTC",
+    };
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert!(content.render(&recipient, common).is_err());
+    }
+    told("a message that is too much work", 100, start.elapsed());
+}

@@ -42,6 +42,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_documentation_shows_can_be_read() {
+        let text = include_str!("../../../docs/CAMPAIGNS.md");
+        let blocks: Vec<&str> = text.split("```").skip(1).step_by(2).collect();
+        let [content, csv, ndjson, window] = blocks[..] else {
+            panic!("an example is missing, or one more than is read here: {blocks:?}");
+        };
+        let json = |block: &'static str| block.strip_prefix("json\n").unwrap();
+        let content = Content::parse(json(content).as_bytes()).unwrap();
+        Reachable::parse(json(window).as_bytes()).unwrap();
+        let csv = (Format::Csv, csv.trim_start());
+        for (format, upload) in [csv, (Format::Ndjson, json(ndjson))] {
+            let mut reader = Reader::new(format, &content, "FR".parse().ok());
+            let mut lines = Vec::new();
+            reader.feed(upload.as_bytes(), &mut lines).unwrap();
+            reader.finish(&mut lines).unwrap();
+            assert_eq!(lines.len(), 2);
+            let common = Common {
+                campaign: "spring",
+                timezone: "UTC",
+            };
+            for line in lines {
+                content.render(&line.recipient.unwrap(), common).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn a_content_is_shared_and_a_reader_moves_between_threads() {
         fn is_shared<T: Send + Sync>() {}
         fn moves<T: Send>() {}

@@ -359,6 +359,19 @@ fn columns_that_mean_nothing_are_told_once() {
 }
 
 #[test]
+fn everybody_of_the_demo_is_a_recipient() {
+    let sample = include_str!("../../../../cli/data/recipients.sample.csv");
+    let (_, rows) = sample.split_once('\n').unwrap();
+    let text = format!("to,country,language,timezone,age,code\n{rows}");
+    let (lines, reader) = read_in(Format::Csv, text.as_bytes(), 1000);
+    assert_eq!(lines.len(), rows.lines().count());
+    for line in lines {
+        assert!(line.recipient.is_ok(), "{line:?}");
+    }
+    assert_eq!(reader.unwrap().ignored_columns(), ["country", "age"]);
+}
+
+#[test]
 fn ndjson_is_read() {
     let text = "\u{feff}{\"to\":\"06 39 98 06 06\",\"name\":\"Ana\",\"language\":\"fr\",\"code\":12.50}\r\n\
                 \n  \n\

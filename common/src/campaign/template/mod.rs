@@ -26,8 +26,8 @@ pub const ALL_EXPRESSIONS_MAX: usize = 10_000;
 pub const TEMPLATE_NESTING_MAX: usize = 100;
 
 /// What the texts of one recipient may cost together: each instruction, and each 64 bytes that are
-/// looked at or made, is one. Thousands of times what a message needs, and a few milliseconds.
-const FUEL: u64 = 50_000;
+/// looked at or made, is one. A thousand times what a message needs, and some milliseconds.
+const FUEL: u64 = 20_000;
 
 /// What every recipient has, beside the variables.
 pub(super) const BUILT_IN: [&str; 4] = ["to", "language", "timezone", "campaign"];
