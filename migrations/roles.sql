@@ -39,8 +39,16 @@ grant update on postroad.queue to postroad_scheduler;
 grant update (next_at, last_at) on postroad.schedule to postroad_scheduler;
 grant update (cursor, done, updated_at, finished_at) on postroad.operation to postroad_scheduler;
 grant select, delete on postroad.stop to postroad_scheduler;
-grant update (lifted_at, cursor, pass_xmin, pass_found, pass_after) on postroad.stop to postroad_scheduler;
-grant select, insert on postroad.stop_catch to postroad_scheduler;
+grant update (lifted_at, cursor, pass_at, pass_is_last, pass_found, pass_after) on postroad.stop
+    to postroad_scheduler;
+grant select, insert, update, delete on postroad.stop_catch to postroad_scheduler;
+grant select on postroad.campaign, postroad.suppression to postroad_scheduler;
+grant update (state, note, rate_tokens, rate_at, canary_passed_at, revives, next_at, turn_at, ended_at)
+    on postroad.campaign to postroad_scheduler;
+grant insert on postroad.stop to postroad_scheduler;
+grant select, update, delete on postroad.campaign_chunk to postroad_scheduler;
+grant select, insert, update, delete on postroad.campaign_entry to postroad_scheduler;
+grant select, insert, update on postroad.campaign_total to postroad_scheduler;
 grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
     postroad.forget_finished(date, integer[], bigint, bigint),
     postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
@@ -51,7 +59,8 @@ grant select, update, delete on postroad.job to postroad_worker;
 grant select, insert on postroad.archive, postroad.attempt_error to postroad_worker;
 grant select, insert, update on postroad.process, postroad.kind to postroad_worker;
 grant select, insert on postroad.queue to postroad_worker;
-grant select on postroad.tenant, postroad.tenant_secret, postroad.stop to postroad_worker;
+grant select on postroad.tenant, postroad.tenant_secret, postroad.stop, postroad.suppression
+    to postroad_worker;
 grant insert on postroad.stop_catch to postroad_worker;
 
 -- === The api ===
@@ -67,6 +76,11 @@ grant update (stopped_at, updated_at) on postroad.operation to postroad_api;
 grant select, insert on postroad.stop to postroad_api;
 grant update (lifted_at) on postroad.stop to postroad_api;
 grant select on postroad.stop_catch to postroad_api;
+grant select, insert on postroad.campaign to postroad_api;
+grant update (state, note, canary, canary_passed_at, failure_max, approved_by, upload, planned, counts, revives,
+    next_at, turn_at, started_at, ended_at) on postroad.campaign to postroad_api;
+grant select, insert, delete on postroad.campaign_chunk, postroad.suppression to postroad_api;
+grant select on postroad.campaign_entry, postroad.campaign_total to postroad_api;
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days)
     on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
@@ -78,7 +92,7 @@ grant execute on function postroad.find_token(text), postroad.touch_tokens(text[
 grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad.tenant, postroad.kind,
     postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
     postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger, postroad.stop,
-    postroad.stop_catch
+    postroad.stop_catch, postroad.campaign, postroad.campaign_entry, postroad.campaign_total
     to postroad_readonly;
 
 -- === Rows ===
@@ -94,12 +108,16 @@ declare
     condition text;
 begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
-        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'stop', 'stop_catch'] loop
+        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'stop', 'stop_catch',
+        'campaign', 'campaign_chunk', 'campaign_entry', 'campaign_total', 'suppression'] loop
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
             when 'attempt_error' then '(exists (select from postroad.job j where j.id = job_id)
                 or exists (select from postroad.archive a where a.id = job_id))'
+            when 'campaign_chunk' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
+            when 'campaign_entry' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
+            when 'campaign_total' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
             when 'stop_catch' then '(exists (select from postroad.stop s where s.id = stop_id))'
             else mine
         end;

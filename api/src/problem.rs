@@ -27,6 +27,10 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "/kind")]
     pointer: Option<Box<str>>,
+    /// Everything that is wrong, where more than one thing is known; the first is told above, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Wrong>>)]
+    errors: Option<Box<Wrongs>>,
     /// Which query parameter or header it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
@@ -36,6 +40,20 @@ pub(crate) struct Problem {
     request_id: Option<Box<str>>,
     #[serde(skip)]
     retry_after: Option<u32>,
+}
+
+/// Several things that are wrong. A problem is in the answer of every function: it must stay small.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+struct Wrongs(Vec<Wrong>);
+
+/// One of several things that are wrong.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Wrong {
+    /// Where in the request's body: a JSON pointer (RFC 6901).
+    pointer: String,
+    /// What.
+    detail: String,
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
@@ -59,6 +77,7 @@ impl Problem {
             status,
             detail: detail.into().into_boxed_str(),
             pointer: None,
+            errors: None,
             parameter: None,
             request_id: None,
             retry_after: None,
@@ -76,6 +95,20 @@ impl Problem {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         let mut problem = Self::new(status, "invalid", "A value cannot be taken", detail);
         problem.pointer = Some(pointer.into().into_boxed_str());
+        problem
+    }
+
+    /// Several values are not ones that their fields take. Of none, it is the whole.
+    pub(crate) fn all_of(wrong: Vec<(String, String)>) -> Self {
+        let errors: Vec<Wrong> = wrong
+            .into_iter()
+            .map(|(pointer, detail)| Wrong { pointer, detail })
+            .collect();
+        let mut problem = match errors.first() {
+            Some(first) => Self::invalid(first.pointer.clone(), first.detail.clone()),
+            None => Self::invalid("", "cannot be read"),
+        };
+        problem.errors = (errors.len() > 1).then(|| Box::new(Wrongs(errors)));
         problem
     }
 

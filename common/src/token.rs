@@ -39,13 +39,17 @@ pub enum Permission {
     StopsRead,
     /// Stop jobs from being started, and lift stops.
     StopsWrite,
+    /// Look at campaigns and suppressed recipients.
+    CampaignsRead,
+    /// Make, fill, start, approve, pause, resume and cancel campaigns; suppress recipients.
+    CampaignsWrite,
     /// Look at the ledger.
     LedgerRead,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -55,6 +59,8 @@ impl Permission {
         Self::QueuesWrite,
         Self::StopsRead,
         Self::StopsWrite,
+        Self::CampaignsRead,
+        Self::CampaignsWrite,
         Self::LedgerRead,
     ];
 
@@ -70,6 +76,8 @@ impl Permission {
             Self::QueuesWrite => "queues:write",
             Self::StopsRead => "stops:read",
             Self::StopsWrite => "stops:write",
+            Self::CampaignsRead => "campaigns:read",
+            Self::CampaignsWrite => "campaigns:write",
             Self::LedgerRead => "ledger:read",
         }
     }

@@ -3,7 +3,17 @@
 -- walks over it again, until the stop is lifted.
 --
 -- Adds columns, tables and a stage; the programs of the version before go on working beside it, but
--- know of no stop: until they are replaced, they start what is stopped.
+-- know of no stop: until they are replaced, they start what is stopped. Before going back to them, lift
+-- all stops and wait until `postroad queues list` shows nothing stopped: they would leave it as it is.
+--
+-- Enqueueing, claims and outcomes wait while two empty indexes are built over the live table: about a
+-- second for each million jobs that are not finished.
+
+-- First, as claims lock it before the table of queues, which the stops below refer to.
+alter table postroad.job add column stopped_by uuid;
+comment on column postroad.job.stopped_by is 'The stop that has set it aside.';
+comment on column postroad.job.stage is
+    '0 scheduled, 1 in the pipe (running once started_at is set), 2 failed, 3 held, 4 scheduled and set aside by a stop.';
 
 create table postroad.stop (
     id           uuid not null primary key,
@@ -15,24 +25,31 @@ create table postroad.stop (
     reason       text not null default ''
                  constraint stop_reason_is_short check (octet_length(reason) <= 500),
     actor        text not null,
-    created_at   timestamptz not null default now(),
+    is_operators boolean not null default false,
+    created_at   timestamptz not null default clock_timestamp(),
     lifted_at    timestamptz,
     -- A cancelling stop is about what was there when it was made.
     created_xid  xid8 not null default pg_current_xact_id(),
+    open_then    text[] not null default '{}',
     cursor       uuid,
-    pass_xmin    xid8,
+    pass_at      timestamptz,
+    pass_is_last boolean not null default false,
     pass_found   boolean not null default false,
     pass_after   timestamptz,
     constraint stop_names_something check (num_nonnulls(tenant_id, queue_id, kind_id) > 0)
 ) with (fillfactor = 50);
 create index stop_active on postroad.stop (created_at) where lifted_at is null;
+create index stop_in_force on postroad.stop (coalesce(tenant_id, 0)) where lifted_at is null;
 comment on table postroad.stop is
     'What is not to be started. A job is stopped if everything that is named fits: the tenant, the queue, the kind.';
 comment on column postroad.stop.mode is
     'pause: what it stops waits until it is lifted, and what comes later, too. cancel: what was '
     'accepted before it is cancelled; when nothing is left of that, schedulers lift it.';
-comment on column postroad.stop.created_xid is
-    'A job that was accepted before may still have to be committed: not before every transaction up to this one has ended is a pass the last.';
+comment on column postroad.stop.is_operators is 'An operator has made it, and only an operator lifts it.';
+comment on column postroad.stop.open_then is
+    'The transactions that were open then, by their virtual ids: each may still commit a job that was '
+    'accepted before. A pass that begins while one of them is open, or a prepared one from before created_xid, is not the last.';
+comment on column postroad.stop.pass_is_last is 'Nobody could commit such a job any more when this pass began.';
 comment on column postroad.stop.cursor is 'How far a scheduler has come in this pass over the jobs that are to be cancelled.';
 comment on column postroad.stop.pass_found is 'Whether this pass has met a job that is not finished.';
 
@@ -40,16 +57,11 @@ create table postroad.stop_catch (
     stop_id uuid not null references postroad.stop (id) on delete cascade,
     place   text not null
             constraint stop_catch_place_is_known check (place in ('waiting', 'pipe', 'prefetched')),
-    jobs    integer not null
+    jobs    bigint not null
 );
 create index stop_catch_stop on postroad.stop_catch (stop_id);
 comment on table postroad.stop_catch is
     'How many jobs a statement has stopped, and where: waiting in Postgres, in RabbitMQ, or in a worker''s hands.';
-
-alter table postroad.job add column stopped_by uuid;
-comment on column postroad.job.stopped_by is 'The stop that has set it aside.';
-comment on column postroad.job.stage is
-    '0 scheduled, 1 in the pipe (running once started_at is set), 2 failed, 3 held, 4 scheduled and set aside by a stop.';
 
 create index job_stopped on postroad.job (stopped_by, id) where stage = 4;
 create index job_stopped_expiry on postroad.job (expires_at) where stage = 4 and expires_at is not null;

@@ -119,7 +119,8 @@ impl Service for Auditor {
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
         let folded = self.store.fold_ledger(BATCH).await?;
-        if folded == BATCH {
+        let of_campaigns = self.store.fold_campaigns(BATCH).await?;
+        if folded.max(of_campaigns) == BATCH {
             return Ok(Progress::More);
         }
         self.look().await;

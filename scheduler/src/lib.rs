@@ -6,6 +6,7 @@
 //! | [`dead_letters`], [`retrier`] | failed → scheduled or dead; dead-lettered → scheduled |
 //! | [`watcher`] | none; calls silent processes lost |
 //! | [`rescuer`] | dispatched or running under a lost process → scheduled, failed or held |
+//! | [`expander`] | none; makes the jobs of campaigns, and says when recipients may be reached |
 //! | [`expirer`] | scheduled → expired |
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
 //! | [`stopper`] | scheduled → cancelled, where a stop says so; brings back what stops have set aside |
@@ -21,6 +22,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod declarer;
 pub mod dispatcher;
+pub mod expander;
 pub mod expirer;
 pub mod gauges;
 pub mod metrics;
@@ -48,6 +50,7 @@ use config::Config;
 use dead_letters::DeadLetters;
 use declarer::Declarer;
 use dispatcher::{Dispatcher, Outlet};
+use expander::Expander;
 use expirer::Expirer;
 use gauges::Gauges;
 use operator::Operator;
@@ -131,6 +134,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ),
         spawn(
             Operator::new(store.clone(), dispatch.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
+        spawn(
+            Expander::new(store.clone(), dispatch.clone()),
             other.clone(),
             &health,
             &shutdown,

@@ -15,6 +15,7 @@ const RULED: &str = "postroad_failed_jobs_ruled_total";
 const LOST_PROCESSES: &str = "postroad_processes_lost_total";
 const RESCUED: &str = "postroad_jobs_rescued_total";
 const EXPIRED: &str = "postroad_jobs_expired_total";
+const EXPANDED: &str = "postroad_campaign_jobs_total";
 const STOPPED: &str = "postroad_jobs_stopped_total";
 const STOPS: &str = "postroad_stops";
 const TICKS: &str = "postroad_schedule_ticks_total";
@@ -60,6 +61,11 @@ pub fn describe() {
         EXPIRED,
         Unit::Count,
         "jobs that expired before they were dispatched"
+    );
+    describe_counter!(
+        EXPANDED,
+        Unit::Count,
+        "jobs made of recipients of campaigns"
     );
     describe_counter!(
         STOPPED,
@@ -111,6 +117,7 @@ fn begin_at_zero() {
     for reason in ["message_id", "version", "dispatch", "kind", "body"] {
         parked_by(reason, 0);
     }
+    expanded(0);
     for what in ["set_aside", "released", "cancelled"] {
         stopped(what, 0);
     }
@@ -196,6 +203,10 @@ pub(crate) fn rescued(what: &'static str, jobs: usize) {
 
 pub(crate) fn expired(jobs: usize) {
     counter!(EXPIRED).increment(jobs as u64);
+}
+
+pub(crate) fn expanded(jobs: i64) {
+    counter!(EXPANDED).increment(u64::try_from(jobs).unwrap_or(0));
 }
 
 pub(crate) fn stopped(what: &'static str, jobs: usize) {

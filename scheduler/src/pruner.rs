@@ -16,6 +16,9 @@ const PERIOD: Duration = Duration::from_secs(10 * 60);
 /// Dedup keys per statement.
 const BATCH: i64 = 5000;
 
+/// Chunks of recipients, each of which may be hundreds of kilobytes.
+const CHUNKS: i64 = 200;
+
 /// The service.
 pub struct Pruner {
     store: Store,
@@ -51,16 +54,18 @@ impl Service for Pruner {
         let forgotten = self.forgetting.step(&self.store).await;
         let ticks = self.store.prune_ticks(self.retention, BATCH).await;
         let stops = self.store.prune_stops(self.retention).await;
+        let chunks = self.store.prune_chunks(self.retention, CHUNKS).await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
         let (forgotten, ticks) = (forgotten?, ticks?);
         stops?;
+        let chunks = chunks?;
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
         }
         Ok(Progress::more_if(
-            forgotten || keys.max(ticks) as i64 == BATCH,
+            forgotten || keys.max(ticks) as i64 == BATCH || chunks as i64 == CHUNKS,
         ))
     }
 }

@@ -116,11 +116,42 @@ async fn a_tenant_stops_its_own_jobs_only_and_sees_its_own_stops_only() {
 }
 
 #[tokio::test]
+async fn what_an_operator_has_stopped_only_an_operator_lets_go_on() {
+    let (cluster, program, acme) = quiet().await;
+    let operator = cluster
+        .client(program, None, &Permission::ALL)
+        .await
+        .unwrap();
+    let body = json!({"mode": "pause", "tenant": "acme", "reason": "too many complaints"});
+    let stop = operator.post("/v1/stops", &body).await.unwrap().json();
+    let path = format!("/v1/stops/{}", id_of(&stop));
+
+    let seen = acme.get(&path).await.unwrap().json();
+    assert_eq!(seen["reason"], "too many complaints");
+    assert_eq!(
+        seen["actor"], "operator",
+        "who it was is not the tenant's to know"
+    );
+    let lift = acme
+        .post(&format!("{path}/lift"), &json!({}))
+        .await
+        .unwrap();
+    assert_eq!(lift.status, StatusCode::CONFLICT, "{lift:?}");
+    let lift = operator
+        .post(&format!("{path}/lift"), &json!({}))
+        .await
+        .unwrap();
+    assert_eq!(lift.status, StatusCode::OK, "{lift:?}");
+    cluster.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn stops_are_listed_page_by_page_newest_first() {
     let (cluster, _, api) = quiet().await;
     let mut made = Vec::new();
     for n in 0..5 {
-        let stop = json!({"mode": "pause", "kind": "echo", "reason": format!("number {n}")});
+        // Five that pause the same would be one.
+        let stop = json!({"mode": "cancel", "kind": "echo", "reason": format!("number {n}")});
         made.push(id_of(&api.post("/v1/stops", &stop).await.unwrap().json()));
     }
     api.post(&format!("/v1/stops/{}/lift", made[4]), &json!({}))

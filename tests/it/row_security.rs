@@ -33,7 +33,7 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 13] = [
+static TABLES: [Table; 18] = [
     Table {
         name: "archive",
         needs: &[],
@@ -57,6 +57,38 @@ static TABLES: [Table; 13] = [
         values: "'somebody', {t}, 'job.cancel', 'something'",
         owner: "tenant_id = {t}",
         touched: "target",
+    },
+    Table {
+        name: "campaign",
+        needs: &["tenant"],
+        columns: "id, public_id, tenant_id, name, content, created_by",
+        values: "{t}, {job}, {t}, 'spring', '{}', 'somebody'",
+        owner: "tenant_id = {t}",
+        touched: "note",
+    },
+    Table {
+        name: "campaign_chunk",
+        needs: &["tenant", "campaign"],
+        columns: "campaign_id, upload, n, zone, recipients, body",
+        values: "{t}, {job}, 1, '', 1, '[]'",
+        owner: "campaign_id = {t}",
+        touched: "taken",
+    },
+    Table {
+        name: "campaign_entry",
+        needs: &["tenant", "campaign"],
+        columns: "campaign_id, made",
+        values: "{t}, 1",
+        owner: "campaign_id = {t}",
+        touched: "made",
+    },
+    Table {
+        name: "campaign_total",
+        needs: &["tenant", "campaign"],
+        columns: "campaign_id, made, completed, dead, cancelled, expired, suppressed, duplicates, rejected",
+        values: "{t}, 1, 0, 0, 0, 0, 0, 0, 0",
+        owner: "campaign_id = {t}",
+        touched: "made",
     },
     Table {
         name: "dedup",
@@ -129,6 +161,14 @@ static TABLES: [Table; 13] = [
         values: "{job}, 'pipe', 1",
         owner: "stop_id = {job}",
         touched: "jobs",
+    },
+    Table {
+        name: "suppression",
+        needs: &["tenant"],
+        columns: "tenant_id, recipient",
+        values: "{t}, '+33639980000'",
+        owner: "tenant_id = {t}",
+        touched: "reason",
     },
     Table {
         name: "tenant",

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use postroad_common::job::{NewJob, RunAt};
+use postroad_common::job::{JobState, NewJob, RunAt};
 use postroad_common::store::{
-    Cursor, Ending, Fenced, Gate, GateVerdict, Missing, Moved, Named, NewStop, Stop, StopMode,
-    StopScope, Stopped, Swept,
+    Cursor, Ending, Fenced, Gate, GateVerdict, JobQuery, Missing, Moved, Named, NewStop, Stop,
+    StopMode, StopScope, Stopped, Swept,
 };
 use postroad_tests::harness::eventually::eventually;
 
@@ -64,9 +64,10 @@ fn many(jobs: usize, one: impl Fn() -> NewJob) -> Vec<NewJob> {
 
 /// Does what schedulers do for stops until nothing is left to be done.
 async fn sweep(room: &Room) -> (usize, usize) {
-    let (mut released, mut cancelled) = (0, 0);
+    let (mut released, mut cancelled, mut last) = (0, 0, None);
     loop {
-        let back = room.store.release_set_aside(100).await.unwrap();
+        let (back, next) = room.store.release_set_aside(last, 100).await.unwrap();
+        last = next.filter(|_| back.has_more);
         let gone = room.store.sweep_cancelled(100).await.unwrap();
         released += back.released;
         cancelled += gone.cancelled;
@@ -386,6 +387,131 @@ async fn a_cancelling_stop_waits_for_jobs_that_are_not_committed_yet() {
     until_lifted(&room, &it).await;
 
     assert_eq!(room.state(late.into()).await, "cancelled");
+}
+
+/// One that has begun and has written nothing has no number yet by which it would be missed.
+#[tokio::test]
+async fn a_cancelling_stop_waits_for_transactions_that_have_only_begun() {
+    let room = Room::open().await;
+    room.add_names().await;
+    let mut session = room.database.client().await;
+    let begun = session.transaction().await.unwrap();
+    begun.query_one("select now()", &[]).await.unwrap();
+    let it = stop(&room, &of_kind("echo"), StopMode::Cancel).await;
+    let sql = "select postroad.enqueue(kind => 'echo')";
+    let late: uuid::Uuid = begun.query_one(sql, &[]).await.unwrap().get(0);
+    for _ in 0..3 {
+        room.store.sweep_cancelled(100).await.unwrap();
+    }
+    let now = room.store.find_stop(it.id).await.unwrap().unwrap();
+    assert_eq!(now.lifted_at, None);
+
+    begun.commit().await.unwrap();
+    until_lifted(&room, &it).await;
+
+    assert_eq!(room.state(late.into()).await, "cancelled");
+}
+
+#[tokio::test]
+async fn what_one_stop_has_set_aside_counts_for_the_one_that_cancels_it() {
+    let room = Room::open().await;
+    room.enqueue_all(&many(10, job)).await;
+    stop(&room, &of_kind("echo"), StopMode::Pause).await;
+    let queue = room.due_queue("default").await;
+    assert!(room.claim(&queue, ALL).await.is_empty());
+
+    let it = stop(&room, &of_kind("echo"), StopMode::Cancel).await;
+
+    assert_eq!(it.named.unwrap_or_default().waiting, 10);
+    until_lifted(&room, &it).await;
+    let seen = room.store.find_stop(it.id).await.unwrap().unwrap();
+    assert_eq!(seen.stopped.waiting, 10);
+}
+
+#[tokio::test]
+async fn the_same_pause_twice_is_one_stop_and_there_are_not_any_number() {
+    let room = Room::open().await;
+    let scope = of_tenant(&room, "default").await;
+    let store = room
+        .store
+        .scoped(postroad_common::store::Scope::Tenant(scope.tenant.unwrap()));
+    let mut ids = Vec::new();
+    for n in 0..22 {
+        let queue = format!("queue-{}", n / 2);
+        room.enqueue(NewJob {
+            queue: queue.parse().unwrap(),
+            ..job()
+        })
+        .await;
+        let scope = of_queue(&queue);
+        let new = NewStop {
+            scope: &scope,
+            mode: StopMode::Pause,
+            reason: "",
+        };
+        ids.push(store.create_stop(&new).await.unwrap().unwrap().id);
+    }
+    assert!(ids.chunks(2).all(|pair| pair[0] == pair[1]));
+
+    let mut refused = 0;
+    for _ in 0..20 {
+        let kind = of_kind("echo");
+        let new = NewStop {
+            scope: &kind,
+            mode: StopMode::Cancel,
+            reason: "",
+        };
+        match store.create_stop(&new).await.unwrap() {
+            Ok(_) => {}
+            Err(missing) => {
+                assert_eq!(missing, Missing::Room);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 11, "twenty of one's own, of which eleven pause");
+}
+
+/// What waits is scheduled, also for whoever lists it.
+#[tokio::test]
+async fn what_is_set_aside_is_listed_as_scheduled() {
+    let room = Room::open().await;
+    let id = room.enqueue(job()).await;
+    stop(&room, &of_kind("echo"), StopMode::Pause).await;
+    let queue = room.due_queue("default").await;
+    assert!(room.claim(&queue, ALL).await.is_empty());
+    let query = JobQuery {
+        state: Some(JobState::Scheduled),
+        limit: 10,
+        ..JobQuery::default()
+    };
+    let page = room.store.job_page(&query).await.unwrap();
+    assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn what_stops_have_met_is_added_up_and_stays_the_same() {
+    let room = Room::open().await;
+    let it = stop(&room, &of_kind("echo"), StopMode::Pause).await;
+    room.execute(&format!(
+        "insert into postroad.stop_catch (stop_id, place, jobs)
+         select '{0}'::uuid, 'waiting', 2 from generate_series(1, 700)
+         union all select '{0}'::uuid, 'pipe', 3 from generate_series(1, 10)",
+        it.id
+    ))
+    .await;
+
+    room.store.fold_catches().await.unwrap();
+
+    let rows: i64 = room.value("select count(*) from postroad.stop_catch").await;
+    assert_eq!(rows, 2);
+    let seen = room.store.find_stop(it.id).await.unwrap().unwrap();
+    let expected = Stopped {
+        waiting: 1400,
+        in_pipe: 30,
+        prefetched: 0,
+    };
+    assert_eq!(seen.stopped, expected);
 }
 
 #[tokio::test]

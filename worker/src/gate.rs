@@ -75,22 +75,13 @@ impl Gatekeeper {
             failpoint!("gate.granted");
             let mut refused = Vec::new();
             for (one, (verdict, late)) in batch.drain(..).zip(verdicts) {
-                match verdict {
-                    GateVerdict::Start { attempt } => self.executor.start(one, to, attempt, late),
-                    GateVerdict::Expired => {
-                        metrics::refused("expired");
-                        refused.push((one.ticket, Settle::Ack));
-                    }
-                    GateVerdict::Stopped => {
-                        metrics::refused("stopped");
-                        refused.push((one.ticket, Settle::Ack));
-                    }
-                    GateVerdict::Refused => {
-                        metrics::refused("stale");
-                        tracing::debug!(job.id = %one.ticket.job().id, "refused by the gate: dropped");
-                        refused.push((one.ticket, Settle::Ack));
-                    }
-                }
+                let GateVerdict::Start { attempt } = verdict else {
+                    metrics::refused(reason(verdict));
+                    tracing::debug!(job.id = %one.ticket.job().id, "the gate says {verdict:?}: dropped");
+                    refused.push((one.ticket, Settle::Ack));
+                    continue;
+                };
+                self.executor.start(one, to, attempt, late);
             }
             inflight::redeem(refused).await;
         }
@@ -137,5 +128,16 @@ impl Gatekeeper {
                 () = self.shutdown.quiesce.cancelled() => return None,
             }
         }
+    }
+}
+
+/// Why a job does not start, as the metrics have it.
+fn reason(verdict: GateVerdict) -> &'static str {
+    match verdict {
+        GateVerdict::Expired => "expired",
+        GateVerdict::Stopped => "stopped",
+        GateVerdict::Suppressed => "suppressed",
+        GateVerdict::Closed => "closed",
+        GateVerdict::Refused | GateVerdict::Start { .. } => "stale",
     }
 }

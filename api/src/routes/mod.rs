@@ -2,14 +2,17 @@
 //! the OpenAPI document is made of the same lines that answer.
 
 mod batch;
+mod campaigns;
 mod dead_letters;
 mod jobs;
 mod kinds;
 mod ledger;
 mod operations;
 mod queues;
+mod recipients_upload;
 mod schedules;
 mod stops;
+mod suppressions;
 
 use postroad_common::store::JobView;
 use serde::Serialize;
@@ -55,6 +58,20 @@ pub(crate) fn all() -> OpenApiRouter<App> {
             schedules::delete
         ))
         .routes(routes!(schedules::run))
+        .routes(routes!(campaigns::list, campaigns::create))
+        .routes(routes!(campaigns::get))
+        .routes(routes!(campaigns::preview))
+        .routes(routes!(recipients_upload::upload))
+        .routes(routes!(campaigns::start))
+        .routes(routes!(campaigns::approve))
+        .routes(routes!(campaigns::pause))
+        .routes(routes!(campaigns::resume))
+        .routes(routes!(campaigns::cancel))
+        .routes(routes!(
+            suppressions::list,
+            suppressions::add,
+            suppressions::remove
+        ))
         .routes(routes!(stops::list, stops::create))
         .routes(routes!(stops::get))
         .routes(routes!(stops::lift))

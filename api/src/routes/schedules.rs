@@ -261,7 +261,7 @@ fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<Recurrence, Pro
 }
 
 /// Whose schedule it is: the id and the name of a tenant.
-async fn owner(caller: &Caller, named: Option<&str>) -> Result<i32, Problem> {
+pub(super) async fn owner(caller: &Caller, named: Option<&str>) -> Result<i32, Problem> {
     let at_tenant = |problem: Problem| problem.about("/tenant");
     if let Some(id) = caller.scope().tenant_id() {
         caller.tenant(named).await.map_err(at_tenant)?;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use postroad_common::job::{KindName, QueueName};
-use postroad_common::store::{self, NewStop, StopMode, StopScope};
+use postroad_common::store::{self, Missing, NewStop, StopMode, StopScope};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -60,7 +60,8 @@ pub(crate) struct Stop {
     lifted_at: Option<jiff::Timestamp>,
     /// What it has met so far.
     stopped: Stopped,
-    /// What it names and has not met yet, when this was asked. Null in lists, and zeros once it is over.
+    /// What it names and has not met yet, when this was asked. Null in lists and where counting took too
+    /// long, and zeros once it is over.
     #[schema(required = true)]
     named: Option<Named>,
 }
@@ -146,10 +147,11 @@ pub(crate) struct StopsQuery {
     post, path = "/v1/stops", tag = "stops", operation_id = "create_stop",
     request_body = StopSubmission,
     responses(
-        (status = 201, description = "It is in force", body = Stop),
+        (status = 201, description = "It is in force; if the same was paused before, that stop", body = Stop),
         (status = 400, description = "The body cannot be read", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `stops:write` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "There are as many stops in force as there may be", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A value cannot be taken", body = Problem, content_type = "application/problem+json"),
@@ -194,6 +196,11 @@ pub(crate) async fn create(
     let made = caller.store().create_stop(&new).await?;
     let stop = match made {
         Ok(stop) => stop,
+        Err(Missing::Room) => {
+            return Err(Problem::conflict(
+                "there are as many stops in force as there may be: lift one, or name more with one",
+            ));
+        }
         Err(field) => {
             return Err(Problem::invalid(
                 format!("/{}", field.as_str()),
@@ -263,7 +270,7 @@ pub(crate) async fn get(caller: Caller, Path(id): Path) -> Result<axum::Json<Sto
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The scope `stops:write` is needed", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such stop", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It was over before", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It was over before, or is an operator's", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -272,6 +279,11 @@ pub(crate) async fn lift(caller: Caller, Path(id): Path) -> Result<axum::Json<St
     let uuid = id_of(&id).ok_or_else(|| Problem::not_found("stop"))?;
     let is_lifted = caller.store().lift_stop(uuid).await?;
     let stop = find(&caller, &id).await?;
+    if !is_lifted && stop.lifted_at.is_none() {
+        return Err(Problem::conflict(
+            "an operator has made the stop: only an operator lifts it",
+        ));
+    }
     if !is_lifted {
         return Err(Problem::conflict("the stop was lifted before"));
     }

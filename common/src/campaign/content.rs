@@ -67,6 +67,12 @@ impl Channel {
         self.args.iter().map(|(language, _)| language)
     }
 
+    /// The language in which somebody gets it who wants this one.
+    pub fn language_of<'a>(&'a self, wanted: Option<&str>, fallback: &'a Language) -> &'a Language {
+        let args = self.args_in(wanted, fallback);
+        args.map_or(fallback, |(language, _)| language)
+    }
+
     /// The args in the language that is nearest to the one wanted: itself, or it without its last
     /// subtags (`fr` for `fr-CA`), or else the fallback.
     fn args_in(&self, wanted: Option<&str>, fallback: &Language) -> Option<&(Language, Template)> {

@@ -215,7 +215,7 @@ const LOCK_QUEUE: &str = "
       and not exists (
           select from postroad.stop s
           where s.lifted_at is null and s.mode = 'pause' and s.queue_id = q.id
-            and s.tenant_id is null and s.kind_id is null)
+            and s.tenant_id is null and s.kind_id is null and s.campaign_id is null)
     for no key update of q skip locked";
 
 /// Takes $2 tokens out of the bucket, after what has dripped in.
@@ -312,7 +312,8 @@ macro_rules! claim {
             $set,
             "
     where j.ctid = any(array(select at from pick))
-    returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent, j.args::text,
+    returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent,
+              case when j.stage = 1 then j.args::text end as args,
               floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
               (select exists (select from pick p group by p.tenant_id, p.n having count(*) >= p.n)),
               (select in_pipe from credit), j.stage, j.stopped_by",
@@ -355,7 +356,8 @@ const CLAIM_BESIDE_STOPS: &str = claim!(
     "not exists (
             select from postroad.stop s
             where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = w.tenant_id
-              and s.kind_id is null and (s.queue_id is null or s.queue_id = $1))
+              and s.kind_id is null and s.campaign_id is null
+              and (s.queue_id is null or s.queue_id = $1))
           and ",
     ", met as (
     ",

@@ -99,7 +99,7 @@ const FINISH_CANCELLING: &str = concat!(
     "
     with asked as materialized (
         select j.id from postroad.job j
-        where j.cancel_at is not null and j.stage in (0, 2)
+        where j.cancel_at is not null and j.stage in (0, 2, 4)
         limit $1 for update skip locked),
     gone as (
         delete from postroad.job j using asked where j.id = asked.id returning j.*)

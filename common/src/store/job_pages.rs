@@ -78,7 +78,7 @@ const PAGE: &str = "
                postroad.live_state(j.stage, j.started_at) as state
         from postroad.job j
         where $3 and ($1::int is null or j.tenant_id = $1) and ($2::uuid is null or j.id < $2)
-          and ($5::smallint is null or j.stage = $5)
+          and ($5::smallint[] is null or j.stage = any($5))
         order by j.id desc limit $9),
     done as (
         select a.id, a.tenant_id, a.kind_id, a.queue_id, a.finished_at, a.state
@@ -140,11 +140,11 @@ impl Store {
     /// One page of jobs.
     pub async fn job_page(&self, query: &JobQuery) -> Result<JobPage, Error> {
         let tenant = self.tenant_id().or(query.tenant);
-        let stage: Option<i16> = query.state.and_then(|state| match state {
-            JobState::Scheduled => Some(0),
-            JobState::Dispatched | JobState::Running => Some(1),
-            JobState::Failed => Some(2),
-            JobState::Held => Some(3),
+        let stages: Option<&[i16]> = query.state.and_then(|state| match state {
+            JobState::Scheduled => Some(&[0, 4][..]),
+            JobState::Dispatched | JobState::Running => Some(&[1]),
+            JobState::Failed => Some(&[2]),
+            JobState::Held => Some(&[3]),
             _ => None,
         });
         let is_final = query.state.map(JobState::is_final);
@@ -158,7 +158,7 @@ impl Store {
                 &query.before,
                 &live,
                 &done,
-                &stage,
+                &stages,
                 &not_well,
                 &state,
                 &query.kind,

@@ -108,6 +108,26 @@ const FOLD: &str = "
                 expired = t.expired + excluded.expired)
     select count(*) from taken";
 
+/// The same for the accounts of campaigns.
+const FOLD_CAMPAIGNS: &str = "
+    with taken as (
+        delete from postroad.campaign_entry
+        where ctid = any(array(
+            select ctid from postroad.campaign_entry limit $1 for update skip locked))
+        returning campaign_id, made, completed, dead, cancelled, expired, suppressed, duplicates, rejected),
+    folded as (
+        insert into postroad.campaign_total as t
+            (campaign_id, made, completed, dead, cancelled, expired, suppressed, duplicates, rejected)
+        select campaign_id, sum(made), sum(completed), sum(dead), sum(cancelled), sum(expired),
+               sum(suppressed), sum(duplicates), sum(rejected)
+        from taken group by campaign_id order by campaign_id
+        on conflict (campaign_id) do update
+            set made = t.made + excluded.made, completed = t.completed + excluded.completed,
+                dead = t.dead + excluded.dead, cancelled = t.cancelled + excluded.cancelled,
+                expired = t.expired + excluded.expired, suppressed = t.suppressed + excluded.suppressed,
+                duplicates = t.duplicates + excluded.duplicates, rejected = t.rejected + excluded.rejected)
+    select count(*) from taken";
+
 /// A row for the moment even where there is no such tenant.
 const LEDGER: &str = "
     select m.at, l.tenant, l.accepted, l.scheduled, l.dispatched, l.running, l.failed, l.held,
@@ -198,6 +218,14 @@ impl Store {
     /// Moves up to `limit` entries of the ledger into its totals; answers with how many.
     pub async fn fold_ledger(&self, limit: i64) -> Result<i64, Error> {
         let rows = self.query("folding the ledger", FOLD, &[&limit]).await?;
+        Ok(rows[0].get(0))
+    }
+
+    /// The same for entries of campaigns' accounts.
+    pub async fn fold_campaigns(&self, limit: i64) -> Result<i64, Error> {
+        let rows = self
+            .query("folding campaigns' accounts", FOLD_CAMPAIGNS, &[&limit])
+            .await?;
         Ok(rows[0].get(0))
     }
 

@@ -14,11 +14,12 @@ macro_rules! archive_from {
             "insert into postroad.archive
                 (id, state, priority, attempt, dispatch, queue_id, kind_id, tenant_id, worker_id,
                  run_at, created_at, started_at, expires_at, max_attempts, on_lost, traceparent,
-                 reason, result, args)
+                 campaign_id, recipient, zone, reason, result, args)
              select id, ",
             $state,
             ", priority, attempt, dispatch, queue_id, kind_id, tenant_id, worker_id,
-                 run_at, created_at, started_at, expires_at, max_attempts, on_lost, traceparent, ",
+                 run_at, created_at, started_at, expires_at, max_attempts, on_lost, traceparent,
+                 campaign_id, recipient, zone, ",
             $reason,
             ", ",
             $result,
@@ -33,16 +34,19 @@ macro_rules! archive_from {
 
 /// The end of a statement that brings the archived rows of the common table `$back` back to life:
 /// under their old fence, so that the ledger does not count them as new; without attempts; and
-/// without an expiry that is over, which would only end them again.
+/// without an expiry that is over, which would only end them again. Whether its recipient may be
+/// reached now is looked at anew.
 macro_rules! revive_from {
     ($back:literal) => {
         concat!(
             "insert into postroad.job
                 (id, dispatch, priority, queue_id, kind_id, tenant_id, max_attempts, run_at,
-                 expires_at, created_at, on_lost, traceparent, args)
+                 expires_at, created_at, on_lost, traceparent, campaign_id, recipient, zone, closes_at,
+                 args)
              select id, greatest(dispatch, 1), priority, queue_id, kind_id, tenant_id, max_attempts,
                  now(), case when expires_at > now() then expires_at end, created_at, on_lost,
-                 traceparent, args
+                 traceparent, campaign_id, recipient, zone, case when zone is not null then now() end,
+                 args
              from ",
             $back,
             " order by id returning id, tenant_id"
@@ -51,22 +55,26 @@ macro_rules! revive_from {
 }
 
 /// The stop that keeps the job of alias `j` from being started, or null. One that cancels comes first.
+/// Those of other tenants and campaigns are not looked at.
 macro_rules! stop_of_j {
     () => {
         "(select s.id from postroad.stop s
           where s.lifted_at is null
-            and (s.tenant_id is null or s.tenant_id = j.tenant_id)
+            and coalesce(s.tenant_id, 0) in (0, j.tenant_id)
+            and coalesce(s.campaign_id, 0) in (0, coalesce(j.campaign_id, 0))
             and (s.queue_id is null or s.queue_id = j.queue_id)
             and (s.kind_id is null or s.kind_id = j.kind_id)
-            and (s.mode = 'pause' or j.created_at <= s.created_at)
+            and (s.mode = 'pause' or s.campaign_id is not null or j.created_at <= s.created_at)
           order by s.mode, s.id limit 1)"
     };
 }
 
 mod audit;
+mod campaigns;
 mod claims;
 mod diagnosis;
 mod error;
+mod expansion;
 mod gauges;
 mod housekeeping;
 mod job_actions;
@@ -88,6 +96,7 @@ mod scope;
 mod secrets;
 mod session;
 mod stops;
+mod suppressions;
 mod tenants;
 mod token_admin;
 mod tokens;
@@ -104,9 +113,13 @@ use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use audit::{Actor, Changed};
+pub use campaigns::{
+    Acted, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk, Progress,
+};
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
+pub use expansion::{Child, Expand, Expanded, Expanding, Turn};
 pub use gauges::{COUNTED_MAX, QueueGauges};
 pub use housekeeping::{DayToForget, PARTITION_DAYS_AHEAD};
 pub use job_actions::{Cancelled, Retried};
@@ -126,6 +139,7 @@ pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
+pub use suppressions::Suppression;
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;

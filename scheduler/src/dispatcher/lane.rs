@@ -100,7 +100,9 @@ impl Lane {
         };
         self.queue.clone_from(&claimed.queue);
         self.claimed_at = Some(now);
-        self.next_limit = next_limit(limit, most, bytes_each);
+        if !claimed.jobs.is_empty() {
+            self.next_limit = next_limit(limit, most, bytes_each);
+        }
         let reached = claimed.reached.clone();
         self.backlog = match self.backlog.take() {
             _ if !claimed.is_backlog => None,

@@ -55,6 +55,11 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("UPDATE", "operation"),
             to("UPDATE", "stop"),
             to("INSERT", "stop_catch"),
+            to("INSERT", "stop"),
+            to("UPDATE", "campaign"),
+            to("DELETE", "campaign_chunk"),
+            to("DELETE", "campaign_entry"),
+            to("UPDATE", "campaign_total"),
             to("EXECUTE", "make_partitions(integer)"),
             to("EXECUTE", "drop_partitions(interval)"),
             to(
@@ -81,6 +86,7 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "tenant_secret"),
             to("SELECT", "stop"),
             to("INSERT", "stop_catch"),
+            to("SELECT", "suppression"),
         ],
     },
     Program {
@@ -109,6 +115,10 @@ pub(super) const PROGRAMS: [Program; 3] = [
             // The newest, too.
             to("INSERT", "stop"),
             to("UPDATE", "stop"),
+            to("INSERT", "campaign"),
+            to("UPDATE", "campaign"),
+            to("INSERT", "campaign_chunk"),
+            to("INSERT", "suppression"),
             to("INSERT", "audit_log"),
             to("SELECT", "ledger"),
             to("EXECUTE", "find_token(text)"),

@@ -37,7 +37,7 @@ impl Worker {
             for (parcel, verdict) in batch.into_iter().zip(verdicts) {
                 match verdict {
                     GateVerdict::Start { .. } => self.execute(parcel, to),
-                    GateVerdict::Expired | GateVerdict::Stopped | GateVerdict::Refused => {
+                    _ => {
                         self.leave_room(parcel.job);
                         self.redeem(parcel.job, Settle::Ack);
                     }

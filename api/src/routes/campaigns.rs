@@ -1,0 +1,665 @@
+//! Campaigns: made, looked at, started, approved of, paused, resumed and cancelled. How they get their
+//! recipients is in [`super::recipients_upload`].
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use postroad_common::campaign::{Common, Content, Country, Reach, Reachable, Recipient};
+use postroad_common::store::{self, Acted, CampaignAction, CampaignTexts, NewCampaign};
+use postroad_common::token::Permission;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::limit_of;
+use super::schedules::owner;
+use crate::App;
+use crate::auth::Caller;
+use crate::body::{Json, Path, Query, id_of};
+use crate::problem::Problem;
+
+/// The states that there are, for who asks for one.
+const STATES: [&str; 7] = [
+    "draft",
+    "awaiting_approval",
+    "running",
+    "paused",
+    "cancelled",
+    "expired",
+    "finished",
+];
+/// No name is longer, in bytes.
+const NAME_BYTES_MAX: usize = 200;
+/// Messages that a preview shows, at most.
+const SAMPLES_MAX: usize = 10;
+/// And unless it is asked for others.
+const SAMPLES: usize = 3;
+
+/// A campaign to be made. It begins as a draft; recipients are uploaded, and then it is started.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CampaignSubmission {
+    /// What people call it: 1 to 200 bytes.
+    #[schema(value_type = String, required = true, max_length = 200)]
+    name: Option<String>,
+    /// For operators; others have their own only.
+    tenant: Option<String>,
+    /// What it says, by channel and language, with templates: see docs/CAMPAIGNS.md.
+    #[schema(value_type = serde_json::Value, required = true)]
+    content: Option<Value>,
+    /// When recipients may be reached, in their own time: `{"from": "09:00", "until": "20:00", "days": ["mon"]}`.
+    #[schema(value_type = Option<serde_json::Value>)]
+    send_window: Option<Value>,
+    /// When they may not: `{"from": "21:00", "until": "08:00"}`.
+    #[schema(value_type = Option<serde_json::Value>)]
+    quiet_hours: Option<Value>,
+    /// The time zone of recipients that have none: a name of the IANA database.
+    #[schema(value_type = Option<String>)]
+    timezone: Option<Value>,
+    /// The region of phone numbers without a country's code: two letters (ISO 3166).
+    #[schema(example = "FR")]
+    region: Option<String>,
+    /// Not before then.
+    start_at: Option<Timestamp>,
+    /// From then on it is pointless: what has no job by then gets none, and what has not begun expires.
+    expires_at: Option<Timestamp>,
+    /// Recipients a second, at most: 1 to 1,000,000.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    rate_per_second: Option<i32>,
+    /// The share of recipients that is made first, between 0 and 1. The rest waits until all of these
+    /// have ended, and no more than `failure_max` of them without success.
+    #[schema(exclusive_minimum = 0, exclusive_maximum = 1)]
+    canary_share: Option<f64>,
+    /// It is paused by itself when more than this share of at least a hundred that have ended is dead:
+    /// 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    failure_max: Option<f64>,
+    /// Whether somebody else must approve of it before it runs: another token than the one it was made by.
+    #[serde(default)]
+    needs_approval: bool,
+}
+
+/// A campaign and how far it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Campaign {
+    id: Uuid,
+    tenant: String,
+    name: String,
+    /// `draft`, `awaiting_approval`, `running`, `paused`, `cancelled`, `expired` or `finished`.
+    #[schema(example = "running")]
+    state: String,
+    /// Why it is paused.
+    note: String,
+    #[schema(required = true)]
+    start_at: Option<Timestamp>,
+    #[schema(required = true)]
+    expires_at: Option<Timestamp>,
+    #[schema(required = true)]
+    rate_per_second: Option<i32>,
+    /// Recipients that are made first.
+    #[schema(required = true)]
+    canary: Option<i64>,
+    /// When those had ended well enough for the rest to follow.
+    #[schema(required = true)]
+    canary_passed_at: Option<Timestamp>,
+    #[schema(required = true)]
+    failure_max: Option<f64>,
+    needs_approval: bool,
+    /// Who has.
+    #[schema(required = true)]
+    approved_by: Option<String>,
+    created_by: String,
+    created_at: Timestamp,
+    #[schema(required = true)]
+    started_at: Option<Timestamp>,
+    #[schema(required = true)]
+    ended_at: Option<Timestamp>,
+    progress: Progress,
+}
+
+/// Where its recipients are. `planned` is the sum of the others.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Progress {
+    /// Recipients that were handed in and could be read.
+    planned: i64,
+    /// No job has been made of them. None ever will, if the campaign has ended.
+    not_made: i64,
+    /// Were there before in the same campaign: nobody gets it twice.
+    duplicates: i64,
+    /// No job could be made of them.
+    rejected: i64,
+    /// Wait for room in the pipe, for their time, or for another attempt.
+    scheduled: i64,
+    /// On their way to a worker.
+    in_pipe: i64,
+    /// Under way.
+    running: i64,
+    /// Have failed, and go on soon.
+    failed: i64,
+    /// Wait for a decision.
+    held: i64,
+    /// Have got it.
+    delivered: i64,
+    /// Given up.
+    dead: i64,
+    /// Called off.
+    cancelled: i64,
+    /// Not begun in time.
+    expired: i64,
+    /// Were not to get anything any more.
+    suppressed: i64,
+}
+
+impl From<store::Campaign> for Campaign {
+    fn from(of: store::Campaign) -> Self {
+        let progress = of.progress;
+        Self {
+            id: of.id,
+            tenant: of.tenant,
+            name: of.name,
+            state: of.state,
+            note: of.note,
+            start_at: of.start_at,
+            expires_at: of.expires_at,
+            rate_per_second: of.rate_per_second,
+            canary: of.canary,
+            canary_passed_at: of.canary_passed_at,
+            failure_max: of.failure_max,
+            needs_approval: of.needs_approval,
+            approved_by: of.approved_by,
+            created_by: of.created_by,
+            created_at: of.created_at,
+            started_at: of.started_at,
+            ended_at: of.ended_at,
+            progress: Progress {
+                planned: progress.planned,
+                not_made: progress.not_made,
+                duplicates: progress.duplicates,
+                rejected: progress.rejected,
+                scheduled: progress.scheduled,
+                in_pipe: progress.in_pipe,
+                running: progress.running,
+                failed: progress.failed,
+                held: progress.held,
+                delivered: progress.delivered,
+                dead: progress.dead,
+                cancelled: progress.cancelled,
+                expired: progress.expired,
+                suppressed: progress.suppressed,
+            },
+        }
+    }
+}
+
+/// One page of campaigns, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CampaignPage {
+    items: Vec<Campaign>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}
+
+/// Which campaigns to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CampaignsQuery {
+    /// In this state.
+    state: Option<String>,
+    /// Items on the page, at most: 1 to 200, otherwise 50.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<i64>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// What a campaign would do, and has not done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Preview {
+    /// Recipients that were handed in and could be read.
+    recipients: i64,
+    /// By channel and language.
+    parts: Vec<Part>,
+    /// What they cost by the `cost` of their channels; null where one of them has none.
+    #[schema(required = true, example = "90000.00")]
+    cost: Option<String>,
+    #[schema(required = true, example = "EUR")]
+    currency: Option<String>,
+    /// The first of them as they would go.
+    samples: Vec<Sample>,
+}
+
+/// Recipients of one channel and language.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+pub(crate) struct Part {
+    pub(crate) channel: String,
+    pub(crate) language: String,
+    pub(crate) recipients: u64,
+}
+
+/// One message as it would go.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Sample {
+    to: String,
+    channel: String,
+    language: String,
+    kind: String,
+    queue: String,
+    #[schema(value_type = serde_json::Value, required = true)]
+    args: Option<Box<RawValue>>,
+    /// When the recipient may be reached next, if not now.
+    #[schema(required = true)]
+    not_before: Option<Timestamp>,
+    /// Why there is no message.
+    #[schema(required = true)]
+    error: Option<String>,
+}
+
+/// What to show.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PreviewQuery {
+    /// Messages to show, at most: 1 to 10, otherwise 3.
+    #[param(minimum = 1, maximum = 10)]
+    samples: Option<usize>,
+}
+
+/// What was submitted, checked: its content, and when recipients may be reached as JSON.
+struct Checked {
+    content: Content,
+    content_text: String,
+    reach: String,
+}
+
+impl CampaignSubmission {
+    fn check(&self) -> Result<Checked, Problem> {
+        let name = self.name.as_deref().unwrap_or_default();
+        let is_name =
+            (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+        if !is_name {
+            let what = format!("must be 1 to {NAME_BYTES_MAX} bytes, without control characters");
+            return Err(Problem::invalid("/name", what));
+        }
+        let under = |prefix: &str, problems: Vec<postroad_common::campaign::Problem>| {
+            let problems = problems.into_iter().map(|one| one.under(prefix));
+            Problem::all_of(problems.map(|one| (one.pointer, one.what)).collect())
+        };
+        let Some(content) = &self.content else {
+            return Err(Problem::invalid("/content", "is missing"));
+        };
+        let read = Content::read(content).map_err(|problems| under("/content", problems))?;
+        let reach = self.reach();
+        let reach_text = match reach.is_empty() {
+            true => "{}".to_owned(),
+            false => {
+                let reach = Value::Object(reach);
+                Reachable::read(&reach).map_err(|problems| under("", problems))?;
+                reach.to_string()
+            }
+        };
+        self.check_rest()?;
+        Ok(Checked {
+            content: read,
+            content_text: content.to_string(),
+            reach: reach_text,
+        })
+    }
+
+    fn reach(&self) -> Map<String, Value> {
+        let parts = [
+            ("send_window", &self.send_window),
+            ("quiet_hours", &self.quiet_hours),
+            ("timezone", &self.timezone),
+        ];
+        let given = parts.into_iter().filter_map(|(name, value)| {
+            let value = value.as_ref()?;
+            Some((name.to_owned(), value.clone()))
+        });
+        given.collect()
+    }
+
+    fn check_rest(&self) -> Result<(), Problem> {
+        if let Some(region) = &self.region
+            && let Err(error) = region.parse::<Country>()
+        {
+            return Err(Problem::invalid("/region", error.to_string()));
+        }
+        if self
+            .rate_per_second
+            .is_some_and(|rate| !(1..=1_000_000).contains(&rate))
+        {
+            return Err(Problem::invalid(
+                "/rate_per_second",
+                "must be from 1 to 1000000; to send nothing, pause the campaign",
+            ));
+        }
+        if self
+            .canary_share
+            .is_some_and(|share| !(share > 0.0 && share < 1.0))
+        {
+            return Err(Problem::invalid("/canary_share", "must be between 0 and 1"));
+        }
+        if self
+            .failure_max
+            .is_some_and(|max| !(0.0..=1.0).contains(&max))
+        {
+            return Err(Problem::invalid("/failure_max", "must be from 0 to 1"));
+        }
+        let range = |pointer: &str, at: Option<Timestamp>| match at {
+            Some(at) if !is_storable(at) => Err(Problem::invalid(
+                pointer,
+                "must lie between the years 2000 and 2200",
+            )),
+            _ => Ok(()),
+        };
+        range("/start_at", self.start_at)?;
+        range("/expires_at", self.expires_at)?;
+        let starts = self.start_at.unwrap_or_else(Timestamp::now);
+        if self.expires_at.is_some_and(|at| at <= starts) {
+            return Err(Problem::invalid(
+                "/expires_at",
+                "must be later than the start, and than now",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the database takes it for a time of a job.
+fn is_storable(at: Timestamp) -> bool {
+    const FIRST: i64 = 946_684_800;
+    const LAST: i64 = 7_258_118_400;
+    (FIRST..LAST).contains(&at.as_second())
+}
+
+/// Makes a draft. Nothing is sent before it has recipients and is started.
+#[utoipa::path(
+    post, path = "/v1/campaigns", tag = "campaigns", operation_id = "create_campaign",
+    request_body = CampaignSubmission,
+    responses(
+        (status = 201, description = "The draft", body = Campaign),
+        (status = 400, description = "The body cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `campaigns:write` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A value cannot be taken; `errors` has all of them that are known", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer; at most a draft was made", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn create(
+    State(_): State<App>,
+    caller: Caller,
+    Json(asked): Json<CampaignSubmission>,
+) -> Result<(StatusCode, axum::Json<Campaign>), Problem> {
+    caller.may(Permission::CampaignsWrite)?;
+    let checked = asked.check()?;
+    let tenant = owner(&caller, asked.tenant.as_deref()).await?;
+    let channels = checked.content.channels();
+    let queues: Vec<_> = channels.iter().map(|one| one.queue.as_str()).collect();
+    let kinds: Vec<_> = channels.iter().map(|one| one.kind.as_str()).collect();
+    let new = NewCampaign {
+        name: asked.name.as_deref().unwrap_or_default(),
+        content: &checked.content_text,
+        queues: &queues,
+        kinds: &kinds,
+        reach: &checked.reach,
+        region: asked.region.as_deref(),
+        start_at: asked.start_at,
+        expires_at: asked.expires_at,
+        rate_per_second: asked.rate_per_second,
+        canary_share: asked.canary_share,
+        failure_max: asked.failure_max,
+        needs_approval: asked.needs_approval,
+    };
+    let id = caller.store().create_campaign(tenant, &new).await?;
+    Ok((StatusCode::CREATED, find(&caller, id).await?))
+}
+
+/// Lists campaigns, newest first.
+#[utoipa::path(
+    get, path = "/v1/campaigns", tag = "campaigns", operation_id = "list_campaigns",
+    params(CampaignsQuery),
+    responses(
+        (status = 200, description = "Campaigns and how far they are, newest first", body = CampaignPage),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `campaigns:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn list(
+    caller: Caller,
+    Query(query): Query<CampaignsQuery>,
+) -> Result<axum::Json<CampaignPage>, Problem> {
+    caller.may(Permission::CampaignsRead)?;
+    let limit = limit_of(query.limit)?;
+    let state = query.state.as_deref();
+    if state.is_some_and(|state| !STATES.contains(&state)) {
+        let what = format!("must be one of {}", STATES.join(", "));
+        return Err(Problem::parameter("state", what));
+    }
+    let before = match query.cursor.as_deref() {
+        None => None,
+        Some(cursor) => Some(id_of(cursor).ok_or_else(|| {
+            Problem::parameter("cursor", "must be the `next_cursor` of a page before")
+        })?),
+    };
+    let found = caller.store().campaigns(state, before, limit).await?;
+    let is_full = found.len() as i64 == limit;
+    let last = found.last().filter(|_| is_full);
+    Ok(axum::Json(CampaignPage {
+        next_cursor: last.map(|one| one.id.to_string()),
+        items: found.into_iter().map(Campaign::from).collect(),
+    }))
+}
+
+/// Shows a campaign and how far it is.
+#[utoipa::path(
+    get, path = "/v1/campaigns/{id}", tag = "campaigns", operation_id = "get_campaign",
+    params(("id" = String, Path, description = "The campaign's id")),
+    responses(
+        (status = 200, description = "The campaign", body = Campaign),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `campaigns:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such campaign", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn get(caller: Caller, Path(id): Path) -> Result<axum::Json<Campaign>, Problem> {
+    caller.may(Permission::CampaignsRead)?;
+    find(&caller, id_or_none(&id)?).await
+}
+
+/// Says what a campaign would do: how many, at what cost, and the first messages. Nothing is sent.
+#[utoipa::path(
+    get, path = "/v1/campaigns/{id}/preview", tag = "campaigns", operation_id = "preview_campaign",
+    params(("id" = String, Path, description = "The campaign's id"), PreviewQuery),
+    responses(
+        (status = 200, description = "What it would do", body = Preview),
+        (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `campaigns:read` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such campaign", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It was made by a newer version, which this one cannot read", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn preview(
+    caller: Caller,
+    Path(id): Path,
+    Query(query): Query<PreviewQuery>,
+) -> Result<axum::Json<Preview>, Problem> {
+    caller.may(Permission::CampaignsRead)?;
+    let samples = query.samples.unwrap_or(SAMPLES);
+    if !(1..=SAMPLES_MAX).contains(&samples) {
+        let what = format!("must be from 1 to {SAMPLES_MAX}");
+        return Err(Problem::parameter("samples", what));
+    }
+    let id = id_or_none(&id)?;
+    let texts = texts(&caller, id).await?;
+    let content = content_of(&texts)?;
+    Ok(axum::Json(previewed(id, &texts, &content, samples)))
+}
+
+fn previewed(id: Uuid, texts: &CampaignTexts, content: &Content, samples: usize) -> Preview {
+    let counts = texts.counts.as_deref().unwrap_or("[]");
+    let parts: Vec<Part> = serde_json::from_str(counts).unwrap_or_default();
+    let cost = parts.iter().try_fold(0_u128, |sum, part| {
+        let micros = content.channel(&part.channel)?.cost_micros?;
+        Some(sum + u128::from(micros) * u128::from(part.recipients))
+    });
+    let reach = Reachable::parse(texts.reach.as_bytes()).ok();
+    let reach = reach.filter(|_| texts.reach != "{}");
+    let lines = texts.first_chunk.as_deref().unwrap_or_default().lines();
+    let recipients = lines.filter_map(|line| serde_json::from_str(line).ok());
+    Preview {
+        recipients: texts.planned,
+        parts,
+        cost: cost.map(|micros| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)),
+        currency: content.currency().map(str::to_owned),
+        samples: recipients
+            .take(samples)
+            .map(|recipient| sample(id, content, reach.as_ref(), &recipient))
+            .collect(),
+    }
+}
+
+fn sample(id: Uuid, content: &Content, reach: Option<&Reachable>, recipient: &Recipient) -> Sample {
+    let campaign = id.to_string();
+    let timezone = reach.and_then(|reach| reach.zone().iana_name());
+    let common = Common {
+        campaign: &campaign,
+        timezone: timezone.unwrap_or("UTC"),
+    };
+    let zone = recipient.timezone.as_deref();
+    let zone = zone.and_then(|zone| jiff::tz::TimeZone::get(zone).ok());
+    let not_before = match reach.map(|reach| reach.at(zone.as_ref(), Timestamp::now())) {
+        Some(Reach::Closed { opens_at }) => Some(opens_at),
+        _ => None,
+    };
+    let to = recipient.to.clone();
+    match content.render(recipient, common) {
+        Ok(message) => Sample {
+            to,
+            channel: message.channel.name.to_string(),
+            language: message.language.to_string(),
+            kind: message.channel.kind.to_string(),
+            queue: message.channel.queue.to_string(),
+            args: Some(message.args),
+            not_before,
+            error: None,
+        },
+        Err(error) => Sample {
+            to,
+            channel: error.channel,
+            language: error.language,
+            kind: String::new(),
+            queue: String::new(),
+            args: None,
+            not_before,
+            error: Some(error.what),
+        },
+    }
+}
+
+macro_rules! action {
+    ($(#[$doc:meta])* $name:ident, $path:literal, $operation:literal, $action:ident, $conflict:literal) => {
+        $(#[$doc])*
+        #[utoipa::path(
+            post, path = $path, tag = "campaigns", operation_id = $operation,
+            params(("id" = String, Path, description = "The campaign's id")),
+            responses(
+                (status = 200, description = "It is so", body = Campaign),
+                (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
+                (status = 403, description = "The scope `campaigns:write` is needed", body = Problem, content_type = "application/problem+json"),
+                (status = 404, description = "There is no such campaign", body = Problem, content_type = "application/problem+json"),
+                (status = 409, description = $conflict, body = Problem, content_type = "application/problem+json"),
+                (status = 503, description = "The database does not answer; look at the campaign", body = Problem, content_type = "application/problem+json"),
+            )
+        )]
+        pub(crate) async fn $name(
+            caller: Caller,
+            Path(id): Path,
+        ) -> Result<axum::Json<Campaign>, Problem> {
+            act(&caller, &id, CampaignAction::$action).await
+        }
+    };
+}
+
+action!(
+    /// Starts a draft that has recipients; or has it wait for approval, where it needs one.
+    start, "/v1/campaigns/{id}/start", "start_campaign", Start,
+    "It is no draft, or has no recipients"
+);
+action!(
+    /// Approves of a campaign that somebody else has made: it runs.
+    approve, "/v1/campaigns/{id}/approve", "approve_campaign", Approve,
+    "It does not wait for approval, or was made by this very token"
+);
+action!(
+    /// Starts nothing more of it from now on, also of what is in RabbitMQ. What runs ends.
+    pause, "/v1/campaigns/{id}/pause", "pause_campaign", Pause, "It does not run"
+);
+action!(
+    /// Goes on: after a pause, or after it was cancelled, and then what was cancelled comes back first.
+    resume, "/v1/campaigns/{id}/resume", "resume_campaign", Resume,
+    "It is neither paused nor cancelled, or was never approved of"
+);
+action!(
+    /// Starts nothing more of it from now on, and cancels what has not begun.
+    cancel, "/v1/campaigns/{id}/cancel", "cancel_campaign", Cancel, "It has ended"
+);
+
+async fn act(
+    caller: &Caller,
+    id: &str,
+    action: CampaignAction,
+) -> Result<axum::Json<Campaign>, Problem> {
+    caller.may(Permission::CampaignsWrite)?;
+    let id = id_or_none(id)?;
+    let acted = caller.store().act_on_campaign(id, action).await?;
+    if acted == Acted::NotThere {
+        return Err(Problem::not_found("campaign"));
+    }
+    let campaign = find(caller, id).await?;
+    match acted {
+        Acted::OwnCampaign => Err(Problem::conflict(
+            "somebody else has to approve of it: another token than the one it was made by",
+        )),
+        Acted::NotNow if campaign.progress.planned == 0 && action == CampaignAction::Start => {
+            Err(Problem::conflict(
+                "the campaign has no recipients: PUT them to /v1/campaigns/{id}/recipients",
+            ))
+        }
+        Acted::NotNow => Err(Problem::conflict(format!(
+            "the campaign is {}",
+            campaign.state
+        ))),
+        Acted::Done | Acted::NotThere => Ok(campaign),
+    }
+}
+
+pub(super) fn id_or_none(id: &str) -> Result<Uuid, Problem> {
+    id_of(id).ok_or_else(|| Problem::not_found("campaign"))
+}
+
+async fn find(caller: &Caller, id: Uuid) -> Result<axum::Json<Campaign>, Problem> {
+    let found = caller.store().find_campaign(id).await?;
+    let campaign = found.ok_or_else(|| Problem::not_found("campaign"))?;
+    Ok(axum::Json(Campaign::from(campaign)))
+}
+
+pub(super) async fn texts(caller: &Caller, id: Uuid) -> Result<CampaignTexts, Problem> {
+    let found = caller.store().campaign_texts(id).await?;
+    found.ok_or_else(|| Problem::not_found("campaign"))
+}
+
+pub(super) fn content_of(texts: &CampaignTexts) -> Result<Content, Problem> {
+    Content::parse(texts.content.as_bytes())
+        .map_err(|_| Problem::conflict("its content was made by a newer version"))
+}

@@ -1,0 +1,617 @@
+//! Jobs of campaigns, made as room in the pipe becomes free: the jobs and how far the campaign is are
+//! one transaction, under the lock of the campaign's row. So neither a death nor a second scheduler can
+//! make a recipient two jobs or none; and should a recipient be there twice, its job's id is the same.
+//!
+//! What a campaign says and when its recipients may be reached is not known here: [`Expand`] says.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::campaigns::{progress_of_c, stop_moved};
+use super::{Error, Store, millis};
+use crate::failpoint;
+
+/// A campaign of which jobs are to be made.
+#[derive(Clone, Debug)]
+pub struct Expanding {
+    /// Its number: what is known of it never changes once it runs.
+    pub id: i64,
+    /// What clients call it.
+    pub public_id: Uuid,
+    /// What it says, as JSON.
+    pub content: String,
+    /// When recipients may be reached, as JSON.
+    pub reach: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+/// Which recipients come next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Those of this zone.
+    Zone {
+        /// As it was given.
+        zone: String,
+        /// From then on they may not be reached any more.
+        closes_at: Option<Timestamp>,
+    },
+    /// None before then.
+    NotBefore(Timestamp),
+    /// Its content cannot be used.
+    Unusable(String),
+}
+
+/// A job for one recipient.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// The same whenever it is made.
+    pub id: Uuid,
+    /// Whom it is for.
+    pub recipient: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its queue.
+    pub queue: String,
+    /// Its input, as JSON.
+    pub args: String,
+    /// Its priority.
+    pub priority: Option<i16>,
+    /// Attempts before it is dead.
+    pub max_attempts: Option<i32>,
+}
+
+/// What knows campaigns.
+pub trait Expand {
+    /// The queues of its jobs: their windows are the room that there is.
+    fn queues(&mut self, campaign: &Expanding) -> Vec<String>;
+
+    /// Whose turn it is, of these zones that have recipients left.
+    fn turn(&mut self, campaign: &Expanding, zones: &[String]) -> Turn;
+
+    /// Jobs for some recipients of a chunk: `count` at most, behind the first `skip`; and of how many
+    /// recipients. Of those of whom no job can be made there is none.
+    fn children(
+        &mut self,
+        campaign: &Expanding,
+        body: &str,
+        skip: usize,
+        count: usize,
+    ) -> (Vec<Child>, i32);
+
+    /// When a recipient of this zone may be reached again, and until when.
+    fn reach(&mut self, campaign: &Expanding, zone: &str) -> (Timestamp, Option<Timestamp>);
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expanded {
+    /// Jobs that are there now, due or for later.
+    pub jobs: i64,
+    /// Whether another step may find something to do at once.
+    pub has_more: bool,
+}
+
+/// Jobs made in a transaction, at most.
+const BATCH: i64 = 1000;
+/// Before it is looked again for room.
+const ROOM_REST: Duration = Duration::from_millis(50);
+/// Before it is looked again whether all has ended.
+const END_REST: Duration = Duration::from_millis(500);
+/// So many must have ended before a share of them says anything.
+const FAILURES_OF: i64 = 100;
+
+/// The running campaign that has waited longest for its turn. What is not due yet ($1) is not looked at.
+const TAKE: &str = "
+    select c.id, c.public_id, c.content::text, c.reach::text, c.created_at, clock_timestamp(),
+           c.tenant_id, c.upload, c.expires_at, c.revives,
+           case when c.rate_per_second is null then $1
+                else floor(least(c.rate_per_second, c.rate_tokens + c.rate_per_second
+                     * greatest(extract(epoch from clock_timestamp() - c.rate_at), 0)))::bigint end,
+           c.canary, c.canary_passed_at is not null, c.failure_max
+    from postroad.campaign c
+    where c.state = 'running' and (c.start_at is null or c.start_at <= now())
+      and (c.next_at is null or c.next_at <= now())
+    order by c.turn_at limit 1
+    for no key update of c skip locked";
+
+const PROGRESS: &str = concat!(
+    "select noted.made, noted.completed, noted.dead,
+            noted.completed + noted.dead + noted.cancelled + noted.expired + noted.suppressed,
+            live.scheduled + live.in_pipe + live.running + live.failed, live.held
+     from (select $1::bigint as id) c ",
+    progress_of_c!()
+);
+
+/// Twice the windows of its queues: what is in the pipe, and as much again to refill it from.
+const ROOM: &str = "
+    select 2 * coalesce(sum(q.window_size), 0)::bigint from postroad.queue q where q.name = any($1)";
+
+const ZONES: &str = "
+    with recursive walk as (
+        (select k.zone from postroad.campaign_chunk k where k.campaign_id = $1 and k.upload = $2
+         order by k.zone limit 1)
+        union all
+        select next.zone from walk w
+        cross join lateral (
+            select k.zone from postroad.campaign_chunk k
+            where k.campaign_id = $1 and k.upload = $2 and k.zone > w.zone
+            order by k.zone limit 1) next)
+    select zone from walk";
+
+const CHUNK: &str = "
+    select k.n, k.taken, k.recipients, k.body from postroad.campaign_chunk k
+    where k.campaign_id = $1 and k.upload = $2 and k.zone = $3
+    order by k.n limit 1";
+
+/// A recipient that is there twice has one job: the one that is there, or was and is in the archive
+/// since the campaign was made ($12). A name that is missing after all fails the insert.
+const INSERT: &str = "
+    with inserted as (
+        insert into postroad.job
+            (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts,
+             campaign_id, recipient, zone, closes_at)
+        select u.id, q.id, k.id, t.id, u.args::json, coalesce(u.priority, t.default_priority, 1),
+               now(), $9::timestamptz, coalesce(u.max_attempts, t.default_max_attempts), $8::bigint,
+               u.recipient, case when $10::timestamptz is not null then $11::text end, $10
+        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
+                    $7::int[]) as u(id, recipient, kind, queue, args, priority, max_attempts)
+        left join postroad.queue q on q.name = u.queue
+        left join postroad.kind k on k.name = u.kind
+        left join postroad.tenant t on t.id = $13
+        where not exists (
+            select from postroad.archive a where a.id = u.id and a.finished_at >= $12)
+        on conflict (id) do nothing
+        returning id)
+    select id from inserted";
+
+/// What has come to its end while the insert waited for it: then the batch is made anew.
+const IS_ANY_ENDED: &str = "
+    select exists (select from postroad.archive a where a.id = any($1) and a.finished_at >= $2)";
+
+const TAKEN: &str = "
+    with moved as (
+        update postroad.campaign_chunk k set taken = k.taken + $5::int
+        where k.campaign_id = $1 and k.upload = $2 and k.zone = $3 and k.n = $4
+          and k.taken + $5 < k.recipients
+        returning k.n),
+    gone as (
+        delete from postroad.campaign_chunk k
+        where k.campaign_id = $1 and k.upload = $2 and k.zone = $3 and k.n = $4
+          and k.taken + $5 >= k.recipients)
+    insert into postroad.campaign_entry (campaign_id, duplicates, rejected)
+    select $1::bigint, $6::int, $7::int where $6::int + $7::int > 0";
+
+/// $2 recipients were taken; not before $3 is it worth looking again.
+const TURN_OVER: &str = "
+    update postroad.campaign c
+    set turn_at = clock_timestamp(), next_at = $3,
+        rate_tokens = case when c.rate_per_second is null then 0
+            else least(c.rate_per_second, c.rate_tokens + c.rate_per_second
+                 * greatest(extract(epoch from clock_timestamp() - c.rate_at), 0)) - $2 end,
+        rate_at = clock_timestamp()
+    where c.id = $1";
+
+const REST: &str = "
+    update postroad.campaign c
+    set turn_at = clock_timestamp(), next_at = clock_timestamp() + $2::float8 * interval '1 ms'
+    where c.id = $1";
+
+const NEXT_AT: &str = "
+    update postroad.campaign c set turn_at = clock_timestamp(), next_at = $2 where c.id = $1";
+
+const END: &str = "
+    update postroad.campaign c set state = $2, ended_at = now() where c.id = $1";
+
+const CANARY_PASSED: &str = "
+    update postroad.campaign c set canary_passed_at = now() where c.id = $1";
+
+/// $2 and $3: as whom, and why.
+const PAUSE: &str = concat!(
+    "
+    with moved as (
+        update postroad.campaign c set state = 'paused', note = $2
+        where c.id = $1 and c.state = 'running'
+        returning c.id, c.tenant_id),
+    ",
+    stop_moved!("pause"),
+    " select true from moved"
+);
+
+/// What a stop of this campaign has cancelled comes back, under its old fence.
+const REVIVE: &str = concat!(
+    "
+    with picked as materialized (
+        select a.id, a.finished_at from postroad.archive a
+        where a.campaign_id = $1 and a.state = 'cancelled' and a.state <> 'completed'
+          and a.reason = 'stopped'
+        order by a.id limit $2 for update skip locked),
+    back as (
+        delete from postroad.archive a using picked p
+        where a.id = p.id and a.finished_at = p.finished_at and a.state = 'cancelled'
+        returning a.*)
+    ",
+    revive_from!("back")
+);
+
+const REVIVED: &str = "update postroad.campaign c set revives = false where c.id = $1";
+
+/// Jobs whose recipient may not be reached any more: in the schedule, and past that time.
+const CLOSED: &str = "
+    select j.id, j.zone, c.id, c.public_id, c.content::text, c.reach::text, c.created_at,
+           clock_timestamp()
+    from postroad.job j join postroad.campaign c on c.id = j.campaign_id
+    where j.stage = 0 and j.closes_at is not null and j.closes_at <= now()
+    order by j.closes_at limit $1
+    for no key update of j skip locked";
+
+const REOPEN: &str = "
+    update postroad.job j set run_at = greatest(j.run_at, d.opens_at), closes_at = d.closes_at
+    from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) d(id, opens_at, closes_at)
+    where j.id = d.id and j.stage = 0";
+
+/// A campaign, as the transaction that has it knows it.
+struct Held<'a> {
+    tx: &'a Transaction<'a>,
+    campaign: Expanding,
+    tenant: i32,
+    upload: Option<Uuid>,
+    expires_at: Option<Timestamp>,
+    revives: bool,
+    tokens: i64,
+    canary: Option<i64>,
+    failure_max: Option<f64>,
+    progress: SoFar,
+}
+
+/// How far it is.
+struct SoFar {
+    made: i64,
+    completed: i64,
+    dead: i64,
+    ended: i64,
+    on_the_way: i64,
+    held: i64,
+}
+
+type Result<T, E = tokio_postgres::Error> = std::result::Result<T, E>;
+
+impl Store {
+    /// Does one step for the running campaign whose turn it is. None: there is none.
+    pub async fn expand_campaign(
+        &self,
+        expand: &mut impl Expand,
+    ) -> std::result::Result<Option<Expanded>, Error> {
+        self.with_connection("making jobs of a campaign", async |connection| {
+            let tx = self.begin(connection).await?;
+            let take = tx.prepare_cached(TAKE).await?;
+            let Some(row) = tx.query_opt(&take, &[&BATCH]).await? else {
+                return Ok(None);
+            };
+            let held = Held::of(&tx, &row).await?;
+            let expanded = held.step(expand).await?;
+            let Some(expanded) = expanded else {
+                tx.rollback().await?;
+                return Ok(Some(Expanded {
+                    jobs: 0,
+                    has_more: true,
+                }));
+            };
+            failpoint!("expander.before_commit");
+            tx.commit().await?;
+            failpoint!("expander.committed");
+            Ok(Some(expanded))
+        })
+        .await
+    }
+
+    /// Says when jobs are due whose recipients may not be reached any more today; answers with how many.
+    pub async fn reopen_closed(
+        &self,
+        expand: &mut impl Expand,
+        limit: i64,
+    ) -> std::result::Result<usize, Error> {
+        self.with_connection(
+            "looking when recipients may be reached",
+            async |connection| {
+                let tx = self.begin(connection).await?;
+                let closed = tx.prepare_cached(CLOSED).await?;
+                let rows = tx.query(&closed, &[&limit]).await?;
+                if rows.is_empty() {
+                    return Ok(0);
+                }
+                let (mut ids, mut opens, mut closes) = (Vec::new(), Vec::new(), Vec::new());
+                for row in &rows {
+                    let zone: Option<&str> = row.get(1);
+                    let campaign = expanding(row, 2);
+                    let (opens_at, closes_at) = expand.reach(&campaign, zone.unwrap_or_default());
+                    ids.push(row.get::<_, Uuid>(0));
+                    opens.push(opens_at);
+                    closes.push(closes_at);
+                }
+                let reopen = tx.prepare_cached(REOPEN).await?;
+                tx.execute(&reopen, &[&ids, &opens, &closes]).await?;
+                tx.commit().await?;
+                Ok(rows.len())
+            },
+        )
+        .await
+    }
+}
+
+impl<'a> Held<'a> {
+    async fn of(tx: &'a Transaction<'a>, row: &Row) -> Result<Self> {
+        let campaign = expanding(row, 0);
+        let progress = tx.prepare_cached(PROGRESS).await?;
+        let so_far = tx.query_one(&progress, &[&campaign.id]).await?;
+        let canary: Option<i64> = row.get(11);
+        Ok(Self {
+            tx,
+            campaign,
+            tenant: row.get(6),
+            upload: row.get(7),
+            expires_at: row.get(8),
+            revives: row.get(9),
+            tokens: row.get(10),
+            canary: canary.filter(|_| !row.get::<_, bool>(12)),
+            failure_max: row.get(13),
+            progress: SoFar {
+                made: so_far.get(0),
+                completed: so_far.get(1),
+                dead: so_far.get(2),
+                ended: so_far.get(3),
+                on_the_way: so_far.get(4),
+                held: so_far.get(5),
+            },
+        })
+    }
+
+    /// None: to be tried again from the beginning.
+    async fn step(self, expand: &mut impl Expand) -> Result<Option<Expanded>> {
+        if self.expires_at.is_some_and(|at| at <= self.campaign.now) {
+            return self.end("expired").await;
+        }
+        if let Some(why) = self.fails_too_much() {
+            return self.pause(&why).await;
+        }
+        let queues = expand.queues(&self.campaign);
+        let ask = self.tx.prepare_cached(ROOM).await?;
+        let windows: i64 = self.tx.query_one(&ask, &[&queues]).await?.get(0);
+        let room = (windows - self.progress.on_the_way).min(BATCH);
+        if self.revives {
+            return self.revive(room).await;
+        }
+        let left = self.of_canary();
+        if left == Some(0) {
+            return self.judge_canary().await;
+        }
+        let Some(upload) = self.upload else {
+            return self.end("finished").await;
+        };
+        let zones = self.zones(upload).await?;
+        if zones.is_empty() {
+            return match self.progress.on_the_way + self.progress.held {
+                0 => self.end("finished").await,
+                _ => self.rest(END_REST).await,
+            };
+        }
+        // A handful of free places is not worth a transaction, unless there never are more.
+        let enough = (windows / 10)
+            .clamp(1, BATCH / 10)
+            .min(left.unwrap_or(BATCH));
+        if room < enough || self.tokens < 1 {
+            return self.rest(ROOM_REST).await;
+        }
+        let count = room.min(self.tokens).min(left.unwrap_or(BATCH));
+        match expand.turn(&self.campaign, &zones) {
+            Turn::NotBefore(at) => self.wait_until(at).await,
+            Turn::Unusable(why) => self.pause(&why).await,
+            Turn::Zone { zone, closes_at } => {
+                self.make(expand, upload, &zone, closes_at, count).await
+            }
+        }
+    }
+
+    /// Makes jobs of the next recipients of a zone.
+    async fn make(
+        self,
+        expand: &mut impl Expand,
+        upload: Uuid,
+        zone: &str,
+        closes_at: Option<Timestamp>,
+        count: i64,
+    ) -> Result<Option<Expanded>> {
+        let (tx, id) = (self.tx, self.campaign.id);
+        let next = tx.prepare_cached(CHUNK).await?;
+        let chunk = tx.query_one(&next, &[&id, &upload, &zone]).await?;
+        let (n, taken, recipients): (i32, i32, i32) = (chunk.get(0), chunk.get(1), chunk.get(2));
+        let count = i64::from(recipients - taken).min(count) as i32;
+        let body: &str = chunk.get(3);
+        let (children, count) =
+            expand.children(&self.campaign, body, taken as usize, count as usize);
+        let Some(inserted) = self.insert(&children, zone, closes_at).await? else {
+            return Ok(None);
+        };
+        let jobs = children.len() as i32;
+        let (duplicates, rejected) = (jobs - inserted, count - jobs);
+        let done = tx.prepare_cached(TAKEN).await?;
+        let params: [&(dyn ToSql + Sync); 7] =
+            [&id, &upload, &zone, &n, &count, &duplicates, &rejected];
+        tx.execute(&done, &params).await?;
+        let over = tx.prepare_cached(TURN_OVER).await?;
+        let spent = f64::from(count);
+        tx.execute(&over, &[&id, &spent, &None::<Timestamp>])
+            .await?;
+        Ok(Some(Expanded {
+            jobs: i64::from(inserted),
+            has_more: true,
+        }))
+    }
+
+    /// How many jobs are new. None: one of them ended meanwhile.
+    async fn insert(
+        &self,
+        jobs: &[Child],
+        zone: &str,
+        closes_at: Option<Timestamp>,
+    ) -> Result<Option<i32>> {
+        let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+        let recipients: Vec<_> = jobs.iter().map(|job| job.recipient.as_str()).collect();
+        let kinds: Vec<_> = jobs.iter().map(|job| job.kind.as_str()).collect();
+        let queues: Vec<_> = jobs.iter().map(|job| job.queue.as_str()).collect();
+        let args: Vec<_> = jobs.iter().map(|job| job.args.as_str()).collect();
+        let priorities: Vec<_> = jobs.iter().map(|job| job.priority).collect();
+        let max_attempts: Vec<_> = jobs.iter().map(|job| job.max_attempts).collect();
+        let params: [&(dyn ToSql + Sync); 13] = [
+            &ids,
+            &recipients,
+            &kinds,
+            &queues,
+            &args,
+            &priorities,
+            &max_attempts,
+            &self.campaign.id,
+            &self.expires_at,
+            &closes_at,
+            &zone,
+            &self.campaign.created_at,
+            &self.tenant,
+        ];
+        let insert = self.tx.prepare_cached(INSERT).await?;
+        let rows = self.tx.query(&insert, &params).await?;
+        let inserted: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+        let ask = self.tx.prepare_cached(IS_ANY_ENDED).await?;
+        let since = &self.campaign.created_at;
+        let ended = self.tx.query_one(&ask, &[&inserted, since]).await?;
+        let is_any_ended: bool = ended.get(0);
+        Ok((!is_any_ended).then_some(inserted.len() as i32))
+    }
+
+    async fn zones(&self, upload: Uuid) -> Result<Vec<String>> {
+        let zones = self.tx.prepare_cached(ZONES).await?;
+        let rows = self.tx.query(&zones, &[&self.campaign.id, &upload]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Recipients of the canary that have no job yet; none: it has passed, or there is none.
+    fn of_canary(&self) -> Option<i64> {
+        self.canary
+            .map(|canary| (canary - self.progress.made).max(0))
+    }
+
+    /// Why it has to be paused.
+    fn fails_too_much(&self) -> Option<String> {
+        let SoFar {
+            completed, dead, ..
+        } = self.progress;
+        let max = self.failure_max.filter(|_| self.canary.is_none())?;
+        let ended = completed + dead;
+        (ended >= FAILURES_OF && dead as f64 > max * ended as f64)
+            .then(|| format!("{dead} of {ended} failed"))
+    }
+
+    /// The canary is made: it has passed when all of it has ended, and well enough. A job that is held
+    /// waits for a decision, and is none that went well.
+    async fn judge_canary(self) -> Result<Option<Expanded>> {
+        let SoFar {
+            dead,
+            held,
+            ended,
+            on_the_way,
+            ..
+        } = self.progress;
+        if on_the_way > 0 {
+            return self.rest(END_REST).await;
+        }
+        let failed = dead + held;
+        let max = self.failure_max.unwrap_or(0.0);
+        if failed as f64 > max * (ended + held) as f64 {
+            let why = format!("{failed} of the first {} failed", ended + held);
+            return self.pause(&why).await;
+        }
+        let passed = self.tx.prepare_cached(CANARY_PASSED).await?;
+        self.tx.execute(&passed, &[&self.campaign.id]).await?;
+        Ok(Some(Expanded {
+            jobs: 0,
+            has_more: true,
+        }))
+    }
+
+    async fn revive(self, room: i64) -> Result<Option<Expanded>> {
+        if room < 1 {
+            return self.rest(ROOM_REST).await;
+        }
+        let revive = self.tx.prepare_cached(REVIVE).await?;
+        let back = self.tx.query(&revive, &[&self.campaign.id, &room]).await?;
+        if (back.len() as i64) < room {
+            let revived = self.tx.prepare_cached(REVIVED).await?;
+            self.tx.execute(&revived, &[&self.campaign.id]).await?;
+        }
+        Ok(Some(Expanded {
+            jobs: back.len() as i64,
+            has_more: true,
+        }))
+    }
+
+    async fn end(self, state: &str) -> Result<Option<Expanded>> {
+        let end = self.tx.prepare_cached(END).await?;
+        self.tx.execute(&end, &[&self.campaign.id, &state]).await?;
+        Ok(Some(Expanded {
+            jobs: 0,
+            has_more: true,
+        }))
+    }
+
+    async fn pause(self, why: &str) -> Result<Option<Expanded>> {
+        let pause = self.tx.prepare_cached(PAUSE).await?;
+        let params: [&(dyn ToSql + Sync); 3] = [&self.campaign.id, &why, &"postroad-scheduler"];
+        self.tx.query(&pause, &params).await?;
+        tracing::warn!(
+            campaign = %self.campaign.public_id,
+            "campaign {} is paused: {why}",
+            self.campaign.public_id
+        );
+        Ok(Some(Expanded {
+            jobs: 0,
+            has_more: true,
+        }))
+    }
+
+    async fn rest(self, time: Duration) -> Result<Option<Expanded>> {
+        let rest = self.tx.prepare_cached(REST).await?;
+        let time = millis(time) as f64;
+        self.tx.execute(&rest, &[&self.campaign.id, &time]).await?;
+        Ok(Some(Expanded {
+            jobs: 0,
+            has_more: true,
+        }))
+    }
+
+    async fn wait_until(self, at: Timestamp) -> Result<Option<Expanded>> {
+        let next = self.tx.prepare_cached(NEXT_AT).await?;
+        self.tx.execute(&next, &[&self.campaign.id, &at]).await?;
+        Ok(Some(Expanded {
+            jobs: 0,
+            has_more: true,
+        }))
+    }
+}
+
+/// Of a row that has its columns from `first` on.
+fn expanding(row: &Row, first: usize) -> Expanding {
+    Expanding {
+        id: row.get(first),
+        public_id: row.get(first + 1),
+        content: row.get(first + 2),
+        reach: row.get(first + 3),
+        created_at: row.get(first + 4),
+        now: row.get(first + 5),
+    }
+}
