@@ -1,6 +1,7 @@
 //! `postroad demo`: a campaign through everything, counted by the provider.
 
 mod audience;
+mod campaign;
 mod report;
 mod simulator;
 mod webhooks;
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use postroad_common::job::NewJob;
 use postroad_common::shutdown::{GRACE_DEFAULT, Shutdown};
-use postroad_common::store::Store;
+use postroad_common::store::{QueueChange, Store};
 
 use self::audience::Audience;
+use self::campaign::{CampaignDemo, CampaignReport};
 use self::report::Report;
 use self::simulator::SimulatorClient;
 use self::webhooks::Webhooks;
@@ -27,9 +29,17 @@ use crate::output::Line;
 #[derive(clap::Args)]
 #[command(after_long_help = HELP)]
 pub(crate) struct Args {
-    /// How many messages.
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
-    recipients: u64,
+    /// How many messages; with --campaign, how many recipients are uploaded [default: 5000; with
+    /// --campaign, 2000000].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    recipients: Option<u64>,
+    /// Upload a campaign over the API, cancel it in the middle, and resume it.
+    #[arg(long, conflicts_with_all = ["webhooks", "kill", "resolve"])]
+    campaign: bool,
+    /// With --campaign: end when so many have arrived.
+    #[arg(long, value_name = "MESSAGES", default_value_t = 200_000, requires = "campaign",
+          value_parser = clap::value_parser!(u64).range(10..=10_000_000))]
+    drain: u64,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
@@ -66,7 +76,8 @@ The last lines are the report; the exit code is 1 when anything was lost or arri
 Examples:
   postroad demo
   postroad demo --recipients 50000 --workers 4 --kill --resolve
-  postroad demo --webhooks --simulator '--rate-503 0.1'";
+  postroad demo --webhooks --simulator '--rate-503 0.1'
+  postroad demo --campaign --recipients 500000 --drain 50000";
 
 /// In a killed cluster, what waits for a lease should not wait for long.
 const LEASE_WHEN_KILLING: &str = "5s";
@@ -85,7 +96,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         () = shutdown.quiesce.cancelled() => bail!("stopped before everything was up"),
     };
     let result = tokio::select! {
-        result = campaign(&args, &mut cluster, &line) => result,
+        result = shown(&args, &mut cluster, &line) => result,
         () = shutdown.quiesce.cancelled() => Err(anyhow::anyhow!("stopped by a signal")),
     };
     if args.keep && result.is_ok() {
@@ -118,6 +129,72 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     result?.verdict()
 }
 
+/// What was shown, with its figures.
+enum Shown {
+    Jobs(Report),
+    Campaign(CampaignReport),
+}
+
+impl Shown {
+    fn print(&self) {
+        match self {
+            Self::Jobs(report) => report.print(),
+            Self::Campaign(report) => report.print(),
+        }
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Jobs(report) => report.verdict(),
+            Self::Campaign(report) => report.verdict(),
+        }
+    }
+}
+
+async fn shown(args: &Args, cluster: &mut Cluster, line: &Arc<Line>) -> anyhow::Result<Shown> {
+    match args.campaign {
+        true => over_the_api(args, cluster, line).await.map(Shown::Campaign),
+        false => campaign(args, cluster, line).await.map(Shown::Jobs),
+    }
+}
+
+/// Jobs of a campaign in the pipe at once: more than a queue has by itself, for the sake of pace.
+const CAMPAIGN_WINDOW: i32 = 6000;
+/// Recipients that are uploaded unless it is told otherwise, and messages without a campaign.
+const CAMPAIGN_RECIPIENTS: u64 = 2_000_000;
+const RECIPIENTS: u64 = 5000;
+
+async fn over_the_api(
+    args: &Args,
+    cluster: &mut Cluster,
+    line: &Arc<Line>,
+) -> anyhow::Result<CampaignReport> {
+    let recipients = args.recipients.unwrap_or(CAMPAIGN_RECIPIENTS);
+    let setup = cluster.setup()?;
+    migrate::migrate(&setup, GRACE_DEFAULT, |text| line.say(text)).await?;
+    let simulator = SimulatorClient::start(cluster, &args.simulator).await?;
+    start_programs(args, cluster, &simulator, None)?;
+    line.show("waiting for the programs".to_owned());
+    cluster.wait_ready().await?;
+    let store = setup.current_store().await?;
+    let window = QueueChange {
+        window_size: Some(CAMPAIGN_WINDOW),
+        ..QueueChange::default()
+    };
+    store.set_queue("sms", &window).await?;
+    let token = tokens::for_a_day(&store, "postroad demo").await?;
+    let api = cluster.urls.api.clone().context("there is no api")?;
+    let demo = CampaignDemo {
+        api: &api,
+        token: &token,
+        simulator: &simulator,
+        line,
+        recipients,
+        drained: args.drain.min(recipients),
+    };
+    demo.run().await
+}
+
 /// What is sent.
 enum Campaign {
     Sms(Audience),
@@ -131,9 +208,9 @@ async fn campaign(args: &Args, cluster: &mut Cluster, line: &Arc<Line>) -> anyho
     let mut campaign = if args.webhooks {
         Campaign::Webhooks(Webhooks::load(&simulator)?)
     } else {
-        Campaign::Sms(Audience::load(args.recipients)?)
+        Campaign::Sms(Audience::load(args.recipients.unwrap_or(RECIPIENTS))?)
     };
-    start_programs(args, cluster, &simulator, &campaign)?;
+    start_programs(args, cluster, &simulator, Some(&campaign))?;
     line.show("waiting for the programs".to_owned());
     cluster.wait_ready().await?;
 
@@ -167,7 +244,7 @@ fn start_programs(
     args: &Args,
     cluster: &mut Cluster,
     simulator: &SimulatorClient,
-    campaign: &Campaign,
+    campaign: Option<&Campaign>,
 ) -> anyhow::Result<()> {
     let mut common = Vec::new();
     if args.kill {
@@ -181,7 +258,7 @@ fn start_programs(
     cluster.start_api(&env)?;
     env.push(("POSTROAD_QUEUES", "default,sms,webhooks".to_owned()));
     env.push(("POSTROAD_SMS_GATEWAY_URL", simulator.url("/sms")));
-    if let Campaign::Webhooks(webhooks) = campaign {
+    if let Some(Campaign::Webhooks(webhooks)) = campaign {
         env.push(("POSTROAD_WEBHOOK_SECRET", webhooks.secret()));
     }
     for n in 1..=args.workers {
