@@ -32,7 +32,7 @@ grant select, insert, update, delete on postroad.job, postroad.archive, postroad
     postroad.dedup, postroad.process, postroad.schedule_tick, postroad.ledger_entry, postroad.ledger_total
     to postroad_scheduler;
 grant select on postroad.tenant, postroad.kind, postroad.queue, postroad.schedule, postroad.operation,
-    postroad.jobs, postroad.ledger
+    postroad.jobs, postroad.ledger, postroad.recipient, postroad.audience
     to postroad_scheduler;
 -- The queue's row is the lock of its claims, and holds its token bucket.
 grant update on postroad.queue to postroad_scheduler;
@@ -52,7 +52,8 @@ grant select on postroad.tenant, postroad.tenant_secret to postroad_worker;
 
 -- === The api ===
 
-grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule to postroad_api;
+grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule,
+    postroad.recipient, postroad.audience to postroad_api;
 grant select, insert, delete on postroad.archive to postroad_api;
 grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
     postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
@@ -70,7 +71,8 @@ grant execute on function postroad.find_token(text), postroad.touch_tokens(text[
 
 grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad.tenant, postroad.kind,
     postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
-    postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger
+    postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger,
+    postroad.recipient, postroad.audience
     to postroad_readonly;
 
 -- === Rows ===
@@ -86,7 +88,8 @@ declare
     condition text;
 begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
-        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total'] loop
+        'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'recipient',
+        'audience'] loop
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
