@@ -50,11 +50,11 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The names of all migrations, oldest first.
 pub fn names() -> Vec<String> {
-    embedded::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    let runner = embedded::migrations::runner();
+    // Embedded in the order of their file names, in which V10 comes before V2.
+    let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
+    migrations.sort_by_key(|migration| migration.version());
+    migrations.iter().map(ToString::to_string).collect()
 }
 
 /// A number that changes with any byte of any migration, and only then: it tells whether a database
