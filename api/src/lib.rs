@@ -6,7 +6,7 @@
 //! | `server` | connections: limits in time and size, and an end that waits |
 //! | `frame` | what every request has around it |
 //! | `auth`, `quota` | who asks, and how much they may |
-//! | `body`, `trace`, `problem` | what comes in, and what is said against it |
+//! | `body`, `ndjson`, `trace`, `problem` | what comes in, and what is said against it |
 //! | `collector`, `waker` | single jobs in one statement; schedulers that look at once |
 //! | `routes` | one file for each kind of thing |
 
@@ -22,6 +22,7 @@ mod body;
 mod collector;
 mod frame;
 mod metrics;
+mod ndjson;
 mod problem;
 mod quota;
 mod routes;

@@ -37,11 +37,15 @@ pub enum Permission {
     QueuesWrite,
     /// Look at the ledger.
     LedgerRead,
+    /// Look at recipients and audiences.
+    AudiencesRead,
+    /// Put and delete recipients and audiences.
+    AudiencesWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -50,6 +54,8 @@ impl Permission {
         Self::QueuesRead,
         Self::QueuesWrite,
         Self::LedgerRead,
+        Self::AudiencesRead,
+        Self::AudiencesWrite,
     ];
 
     /// Its name in a token's scopes.
@@ -63,6 +69,8 @@ impl Permission {
             Self::QueuesRead => "queues:read",
             Self::QueuesWrite => "queues:write",
             Self::LedgerRead => "ledger:read",
+            Self::AudiencesRead => "audiences:read",
+            Self::AudiencesWrite => "audiences:write",
         }
     }
 

@@ -24,7 +24,7 @@ pub use invalid::Invalid;
 pub use parse::{AGE_MAX, DEPTH_MAX, NODES_MAX, RULES_BYTES_MAX, TEXT_BYTES_MAX, VALUES_MAX};
 pub use recipient::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, KEY_BYTES_MAX,
-    NAME_CHARS_MAX, Recipient, RecipientInput,
+    NAME_CHARS_MAX, Recipient, RecipientInput, day_of,
 };
 pub use value::{INTEGER_MAX, NUMBER_MAX, NUMBER_MIN, Scalar, instant_of};
 pub use warnings::Warning;

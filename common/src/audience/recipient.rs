@@ -24,8 +24,8 @@ pub const ATTRIBUTES_MAX: usize = 64;
 /// All attributes of one recipient as JSON without spaces, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 8 * 1024;
 
-/// Births are from the first of these days to the last.
-const BIRTHS: (Date, Date) = (date(1850, 1, 1), date(2199, 12, 31));
+/// Births and days on which somebody has an age are from the first of these days to the last.
+const DAYS: (Date, Date) = (date(1850, 1, 1), date(2199, 12, 31));
 
 /// Somebody who may get a message.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -196,11 +196,15 @@ fn timezone(text: &str) -> Result<String, String> {
     zone.iana_name().map(str::to_owned).ok_or_else(wrong)
 }
 
+/// A day such as `2024-02-29`, within the years in which people are born and written to.
+pub fn day_of(text: &str) -> Option<Date> {
+    let (first, last) = DAYS;
+    date_of(text).filter(|date| (first..=last).contains(date))
+}
+
 fn birth_date(text: &str) -> Result<Date, String> {
-    let (first, last) = BIRTHS;
-    date_of(text)
-        .filter(|date| (first..=last).contains(date))
-        .ok_or_else(|| format!("must be a date such as 1990-02-28, from {first} to {last}"))
+    let (first, last) = DAYS;
+    day_of(text).ok_or_else(|| format!("must be a date such as 1990-02-28, from {first} to {last}"))
 }
 
 fn addresses(given: BTreeMap<String, Option<String>>) -> Result<BTreeMap<String, String>, Invalid> {
