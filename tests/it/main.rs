@@ -43,6 +43,7 @@ mod ledger;
 mod metrics;
 mod row_security;
 mod schedules;
+mod store_audiences;
 mod store_audit;
 mod store_claims;
 mod store_enqueue;
