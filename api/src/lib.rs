@@ -30,6 +30,7 @@ mod server;
 mod trace;
 mod waker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -42,6 +43,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{self, Channel, Listener, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
 
 use auth::{TokenUse, Tokens};
@@ -58,8 +60,13 @@ pub(crate) struct App {
     collector: Collector,
     waker: Waker,
     quotas: Quotas,
+    previews: Arc<Semaphore>,
     egress: EgressPolicy,
 }
+
+/// Previews of audiences at once: each may keep a processor of Postgres busy for seconds, and a
+/// connection that others could use.
+const PREVIEWS_MAX: usize = 2;
 
 /// What `/readyz` says while the listener is not there.
 const SERVER: &str = "server";
@@ -89,6 +96,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         collector: Collector::spawn(store.clone(), waker.clone()),
         waker,
         quotas: Quotas::default(),
+        previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
         egress: config.egress,
         store: store.clone(),
     };

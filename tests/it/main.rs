@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_audiences;
 mod api_bad_input;
 mod api_batch;
 mod api_dead_letters;
@@ -13,6 +14,7 @@ mod api_jobs;
 mod api_queues;
 mod api_tenants;
 mod api_trace;
+mod cli_audiences;
 mod cli_broker_users;
 mod cli_conventions;
 mod cli_doctor;

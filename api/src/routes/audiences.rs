@@ -1,5 +1,8 @@
 //! Audiences: rules by a name, and a look at whom they pick.
 
+use std::time::Duration;
+
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -10,15 +13,19 @@ use postroad_common::store::{AudienceRow, PutAudience};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
 use utoipa::ToSchema;
 
 use super::{Whose, WhosePage, limit_of, tenant_of};
+use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Path, Query};
 use crate::problem::Problem;
 
 /// Keys that a preview shows.
 const SAMPLE: i64 = 10;
+/// How long a preview waits for others.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rules that pick some of a tenant's recipients, by a name.
 #[derive(Debug, Serialize, ToSchema)]
@@ -271,10 +278,12 @@ pub(crate) async fn list(
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A value cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Others are being counted", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn preview(
+    State(app): State<App>,
     caller: Caller,
     Query(whose): Query<Whose>,
     Json(input): Json<PreviewInput>,
@@ -285,6 +294,7 @@ pub(crate) async fn preview(
     let PreviewInput {
         recipient, date, ..
     } = input;
+    let _turn = turn(&app).await?;
     look(&caller, tenant, &rule, LookInput { recipient, date }).await
 }
 
@@ -303,10 +313,12 @@ pub(crate) async fn preview(
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A value cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Others are being counted", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn preview_of(
+    State(app): State<App>,
     caller: Caller,
     Path(name): Path,
     Query(whose): Query<Whose>,
@@ -317,7 +329,16 @@ pub(crate) async fn preview_of(
     let row = find(&caller, tenant, &name).await?;
     // What a newer program has put may say more than this one understands.
     let rule = rule_of(Some(&row.rules))?;
+    let _turn = turn(&app).await?;
     look(&caller, tenant, &rule, input).await
+}
+
+/// Waits for its turn.
+async fn turn(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
+    match tokio::time::timeout(PATIENCE, app.previews.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Problem::too_many("others are being counted: ask again", 1)),
+    }
 }
 
 async fn look(

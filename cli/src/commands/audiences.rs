@@ -118,7 +118,7 @@ struct Preview {
 }
 
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Rules {
     /// The rules, as JSON.
     #[arg(long, value_name = "JSON")]
