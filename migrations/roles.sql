@@ -65,7 +65,7 @@ grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, reten
     on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
 grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
-    postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
+    postroad.recipients_with(integer, jsonb, bigint), postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
 
 -- === People who only look ===
 

@@ -160,7 +160,7 @@ pub(crate) async fn measure(
 
 /// Recipients a second.
 async fn import(api: &Api, count: usize) -> anyhow::Result<f64> {
-    let chunk = |first: usize| -> String {
+    let chunk = move |first: usize| -> String {
         let lines = (first..(first + CHUNK).min(count)).map(|n| format!("{}\n", recipient(n)));
         lines.collect()
     };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::civil::{Date, date};
 use postroad_common::audience::{Recipient, RecipientInput, Rule};
-use postroad_common::store::{PutAudience, Store, Upserted};
+use postroad_common::store::{PutAudience, Scope, Store, Upserted};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Map, Value, json};
@@ -247,7 +247,7 @@ fn rules() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Bounds in the wrong order are refused, and no rule here is to be: they are turned around.
+/// None: its bounds are in the wrong order, which is refused.
 fn in_order(rules: &Value) -> Option<Rule> {
     Rule::parse(&rules.to_string()).ok()
 }
@@ -324,6 +324,12 @@ async fn compare(
         // By another plan: the index on attributes.
         let count = store.count_audience(TENANT, &rule, TODAY).await.unwrap();
         prop_assert_eq!(count, Some(expected.len() as i64), "{}", json);
+        // And as the API asks, which is not let to that index.
+        let scoped = store.scoped(Scope::Tenant(TENANT));
+        let sample = scoped.sample_audience(TENANT, &rule, TODAY, 100).await;
+        let mut sample = sample.unwrap().expect("there are few");
+        sample.sort_unstable();
+        prop_assert_eq!(&sample, &expected, "{} by the API", json);
         yes += expected.len();
         no += recipients.len() - expected.len();
     }
@@ -531,6 +537,42 @@ async fn a_selective_rule_does_not_make_one_step_long() {
         (nobody.scanned, nobody.last_id, nobody.is_end),
         (0, 0, true)
     );
+}
+
+#[tokio::test]
+async fn no_way_to_the_index_of_attributes_leads_to_another_tenants_recipients() {
+    let room = Room::open().await;
+    let acme = "insert into postroad.tenant (name) values ('acme') returning id";
+    let acme: i32 = room.value(acme).await;
+    let (few, many) = (json!({"attributes": {"a": 1}}), 25_000);
+    for tenant in [TENANT, acme] {
+        let mut all = vec![recipient("few", few.clone())];
+        all.extend((0..many).map(|n| recipient(&n.to_string(), json!({"attributes": {"b": 1}}))));
+        room.store.put_recipients(tenant, &all).await.unwrap();
+    }
+    let equals = |name| rule(&json!({"equals": {"attribute": name, "value": 1}}));
+    // More than are looked for by what they have: the answer is the same.
+    for (rule, expected) in [(equals("a"), 1), (equals("b"), many), (equals("c"), 0)] {
+        for scope in [Scope::Tenant(acme), Scope::Operator] {
+            let count = room
+                .store
+                .scoped(scope)
+                .count_audience(acme, &rule, TODAY)
+                .await;
+            assert_eq!(count.unwrap(), Some(expected), "{scope:?} {}", rule.json());
+        }
+    }
+    let asked = format!("select count(*) from postroad.recipients_with({acme}, '{{\"a\":1}}', 10)");
+    for (name, found) in [
+        (acme.to_string(), 1),
+        ("*".to_owned(), 1),
+        (TENANT.to_string(), 0),
+        (String::new(), 0),
+    ] {
+        room.execute(&format!("set postroad.tenant = '{name}'"))
+            .await;
+        assert_eq!(room.value::<i64>(&asked).await, found, "as `{name}`");
+    }
 }
 
 #[tokio::test]

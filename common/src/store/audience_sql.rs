@@ -6,7 +6,7 @@
 //! `store_audiences` holds this and `common::audience` to the same answers.
 
 use jiff::civil::Date;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::audience::{Condition, Range, Rule, Scalar};
@@ -24,6 +24,7 @@ pub(super) enum Param {
     Day(Date),
     Tenant(i32),
     Number(i64),
+    Ids(Vec<i64>),
 }
 
 impl Param {
@@ -35,6 +36,7 @@ impl Param {
             Self::Day(day) => (day, Type::DATE),
             Self::Tenant(id) => (id, Type::INT4),
             Self::Number(number) => (number, Type::INT8),
+            Self::Ids(ids) => (ids, Type::INT8_ARRAY),
         }
     }
 }
@@ -69,6 +71,12 @@ impl Statement {
         self.params.push(param);
         let number = self.params.len().to_string();
         self.text.extend(["$", number.as_str(), type_of]);
+    }
+
+    /// Whether the recipient `r` is one of these.
+    pub(super) fn one_of_ids(&mut self, ids: Vec<i64>) {
+        self.push("r.id = any (");
+        self.bind(Param::Ids(ids), ")");
     }
 
     /// Whether the recipient `r` is picked on this day: true, false or null.
@@ -186,6 +194,23 @@ impl Statement {
         }
         self.push(")");
     }
+}
+
+/// Attributes that every recipient whom a rule picks has, as a JSON object; none if it asks for no
+/// such thing.
+pub(super) fn required_attributes(rule: &Rule) -> Option<String> {
+    fn collect(condition: &Condition, into: &mut Map<String, Value>) {
+        match condition {
+            Condition::Equals { attribute, value } => {
+                into.insert(attribute.clone(), value.to_json());
+            }
+            Condition::And(all) => all.iter().for_each(|one| collect(one, into)),
+            _ => {}
+        }
+    }
+    let mut attributes = Map::new();
+    collect(rule.condition(), &mut attributes);
+    (!attributes.is_empty()).then(|| Value::from(attributes).to_string())
 }
 
 #[cfg(test)]

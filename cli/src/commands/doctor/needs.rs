@@ -114,6 +114,7 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "ledger"),
             to("EXECUTE", "find_token(text)"),
             to("EXECUTE", "touch_tokens(text[])"),
+            to("EXECUTE", "recipients_with(integer, jsonb, bigint)"),
             to("EXECUTE", "ensure_names(text[], text[], text[], integer)"),
         ],
     },
