@@ -441,7 +441,7 @@ async fn whoever_goes_through_an_audience_meets_each_member_once_while_others_co
     );
 
     // Some stay as they are, some are changed and still match, some go, and some come.
-    let stays = |n: usize| n % 5 != 0;
+    let stays = |n: usize| !n.is_multiple_of(5);
     let (mut met, mut after, mut step) = (HashMap::<String, usize>::new(), 0, 0_usize);
     loop {
         let found = store

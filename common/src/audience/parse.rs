@@ -118,7 +118,7 @@ impl Reader {
                 Ok(Condition::Has { attribute })
             }
             "country" => {
-                let countries = self.texts(value, &at, |text| country(text))?;
+                let countries = self.texts(value, &at, country)?;
                 Ok(Condition::Country(countries))
             }
             "language" => {
@@ -127,7 +127,7 @@ impl Reader {
             }
             "age" => self.age(value, &at),
             "plan" => {
-                let plans = self.texts(value, &at, |text| plan(text))?;
+                let plans = self.texts(value, &at, plan)?;
                 Ok(Condition::Plan(plans))
             }
             "and" => Ok(Condition::And(self.conditions(value, &at, depth)?)),
@@ -195,43 +195,44 @@ impl Reader {
                 .transpose()
         };
         let (min, max) = (bound("min")?, bound("max")?);
-        let wrong = |name: &str, rule: &str| Err(Invalid::at(step(at, name), rule));
+        let wrong = |name: &str, rule: &str| Invalid::at(step(at, name), rule);
         const BOUND: &str =
             "must be a number, an RFC 3339 date such as 2024-02-29, or a timestamp with its offset";
-        let instant = |name: &str, bound: &Option<Scalar>, of: fn(&str) -> Option<i64>| match bound
-        {
-            Some(Scalar::Text(text)) => match of(text) {
-                Some(at) => Ok(Some(at)),
-                None => wrong(name, BOUND).map(|()| None),
-            },
-            _ => Ok(None),
-        };
-        let range = match (&min, &max) {
+        const TYPES: &str = "must be of the type that `min` is of: two numbers, or two moments";
+        let range = match (min, max) {
             (None, None) => return Err(Invalid::at(at, "must have a `min`, a `max`, or both")),
-            (Some(Scalar::Bool(_)), _) => return wrong("min", BOUND).map(|()| Condition::All),
-            (_, Some(Scalar::Bool(_))) => return wrong("max", BOUND).map(|()| Condition::All),
-            (Some(Scalar::Number(_)) | None, Some(Scalar::Number(_)) | None) => {
-                let number = |bound: &Option<Scalar>| match bound {
-                    Some(Scalar::Number(number)) => Some(*number),
-                    _ => None,
-                };
-                let (min, max) = (number(&min), number(&max));
-                if matches!((min, max), (Some(min), Some(max)) if min > max) {
-                    return wrong("min", "must not be more than `max`").map(|()| Condition::All);
-                }
-                Range::Numbers { min, max }
+            (Some(Scalar::Bool(_)), _) => return Err(wrong("min", BOUND)),
+            (_, Some(Scalar::Bool(_))) => return Err(wrong("max", BOUND)),
+            (Some(Scalar::Number(min)), Some(Scalar::Number(max))) if min > max => {
+                return Err(wrong("min", "must not be more than `max`"));
             }
-            (Some(Scalar::Text(_)) | None, Some(Scalar::Text(_)) | None) => {
-                let min = instant("min", &min, instant_of)?;
-                let max = instant("max", &max, last_instant_of)?;
+            (Some(Scalar::Number(min)), Some(Scalar::Number(max))) => Range::Numbers {
+                min: Some(min),
+                max: Some(max),
+            },
+            (Some(Scalar::Number(min)), None) => Range::Numbers {
+                min: Some(min),
+                max: None,
+            },
+            (None, Some(Scalar::Number(max))) => Range::Numbers {
+                min: None,
+                max: Some(max),
+            },
+            (Some(Scalar::Number(_)), Some(Scalar::Text(_)))
+            | (Some(Scalar::Text(_)), Some(Scalar::Number(_))) => return Err(wrong("max", TYPES)),
+            (min, max) => {
+                let instant = |name: &str, bound: Option<Scalar>, of: fn(&str) -> Option<i64>| {
+                    let Some(Scalar::Text(text)) = bound else {
+                        return Ok(None);
+                    };
+                    of(&text).map(Some).ok_or_else(|| wrong(name, BOUND))
+                };
+                let min = instant("min", min, instant_of)?;
+                let max = instant("max", max, last_instant_of)?;
                 if matches!((min, max), (Some(min), Some(max)) if min > max) {
-                    return wrong("min", "must not be later than `max`").map(|()| Condition::All);
+                    return Err(wrong("min", "must not be later than `max`"));
                 }
                 Range::Instants { min, max }
-            }
-            _ => {
-                let rule = "must be of the type that `min` is of: two numbers, or two moments";
-                return wrong("max", rule).map(|()| Condition::All);
             }
         };
         Ok(Condition::Range { attribute, range })
