@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Audience {
     name: String,
     tenant: String,
-    /// As they were put.
+    /// As they were put, with the names of fields in alphabetical order.
     #[schema(value_type = Object)]
     rules: Box<RawValue>,
     /// Raised by every change of the rules.
