@@ -32,7 +32,7 @@ grant select, insert, update, delete on postroad.job, postroad.archive, postroad
     postroad.dedup, postroad.process, postroad.schedule_tick, postroad.ledger_entry, postroad.ledger_total
     to postroad_scheduler;
 grant select on postroad.tenant, postroad.kind, postroad.queue, postroad.schedule, postroad.operation,
-    postroad.jobs, postroad.ledger
+    postroad.jobs, postroad.ledger, postroad.recipient, postroad.audience
     to postroad_scheduler;
 -- The queue's row is the lock of its claims, and holds its token bucket.
 grant update on postroad.queue to postroad_scheduler;
@@ -65,7 +65,8 @@ grant insert on postroad.stop_catch to postroad_worker;
 
 -- === The api ===
 
-grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule to postroad_api;
+grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule,
+    postroad.recipient, postroad.audience to postroad_api;
 grant select, insert, delete on postroad.archive to postroad_api;
 grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
     postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
@@ -85,14 +86,15 @@ grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, reten
     on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
 grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
-    postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
+    postroad.recipients_with(integer, jsonb, bigint), postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
 
 -- === People who only look ===
 
 grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad.tenant, postroad.kind,
     postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
     postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger, postroad.stop,
-    postroad.stop_catch, postroad.campaign, postroad.campaign_entry, postroad.campaign_total
+    postroad.stop_catch, postroad.campaign, postroad.campaign_entry, postroad.campaign_total,
+    postroad.recipient, postroad.audience
     to postroad_readonly;
 
 -- === Rows ===
@@ -109,7 +111,8 @@ declare
 begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
         'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'stop', 'stop_catch',
-        'campaign', 'campaign_chunk', 'campaign_entry', 'campaign_total', 'suppression'] loop
+        'campaign', 'campaign_chunk', 'campaign_entry', 'campaign_total', 'suppression', 'recipient',
+        'audience'] loop
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.

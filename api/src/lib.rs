@@ -6,7 +6,7 @@
 //! | `server` | connections: limits in time and size, and an end that waits |
 //! | `frame` | what every request has around it |
 //! | `auth`, `quota` | who asks, and how much they may |
-//! | `body`, `trace`, `problem` | what comes in, and what is said against it |
+//! | `body`, `ndjson`, `trace`, `problem` | what comes in, and what is said against it |
 //! | `collector`, `waker` | single jobs in one statement; schedulers that look at once |
 //! | `routes` | one file for each kind of thing |
 
@@ -22,6 +22,7 @@ mod body;
 mod collector;
 mod frame;
 mod metrics;
+mod ndjson;
 mod problem;
 mod quota;
 mod routes;
@@ -29,6 +30,7 @@ mod server;
 mod trace;
 mod waker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -41,6 +43,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{self, Channel, Listener, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
 
 use auth::{TokenUse, Tokens};
@@ -57,8 +60,13 @@ pub(crate) struct App {
     collector: Collector,
     waker: Waker,
     quotas: Quotas,
+    previews: Arc<Semaphore>,
     egress: EgressPolicy,
 }
+
+/// Previews of audiences at once: each may keep a processor of Postgres busy for seconds, and a
+/// connection that others could use.
+const PREVIEWS_MAX: usize = 2;
 
 /// What `/readyz` says while the listener is not there.
 const SERVER: &str = "server";
@@ -88,6 +96,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         collector: Collector::spawn(store.clone(), waker.clone()),
         waker,
         quotas: Quotas::default(),
+        previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
         egress: config.egress,
         store: store.clone(),
     };

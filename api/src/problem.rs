@@ -3,7 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use postroad_common::job::InputError;
-use postroad_common::store;
+use postroad_common::{audience, store};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -299,6 +299,15 @@ impl From<InputError> for Problem {
         }
         let pointer = pointer_of(&error.field);
         Self::invalid(pointer, error.to_string())
+    }
+}
+
+impl From<audience::Invalid> for Problem {
+    fn from(error: audience::Invalid) -> Self {
+        match error.is_syntax {
+            true => Self::malformed(error.message),
+            false => Self::invalid(error.pointer, error.message),
+        }
     }
 }
 

@@ -13,12 +13,14 @@
 //! | `api` | jobs over HTTP, beside the same jobs in SQL |
 //! | `client` | one connection of the load generator, as cheap as it can be |
 //! | `pages` | lists, with millions of finished jobs in the table |
+//! | `audiences` | a million recipients: in, counted, gone through |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
 //! | `peers` | side by side with other systems, which are installed for it |
 //! | `usage` | processor time and memory, as the operating system counts them |
 //! | `table`, `chart` | figures, each the median of its runs, as text, JSON and pictures |
 
 mod api;
+mod audiences;
 mod chart;
 mod client;
 mod drain;
@@ -99,7 +101,7 @@ const PARTS: [&str; 7] = [
 ];
 /// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
 /// jobs, or is the same again.
-const NOT_QUICK: [&str; 3] = ["settings", "steady", "pages"];
+const NOT_QUICK: [&str; 4] = ["settings", "steady", "pages", "audiences"];
 
 fn parts() -> PossibleValuesParser {
     let all = PARTS.into_iter().chain(NOT_QUICK);
@@ -189,6 +191,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     if wants("pages") {
         pages::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("audiences") {
+        audiences::measure(&ground, scale, runs, &mut table).await?;
     }
     ground.stop().await?;
     table.write(&args.out.join("latest.json"))?;

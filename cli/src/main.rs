@@ -5,6 +5,7 @@ mod ask;
 mod cluster;
 mod commands;
 mod exit;
+mod lines;
 mod management;
 mod output;
 mod setup;
@@ -52,6 +53,8 @@ enum Command {
     Queues(commands::queues::Args),
     Stops(commands::stops::Args),
     Schedules(commands::schedules::Args),
+    Audiences(commands::audiences::Args),
+    Recipients(commands::recipients::Args),
     Kinds(commands::kinds::Args),
     Workers(commands::workers::Args),
     Tenants(commands::tenants::Args),
@@ -96,6 +99,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Queues(args) => commands::queues::run(args).await,
         Command::Stops(args) => commands::stops::run(args).await,
         Command::Schedules(args) => commands::schedules::run(args).await,
+        Command::Audiences(args) => commands::audiences::run(args).await,
+        Command::Recipients(args) => commands::recipients::run(args).await,
         Command::Kinds(args) => commands::kinds::run(args).await,
         Command::Workers(args) => commands::workers::run(args).await,
         Command::Tenants(args) => commands::tenants::run(args).await,

@@ -11,12 +11,15 @@
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
+//! | `audience` (feature `store`) | whom a message is for: recipients and rules | clocks, SQL |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
 //!
 //! The features are walls: a program that asks for `store` alone cannot reach the broker.
 
+#[cfg(feature = "store")]
+pub mod audience;
 pub mod config;
 #[cfg(feature = "egress")]
 pub mod egress;

@@ -45,11 +45,15 @@ pub enum Permission {
     CampaignsWrite,
     /// Look at the ledger.
     LedgerRead,
+    /// Look at recipients and audiences.
+    AudiencesRead,
+    /// Put and delete recipients and audiences.
+    AudiencesWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -62,6 +66,8 @@ impl Permission {
         Self::CampaignsRead,
         Self::CampaignsWrite,
         Self::LedgerRead,
+        Self::AudiencesRead,
+        Self::AudiencesWrite,
     ];
 
     /// Its name in a token's scopes.
@@ -79,6 +85,8 @@ impl Permission {
             Self::CampaignsRead => "campaigns:read",
             Self::CampaignsWrite => "campaigns:write",
             Self::LedgerRead => "ledger:read",
+            Self::AudiencesRead => "audiences:read",
+            Self::AudiencesWrite => "audiences:write",
         }
     }
 

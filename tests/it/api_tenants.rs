@@ -44,13 +44,21 @@ struct Things {
     schedule: String,
     operation: String,
     stop: String,
+    recipient: String,
+    audience: String,
 }
 
 impl Things {
     /// The paths by which a route leads to them; one to something else if it leads to none.
-    fn paths(&self, route: &str) -> Vec<String> {
+    fn paths(&self, method: &Method, route: &str) -> Vec<String> {
         let one = std::slice::from_ref;
         let (part, names) = match route {
+            // Whoever puts something makes one of its own.
+            _ if *method == Method::PUT => {
+                return vec![route.replace("{name}", "own").replace("{key}", "own")];
+            }
+            _ if route.starts_with("/v1/recipients/{key}") => ("{key}", one(&self.recipient)),
+            _ if route.starts_with("/v1/audiences/{name}") => ("{name}", one(&self.audience)),
             _ if route.starts_with("/v1/jobs/{id}") => ("{id}", &self.jobs[..]),
             _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
             _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
@@ -61,7 +69,13 @@ impl Things {
     }
 
     fn are_at(&self, path: &str) -> bool {
-        let others = [&self.schedule, &self.operation, &self.stop];
+        let others = [
+            &self.schedule,
+            &self.operation,
+            &self.stop,
+            &self.recipient,
+            &self.audience,
+        ];
         let mut names = self.jobs.iter().chain(others);
         names.any(|name| path.contains(name))
     }
@@ -77,6 +91,8 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
         "schedule",
         "operation",
         "stop",
+        "recipient",
+        "audience",
         "audit_log",
     ];
     for table in tables {
@@ -227,7 +243,11 @@ async fn no_route_answers_without_a_good_token_of_the_right_scope() {
 fn asked(method: &Method, route: &str, things: &Things) -> Vec<(String, Value)> {
     let bodies = bodies_of(method, route);
     let of = |path: String| bodies.iter().map(move |body| (path.clone(), body.clone()));
-    things.paths(route).into_iter().flat_map(of).collect()
+    things
+        .paths(method, route)
+        .into_iter()
+        .flat_map(of)
+        .collect()
 }
 
 #[tokio::test]
@@ -286,10 +306,25 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
     assert_eq!(operation["planned"], 1, "{operation}");
     let stop = json!({"mode": "pause", "kind": "webhook", "reason": "acme-only"});
     let stop = acme.post("/v1/stops", &stop).await.unwrap().json();
+    for (path, body) in [
+        (
+            "/v1/recipients/acme-only-user",
+            json!({"plan": "acme-only"}),
+        ),
+        (
+            "/v1/audiences/acme-only-vips",
+            json!({"rules": {"all": true}}),
+        ),
+    ] {
+        let made = acme.call(Method::PUT, path, &body).await.unwrap();
+        assert_eq!(made.status.as_u16(), 201, "{made:?}");
+    }
     Things {
         jobs,
         stop: stop["id"].as_str().unwrap().to_owned(),
         schedule: "acme-only".to_owned(),
+        recipient: "acme-only-user".to_owned(),
+        audience: "acme-only-vips".to_owned(),
         operation: operation["id"].as_str().unwrap().to_owned(),
     }
 }
@@ -322,6 +357,10 @@ async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, 
         "/v1/schedules?limit=200",
         "/v1/schedules?tenant=acme",
         "/v1/stops?all=true",
+        "/v1/recipients?limit=200",
+        "/v1/recipients?tenant=acme",
+        "/v1/audiences?limit=200",
+        "/v1/audiences?tenant=acme",
     ] {
         let answer = other.get(look).await.unwrap();
         assert!(!answer.text.contains("acme-only"), "{look}: {answer:?}");

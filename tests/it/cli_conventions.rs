@@ -33,6 +33,10 @@ impl Furnished {
         room.finish(held, unknown()).await;
         cli.ok(&["tenants", "create", "acme"]).await;
         cli.ok(&["tenants", "secret", "set", "acme"]).await;
+        let rules = r#"{"plan":["pro"]}"#;
+        cli.ok(&["audiences", "set", "few", "--rules", rules]).await;
+        let somebody = r#"{"key":"somebody","attributes":{"text":"\u001b[31m"}}"#;
+        cli.run_with(&["recipients", "import", "-"], somebody).await;
         let token = cli
             .ok(&["tokens", "create", "--tenant", "acme", "--name", "n"])
             .await;
@@ -57,6 +61,8 @@ impl Furnished {
             "select string_agg(t::text, ' ' order by id) from postroad.kind t",
             "select string_agg(t::text, ' ' order by id) from postroad.job t",
             "select count(*)::text from postroad.operation",
+            "select string_agg(t::text, ' ' order by id) from postroad.recipient t",
+            "select string_agg(t::text, ' ' order by id) from postroad.audience t",
         ] {
             state.push(
                 self.room
@@ -157,6 +163,12 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (2, "completions tcsh"),
         (2, "man"),
         (2, "topology NO"),
+        (2, "recipients list --limit 0"),
+        (2, "recipients import"),
+        (2, "audiences set vips --rules {}"),
+        (2, "audiences set vips"),
+        (2, "audiences set Vips --rules {\"all\":true}"),
+        (2, "audiences preview"),
         // Nobody can be asked.
         (2, "tenants disable acme"),
         (2, "tenants secret clear acme"),
@@ -191,6 +203,15 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (4, &format!("operations stop {NO_JOB}")),
         (4, "audit list --tenant nobody"),
         (4, "ledger --tenant nobody"),
+        (4, "recipients show nobody"),
+        (4, "recipients delete nobody --yes"),
+        (4, "audiences show nothing"),
+        (4, "audiences delete nothing --yes"),
+        (4, "audiences preview nothing"),
+        (
+            4,
+            "audiences set vips --rules {\"all\":true} --tenant nobody",
+        ),
         // In another state.
         (5, "tenants create acme"),
         (5, "tenants secret rotate default"),
@@ -201,6 +222,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         // A file that is not there.
         (1, "tenants secret rotate acme --file /no/such/file"),
         (1, "enqueue --file /no/such/file"),
+        (1, "recipients import /no/such/file"),
     ];
     // The tenant `default` has no secret, unlike what is asked of it above.
     for (code, line) in cases {
@@ -278,6 +300,11 @@ fn looks(furnished: &Furnished) -> Vec<String> {
         "dead-letters list",
         "operations list",
         "audit list",
+        "recipients list",
+        "recipients show somebody",
+        "audiences list",
+        "audiences show few",
+        "audiences preview few",
         "ledger",
         "top --once",
         "doctor",
@@ -318,7 +345,11 @@ async fn a_terminal_of_any_width_is_enough() {
             assert!(!shown.contains("panicked"), "{look}: {shown}");
             assert!(!shown.contains("\u{1b}["), "{look} colours: {shown:?}");
             // Whole sentences are wrapped by the terminal; tables and frames are made to fit.
-            let is_prose = look == "doctor" || look.contains(" get ") || look == "ledger";
+            let is_prose = look == "doctor"
+                || look == "ledger"
+                || [" get ", " show ", " preview "]
+                    .iter()
+                    .any(|word| look.contains(word));
             if is_prose {
                 continue;
             }

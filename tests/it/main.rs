@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests; clippy only knows functions that are marked"
 )]
 
+mod api_audiences;
 mod api_bad_input;
 mod api_batch;
 mod api_dead_letters;
@@ -14,6 +15,7 @@ mod api_queues;
 mod api_stops;
 mod api_tenants;
 mod api_trace;
+mod cli_audiences;
 mod cli_broker_users;
 mod cli_conventions;
 mod cli_doctor;
@@ -46,6 +48,7 @@ mod ledger;
 mod metrics;
 mod row_security;
 mod schedules;
+mod store_audiences;
 mod store_audit;
 mod store_claims;
 mod store_enqueue;

@@ -33,7 +33,7 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 18] = [
+static TABLES: [Table; 20] = [
     Table {
         name: "archive",
         needs: &[],
@@ -49,6 +49,14 @@ static TABLES: [Table; 18] = [
         values: "{job}, 1, 'failed', 'it did not work'",
         owner: "job_id = {job}",
         touched: "message",
+    },
+    Table {
+        name: "audience",
+        needs: &["tenant"],
+        columns: "id, tenant_id, name, rules",
+        values: "{t}, {t}, 'vips', '{\"all\":true}'",
+        owner: "tenant_id = {t}",
+        touched: "updated_at",
     },
     Table {
         name: "audit_log",
@@ -129,6 +137,14 @@ static TABLES: [Table; 18] = [
         values: "{job}, {t}, 'redrive', '{}', 0, 'somebody'",
         owner: "tenant_id = {t}",
         touched: "done",
+    },
+    Table {
+        name: "recipient",
+        needs: &["tenant"],
+        columns: "id, tenant_id, key",
+        values: "{t}, {t}, 'somebody'",
+        owner: "tenant_id = {t}",
+        touched: "plan",
     },
     Table {
         name: "schedule",

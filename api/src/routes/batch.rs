@@ -1,59 +1,30 @@
 //! Any number of jobs in one request, in constant memory.
 //!
-//! Lines are read as they arrive, written in batches while the next ones are read, and answered as
-//! soon as they are known to be wrong. The answer begins with the first batch: a database that is
-//! away is a 503 and not half an answer.
+//! They are written in batches while the next lines are read (`ndjson`).
 //!
 //! What if the request breaks off? What was counted is in the database; the last line of the answer
 //! says how far that goes. Lines with an `id` or a `dedup_key` can simply be sent again.
 
-use std::time::Duration;
-
-use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use axum::response::Response;
 use postroad_common::job::NewJob;
 use postroad_common::store::Store;
 use postroad_common::token::Permission;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
 use super::jobs::{JobSubmission, Submitter};
 use crate::App;
 use crate::auth::Caller;
-use crate::body::{BODY_BYTES_MAX, expect_type};
 use crate::collector::enqueue;
 use crate::metrics;
+use crate::ndjson::{Answers, Lines, answer, expect_lines};
 use crate::problem::Problem;
 
-const TYPES: [&str; 4] = [
-    "application/x-ndjson",
-    "application/ndjson",
-    "application/jsonl",
-    "application/x-jsonlines",
-];
 /// Jobs per statement.
 const BATCH: usize = 1000;
 /// And their bytes, at most.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How long a client may send nothing.
-const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Lines of the answer that wait for the client to read them.
-const ANSWERS: usize = 64;
-
-/// One line of the answer: a line of the request that was refused.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Rejected {
-    /// Its number, from 1.
-    line: u64,
-    /// Why.
-    error: Problem,
-}
 
 /// The last line of the answer.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
@@ -95,35 +66,26 @@ pub(crate) async fn submit(
     request: Request,
 ) -> Result<Response, Problem> {
     caller.may(Permission::JobsWrite)?;
-    expect_type(request.headers(), &TYPES)?;
-    let (answers, lines) = mpsc::channel(ANSWERS);
-    let (begin, begun) = oneshot::channel();
-    let mut reading = Reading {
-        app,
-        caller,
-        lines: Lines::of(request.into_body().into_data_stream()),
-        answers,
-        begin: Some(begin),
-        counts: Counts::default(),
-    };
-    tokio::spawn(async move { reading.run().await });
-    // The task has ended without a word only if it has panicked.
-    begun
-        .await
-        .unwrap_or_else(|_| Err(Problem::unavailable()))?;
-    let body = stream::unfold(lines, async |mut lines| {
-        let line: Bytes = lines.recv().await?;
-        Some((Ok::<_, std::convert::Infallible>(line), lines))
-    });
-    Ok(([(CONTENT_TYPE, TYPES[0])], Body::from_stream(body)).into_response())
+    expect_lines(request.headers())?;
+    let lines = Lines::of(request.into_body().into_data_stream());
+    answer(|answers| {
+        let reading = Reading {
+            app,
+            caller,
+            lines,
+            answers,
+            counts: Counts::default(),
+        };
+        reading.run()
+    })
+    .await
 }
 
 struct Reading {
     app: App,
     caller: Caller,
     lines: Lines,
-    answers: mpsc::Sender<Bytes>,
-    begin: Option<oneshot::Sender<Result<(), Problem>>>,
+    answers: Answers,
     counts: Counts,
 }
 
@@ -137,29 +99,10 @@ struct Batch {
 }
 
 impl Reading {
-    async fn run(&mut self) {
+    async fn run(mut self) {
         let broke = self.read().await.err();
         self.counts.complete = broke.is_none();
-        if let Some(begin) = self.begin.take() {
-            let answer = broke.clone().map_or(Ok(()), Err);
-            let is_refused = answer.is_err();
-            drop(begin.send(answer));
-            if is_refused {
-                return;
-            }
-        }
-        #[derive(Serialize)]
-        struct End {
-            #[serde(flatten)]
-            counts: Counts,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<Problem>,
-        }
-        let end = End {
-            counts: self.counts,
-            error: broke,
-        };
-        self.say(&end).await;
+        self.answers.end(&self.counts, broke).await;
     }
 
     /// Reads and writes at once: while one batch is under way the next is read.
@@ -201,9 +144,9 @@ impl Reading {
         self.counts.duplicates += written.duplicates;
         self.counts.rejected += written.rejected;
         metrics::enqueued(written.accepted, written.duplicates);
-        self.begun();
+        self.answers.begun();
         for (line, error) in written.refused {
-            self.reject(line, error).await;
+            self.answers.reject(line, error).await;
         }
         Ok(())
     }
@@ -230,30 +173,11 @@ impl Reading {
                 Err(problem) => {
                     metrics::rejected("invalid", 1);
                     batch.rejected += 1;
-                    self.reject(number, problem).await;
+                    self.answers.reject(number, problem).await;
                 }
             }
         }
         Ok((batch, false))
-    }
-
-    async fn reject(&mut self, line: u64, error: Problem) {
-        self.begun();
-        self.say(&Rejected { line, error }).await;
-    }
-
-    /// From now on there is an answer.
-    fn begun(&mut self) {
-        if let Some(begin) = self.begin.take() {
-            drop(begin.send(Ok(())));
-        }
-    }
-
-    async fn say(&mut self, line: &(impl Serialize + Sync)) {
-        let mut text = serde_json::to_vec(line).unwrap_or_default();
-        text.push(b'\n');
-        // A client that has gone away reads nothing; what it sent is still taken.
-        drop(tokio::time::timeout(IDLE_MAX, self.answers.send(text.into())).await);
     }
 }
 
@@ -317,129 +241,4 @@ async fn one_by_one(
         );
     }
     Ok(answers)
-}
-
-/// The lines of a body, one after the other, none longer than a job may be.
-struct Lines {
-    body: BodyDataStream,
-    buffer: BytesMut,
-    searched: usize,
-    number: u64,
-    is_over: bool,
-}
-
-/// A line and its number, or why it is none.
-type Line = (u64, Result<Bytes, Problem>);
-
-impl Lines {
-    fn of(body: BodyDataStream) -> Self {
-        Self {
-            body,
-            buffer: BytesMut::new(),
-            searched: 0,
-            number: 0,
-            is_over: false,
-        }
-    }
-
-    /// The next line that is not blank; none at the end.
-    async fn next(&mut self) -> Result<Option<Line>, Problem> {
-        let mut is_too_long = false;
-        loop {
-            let found = self.buffer[self.searched..]
-                .iter()
-                .position(|byte| *byte == b'\n');
-            let line = match found {
-                Some(at) => {
-                    let line = self.buffer.split_to(self.searched + at);
-                    drop(self.buffer.split_to(1));
-                    self.searched = 0;
-                    line
-                }
-                None if self.is_over && self.buffer.is_empty() && !is_too_long => return Ok(None),
-                None if self.is_over => {
-                    self.searched = 0;
-                    std::mem::take(&mut self.buffer)
-                }
-                None => {
-                    self.searched = self.buffer.len();
-                    if self.buffer.len() > BODY_BYTES_MAX {
-                        // The rest of it is read and forgotten.
-                        is_too_long = true;
-                        self.buffer.clear();
-                        self.searched = 0;
-                    }
-                    self.fill().await?;
-                    continue;
-                }
-            };
-            self.number += 1;
-            if is_too_long || line.len() > BODY_BYTES_MAX {
-                let problem = Problem::too_large(format!("a line may have {BODY_BYTES_MAX} bytes"));
-                return Ok(Some((self.number, Err(problem))));
-            }
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            return Ok(Some((self.number, Ok(line.freeze()))));
-        }
-    }
-
-    async fn fill(&mut self) -> Result<(), Problem> {
-        match tokio::time::timeout(IDLE_MAX, self.body.next()).await {
-            Ok(Some(Ok(chunk))) => self.buffer.extend_from_slice(&chunk),
-            Ok(Some(Err(_))) => return Err(Problem::malformed("the body broke off")),
-            Ok(None) => self.is_over = true,
-            Err(_) => return Err(Problem::timeout()),
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn lines_of(chunks: &[&str]) -> Vec<(u64, Option<String>)> {
-        let chunks: Vec<_> = chunks
-            .iter()
-            .map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk.as_bytes())))
-            .collect();
-        let mut lines = Lines::of(Body::from_stream(stream::iter(chunks)).into_data_stream());
-        let mut all = Vec::new();
-        while let Some((number, line)) = lines.next().await.expect("the body is whole") {
-            let text = line
-                .ok()
-                .map(|line| String::from_utf8_lossy(&line).into_owned());
-            all.push((number, text));
-        }
-        all
-    }
-
-    #[tokio::test]
-    async fn lines_are_found_wherever_the_body_is_cut() {
-        let text = "one\n\n  \ntwo\r\nthree";
-        let whole = lines_of(&[text]).await;
-        assert_eq!(
-            whole,
-            [
-                (1, Some("one".to_owned())),
-                (4, Some("two\r".to_owned())),
-                (5, Some("three".to_owned()))
-            ]
-        );
-        for at in 0..text.len() {
-            let (one, other) = text.split_at(at);
-            assert_eq!(lines_of(&[one, other]).await, whole, "cut at {at}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_line_that_is_too_long_is_one_refusal_and_the_next_is_read() {
-        let long = "x".repeat(BODY_BYTES_MAX * 3);
-        let lines = lines_of(&[&long[..BODY_BYTES_MAX + 7], &long, "\nnext\n"]).await;
-        assert_eq!(lines, [(1, None), (2, Some("next".to_owned()))]);
-        let at_the_end = lines_of(&[&long]).await;
-        assert_eq!(at_the_end, [(1, None)]);
-    }
 }

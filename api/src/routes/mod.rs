@@ -1,6 +1,7 @@
 //! What is served, one file for each kind of thing. A route is written once, with its description:
 //! the OpenAPI document is made of the same lines that answer.
 
+mod audiences;
 mod batch;
 mod campaigns;
 mod dead_letters;
@@ -9,21 +10,23 @@ mod kinds;
 mod ledger;
 mod operations;
 mod queues;
+mod recipients;
 mod recipients_upload;
 mod schedules;
 mod stops;
 mod suppressions;
 
 use postroad_common::store::JobView;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContactBuilder, InfoBuilder, License, OpenApi, Server};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::problem::Problem;
 
 /// Items on a page, unless the client says otherwise.
@@ -76,6 +79,17 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(stops::get))
         .routes(routes!(stops::lift))
         .routes(routes!(ledger::get))
+        .routes(routes!(recipients::list))
+        .routes(routes!(
+            recipients::get,
+            recipients::put,
+            recipients::delete
+        ))
+        .routes(routes!(recipients::import))
+        .routes(routes!(audiences::list))
+        .routes(routes!(audiences::get, audiences::put, audiences::delete))
+        .routes(routes!(audiences::preview))
+        .routes(routes!(audiences::preview_of))
 }
 
 /// The description with what concerns it as a whole.
@@ -202,6 +216,40 @@ pub(crate) struct JobPage {
     /// The `cursor` of the next page; null on the last one.
     #[schema(required = true)]
     next_cursor: Option<String>,
+}
+
+/// Whose recipient or audience.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Whose {
+    /// The tenant, for operators; `default` unless said.
+    tenant: Option<String>,
+}
+
+/// Which page of whose.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WhosePage {
+    /// The tenant, for operators; `default` unless said.
+    tenant: Option<String>,
+    /// Items on the page: 1 to 200, 50 unless said.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<i64>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The tenant that a request is about: the token's own; operators may name any.
+async fn tenant_of(caller: &Caller, named: Option<&str>) -> Result<i32, Problem> {
+    const DEFAULT: &str = "default";
+    if let Some(id) = caller.scope().tenant_id() {
+        caller.tenant(named).await?;
+        return Ok(id);
+    }
+    let found = caller.tenant(Some(named.unwrap_or(DEFAULT))).await?;
+    found.ok_or_else(|| Problem::parameter("tenant", "there is no such tenant"))
 }
 
 /// How many items a page is to have.

@@ -12,8 +12,9 @@ use postroad_common::job::{ARGS_BYTES_MAX, InputError, JobInput, NewJob};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{self, Enqueued, Store};
 use serde_json::value::RawValue;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, BufReader};
 
+use crate::lines::{REJECTS_SHOWN, read_line};
 use crate::output;
 use crate::setup::Setup;
 
@@ -76,8 +77,6 @@ const BATCH: usize = 1000;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// A line may be as long as the largest args, with room for the other fields.
 const LINE_BYTES_MAX: usize = ARGS_BYTES_MAX + 16 * 1024;
-/// Rejected lines that are printed; the others are only counted.
-const REJECTS_SHOWN: u64 = 20;
 /// How long a database that went away is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -211,7 +210,7 @@ impl Lines {
                     is_interrupted = true;
                     None
                 }
-                read = read_line(&mut input, &mut line) => read.context("reading jobs")?,
+                read = read_line(&mut input, &mut line, LINE_BYTES_MAX) => read.context("reading jobs")?,
             };
             if let Some(length) = read {
                 self.counts.line += 1;
@@ -246,31 +245,6 @@ impl Lines {
         }
         self.counts.taken = self.counts.line;
         Ok(())
-    }
-}
-
-/// Reads a line of any length but keeps no more than the longest that can be a job. Answers with
-/// its true length; None at the end.
-async fn read_line(
-    input: &mut (impl AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-) -> std::io::Result<Option<usize>> {
-    line.clear();
-    let mut length = 0;
-    loop {
-        let chunk = input.fill_buf().await?;
-        if chunk.is_empty() {
-            return Ok((length > 0).then_some(length));
-        }
-        let end = chunk.iter().position(|byte| *byte == b'\n');
-        let taken = end.unwrap_or(chunk.len());
-        let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
-        line.extend_from_slice(&chunk[..taken.min(room)]);
-        length += taken;
-        input.consume(taken + usize::from(end.is_some()));
-        if end.is_some() {
-            return Ok(Some(length));
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, its help, and what it does.
 
+pub(crate) mod audiences;
 pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod dead_letters;
@@ -14,6 +15,7 @@ pub(crate) mod ledger;
 pub(crate) mod migrate;
 pub(crate) mod operations;
 pub(crate) mod queues;
+pub(crate) mod recipients;
 pub(crate) mod schedules;
 pub(crate) mod stops;
 pub(crate) mod tenants;

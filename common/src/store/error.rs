@@ -121,6 +121,11 @@ impl Error {
         code == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
+    /// Whether this is what Postgres said.
+    pub(super) fn has_code(&self, code: &SqlState) -> bool {
+        self.driver_error().and_then(|error| error.code()) == Some(code)
+    }
+
     /// Whether the schema is not there at all.
     pub(super) fn is_missing_relation(&self) -> bool {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];

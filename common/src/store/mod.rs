@@ -2,7 +2,7 @@
 //!
 //! One function, one statement, named for what it does; every statement that guards an effect is
 //! guarded by state and fence, works on arrays, and says how many rows it moved. Statements are
-//! static text, here and nowhere else. Every call has a bound in time: a database that does not
+//! static text, here and nowhere else; those about audiences are put together from such texts. Every call has a bound in time: a database that does not
 //! answer is an error, not a wait.
 //!
 //! Time is the database's: callers pass durations and get durations.
@@ -69,6 +69,8 @@ macro_rules! stop_of_j {
     };
 }
 
+mod audience_sql;
+mod audiences;
 mod audit;
 mod campaigns;
 mod claims;
@@ -88,6 +90,7 @@ mod outcomes;
 mod overview;
 mod processes;
 mod queues;
+mod recipients;
 mod rescues;
 mod retries;
 mod schedules;
@@ -112,6 +115,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
     Acted, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk, Progress,
@@ -132,6 +136,7 @@ pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Ou
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
+pub use recipients::{RecipientRow, Upserted};
 pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
 pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickRow, Ticked};

@@ -82,6 +82,11 @@ impl Store {
         }
     }
 
+    /// Whether this store is somebody's, and Postgres holds it to that.
+    pub(super) fn is_scoped(&self) -> bool {
+        self.scope.is_some()
+    }
+
     /// The tenant that this store is for; none: all of them.
     pub(super) fn tenant_id(&self) -> Option<i32> {
         self.own_tenant().filter(|_| !is_forgetful())
