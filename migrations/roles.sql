@@ -42,9 +42,10 @@ grant select, delete on postroad.stop to postroad_scheduler;
 grant update (lifted_at, cursor, pass_at, pass_is_last, pass_found, pass_after) on postroad.stop
     to postroad_scheduler;
 grant select, insert, update, delete on postroad.stop_catch to postroad_scheduler;
-grant select on postroad.campaign, postroad.suppression to postroad_scheduler;
-grant update (state, note, rate_tokens, rate_at, canary_passed_at, revives, next_at, turn_at, ended_at)
-    on postroad.campaign to postroad_scheduler;
+grant select, delete on postroad.campaign to postroad_scheduler;
+grant select on postroad.suppression to postroad_scheduler;
+grant update (state, note, paused_by, rate_tokens, rate_at, canary_passed_at, revives, due_at, rest,
+    failures, ended_at) on postroad.campaign to postroad_scheduler;
 grant insert on postroad.stop to postroad_scheduler;
 grant select, update, delete on postroad.campaign_chunk to postroad_scheduler;
 grant select, insert, update, delete on postroad.campaign_entry to postroad_scheduler;
@@ -78,8 +79,9 @@ grant select, insert on postroad.stop to postroad_api;
 grant update (lifted_at) on postroad.stop to postroad_api;
 grant select on postroad.stop_catch to postroad_api;
 grant select, insert on postroad.campaign to postroad_api;
-grant update (state, note, canary, canary_passed_at, failure_max, approved_by, upload, planned, counts, revives,
-    next_at, turn_at, started_at, ended_at) on postroad.campaign to postroad_api;
+grant update (state, note, paused_by, is_operators, canary, canary_passed_at, failure_max, approved_by,
+    upload, planned, counts, revives, due_at, rest, failures, started_at, ended_at)
+    on postroad.campaign to postroad_api;
 grant select, insert, delete on postroad.campaign_chunk, postroad.suppression to postroad_api;
 grant select on postroad.campaign_entry, postroad.campaign_total to postroad_api;
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days)

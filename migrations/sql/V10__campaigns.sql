@@ -2,8 +2,12 @@
 -- thousand; a job is made of each only as room in the pipe becomes free. What of a campaign is where
 -- is told from rows, as the ledger does it.
 --
--- Adds columns and tables; the programs of the version before go on working beside it, but they do
--- not count what they finish for its campaign: replace them before the first campaign is started.
+-- Adds columns and tables; the programs of the version before go on working beside it, but they ask
+-- neither who is suppressed nor who may be reached, and do not count what they finish for its campaign:
+-- replace them before the first campaign is started.
+--
+-- Everything that touches a job waits while two empty indexes are built over the live table and one over
+-- the archive: about a second for each five million rows that are kept.
 
 -- === Campaigns ===
 
@@ -40,14 +44,19 @@ create table postroad.campaign (
     planned          bigint not null default 0,
     counts           json,
     revives          boolean not null default false,
-    next_at          timestamptz,
-    turn_at          timestamptz not null default now(),
+    paused_by        text not null default ''
+                     constraint campaign_paused_by_is_known
+                     check (paused_by in ('', 'person', 'canary', 'failures', 'content', 'stop', 'error')),
+    is_operators     boolean not null default false,
+    due_at           timestamptz not null default now(),
+    rest             interval not null default '0',
+    failures         integer not null default 0,
     created_by       text not null,
     created_at       timestamptz not null default now(),
     started_at       timestamptz,
     ended_at         timestamptz
 ) with (fillfactor = 50);
-create index campaign_running on postroad.campaign (turn_at) where state = 'running';
+create index campaign_running on postroad.campaign (due_at) where state = 'running';
 create index campaign_of_tenant on postroad.campaign (tenant_id, public_id);
 comment on table postroad.campaign is 'One thing to be said to many: what, to whom, when, and how far it is.';
 comment on column postroad.campaign.note is 'Why it is paused.';
@@ -61,8 +70,12 @@ comment on column postroad.campaign.upload is 'The upload whose chunks are its r
 comment on column postroad.campaign.counts is 'Its recipients by channel and language.';
 comment on column postroad.campaign.revives is
     'It was cancelled and is resumed: what was cancelled comes back before anything new is made.';
-comment on column postroad.campaign.next_at is 'Not before then is it worth looking at.';
-comment on column postroad.campaign.turn_at is 'When it last had its turn: running campaigns take turns.';
+comment on column postroad.campaign.paused_by is 'Who has paused it, or what: whoever goes on has seen it.';
+comment on column postroad.campaign.is_operators is 'An operator has paused or cancelled it, and only an operator goes on.';
+comment on column postroad.campaign.due_at is
+    'Not before then is it worth looking at. Of running campaigns the one that is due longest has its turn.';
+comment on column postroad.campaign.rest is 'How long it rested last for want of room, or of an end: longer each time.';
+comment on column postroad.campaign.failures is 'Steps that have failed, one after the other.';
 
 create table postroad.campaign_chunk (
     campaign_id bigint not null references postroad.campaign (id) on delete cascade,

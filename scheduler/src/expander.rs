@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postroad_common::campaign::{Common, Content, Reach, Reachable, Recipient, child_id};
+use postroad_common::campaign::{
+    Common, Content, Reach, Reachable, Recipient, child_id, suppressible,
+};
 use postroad_common::service::{Nudge, Progress, Service};
-use postroad_common::store::{self, Child, Expand, Expanding, Store, Turn};
+use postroad_common::store::{self, Child, Expand, Expanding, Outlets, Store, Turn};
 
 use crate::metrics;
 
@@ -31,6 +33,8 @@ const KNOWN_MAX: usize = 64;
 /// A template may be made to cost milliseconds for each recipient: what is made by then is one batch,
 /// and others have their turn.
 const RENDERING_MAX: Duration = Duration::from_millis(100);
+/// So are so many bytes of args, and what is more by the last one.
+const ARGS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Where nobody knows when a recipient may be reached, it is looked again after this.
 const UNKNOWN_REST: Duration = Duration::from_secs(60 * 60);
 
@@ -85,16 +89,17 @@ impl Service for Expander {
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        let reopened = self.reopen().await?;
-        let Some(expanded) = self.store.expand_campaign(&mut self.campaigns).await? else {
-            return Ok(Progress::more_if(reopened));
-        };
-        self.busy_until = Some(Instant::now() + BUSY_FOR);
-        if expanded.jobs > 0 {
-            metrics::expanded(expanded.jobs);
-            self.dispatch.wake();
+        // Each on its own: what one of them cannot do must not keep the other from it.
+        let reopened = self.reopen().await;
+        let expanded = self.store.expand_campaign(&mut self.campaigns).await?;
+        if let Some(expanded) = expanded {
+            self.busy_until = Some(Instant::now() + BUSY_FOR);
+            if expanded.jobs > 0 {
+                metrics::expanded(expanded.jobs);
+                self.dispatch.wake();
+            }
         }
-        Ok(Progress::more_if(expanded.has_more || reopened))
+        Ok(Progress::more_if(expanded.is_some() | reopened?))
     }
 }
 
@@ -206,26 +211,26 @@ impl Campaign {
             args: message.args.get().to_owned(),
             priority: message.channel.priority,
             max_attempts: message.channel.max_attempts,
-            recipient: recipient.to,
+            recipient: suppressible(&recipient.to).unwrap_or(recipient.to),
         })
     }
 }
 
 impl Expand for Campaigns {
-    fn queues(&mut self, campaign: &Expanding) -> Vec<String> {
-        match self.of(campaign) {
-            Ok(known) => {
-                let channels = known.content.channels().iter();
-                channels.map(|channel| channel.queue.to_string()).collect()
-            }
-            Err(_) => Vec::new(),
-        }
+    fn outlets(&mut self, campaign: &Expanding) -> Result<Outlets, String> {
+        let known = self.of(campaign).as_ref().map_err(Clone::clone)?;
+        let channels = known.content.channels().iter();
+        Ok(Outlets {
+            queues: channels.clone().map(|one| one.queue.to_string()).collect(),
+            kinds: channels.map(|one| one.kind.to_string()).collect(),
+        })
     }
 
     fn turn(&mut self, campaign: &Expanding, zones: &[String]) -> Turn {
         match self.of(campaign) {
             Ok(known) => known.turn(zones, campaign.now),
-            Err(why) => Turn::Unusable(why.clone()),
+            // Whoever asks has asked for the outlets before.
+            Err(_) => Turn::NotBefore(later(campaign.now)),
         }
     }
 
@@ -241,10 +246,13 @@ impl Expand for Campaigns {
         };
         let begun = Instant::now();
         let (mut jobs, mut taken) = (Vec::with_capacity(count), 0);
+        let mut bytes = 0;
         for line in body.lines().skip(skip).take(count) {
-            jobs.extend(known.child(campaign, line));
+            let child = known.child(campaign, line);
+            bytes += child.as_ref().map_or(0, |child| child.args.len());
+            jobs.extend(child);
             taken += 1;
-            if begun.elapsed() > RENDERING_MAX {
+            if begun.elapsed() > RENDERING_MAX || bytes > ARGS_BYTES_MAX {
                 break;
             }
         }
@@ -254,8 +262,7 @@ impl Expand for Campaigns {
     fn reach(&mut self, campaign: &Expanding, zone: &str) -> (Timestamp, Option<Timestamp>) {
         let now = campaign.now;
         let Ok(known) = self.of(campaign) else {
-            let later = now.saturating_add(UNKNOWN_REST);
-            return (later.unwrap_or(now), None);
+            return (later(now), None);
         };
         match known.at(zone, now) {
             Reach::Open { closes_at } => (now, closes_at),
@@ -266,4 +273,9 @@ impl Expand for Campaigns {
             },
         }
     }
+}
+
+/// When it is looked again where nobody knows when somebody may be reached.
+fn later(now: Timestamp) -> Timestamp {
+    now.saturating_add(UNKNOWN_REST).unwrap_or(now)
 }

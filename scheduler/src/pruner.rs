@@ -55,11 +55,13 @@ impl Service for Pruner {
         let ticks = self.store.prune_ticks(self.retention, BATCH).await;
         let stops = self.store.prune_stops(self.retention).await;
         let chunks = self.store.prune_chunks(self.retention, CHUNKS).await;
+        let drafts = self.store.prune_drafts().await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
         let (forgotten, ticks) = (forgotten?, ticks?);
         stops?;
         let chunks = chunks?;
+        drafts?;
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");

@@ -439,7 +439,7 @@ async fn recipients_are_reached_in_their_own_time() -> anyhow::Result<()> {
         (of(&campaign, "not_made"), of(&campaign, "delivered")),
         (2, 1)
     );
-    let sql = "select extract(epoch from next_at - now())::bigint from postroad.campaign";
+    let sql = "select extract(epoch from due_at - now())::bigint from postroad.campaign";
     let rows = room.cluster.query(sql, &[]).await?;
     let wait = SignedDuration::from_secs(rows[0].get(0));
     assert!((100..=121).contains(&wait.as_mins()), "{wait}");
@@ -467,5 +467,158 @@ async fn what_is_not_begun_in_time_expires_with_its_campaign() -> anyhow::Result
     })
     .await?;
     assert_eq!(room.cluster.provider.report().requests, 0);
+    room.cluster.finish().await
+}
+
+/// Whoever's evening has come makes room for those whose day it is.
+#[tokio::test]
+async fn a_zone_that_has_closed_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder().workers(0)).await?;
+    let sql = "update postroad.queue set window_size = 50 where name = 'default'";
+    room.cluster.query(sql, &[]).await?;
+    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    let (from, until) = (now.saturating_sub(2.hours()), now.saturating_add(2.hours()));
+    let hours = json!({
+        "from": from.strftime("%H:%M").to_string(), "until": until.strftime("%H:%M").to_string(),
+    });
+    let window = json!({"send_window": hours, "timezone": "UTC"});
+    let draft = room.draft(window).await?;
+    let line = |n: usize| {
+        let zone = if n < 150 {
+            "Africa/Abidjan"
+        } else {
+            "Africa/Dakar"
+        };
+        format!("+3363998{n:04},{zone}\n")
+    };
+    let lines: String = (0..300).map(line).collect();
+    room.upload(&draft, format!("to,timezone\n{lines}")).await?;
+    eventually("the room is used", async || {
+        let campaign = room.look(&draft).await?;
+        ensure!(of(&campaign, "not_made") == 200, "{campaign}");
+        Ok(())
+    })
+    .await?;
+
+    // As if the day of one of them were over, and the other's not.
+    let sql = "update postroad.job set stage = 0, claimed_at = null, claimed_by = null,
+            run_at = now() + interval '12 hours', closes_at = now() + interval '20 hours'";
+    room.cluster.query(sql, &[]).await?;
+
+    eventually("others are made", async || {
+        let campaign = room.look(&draft).await?;
+        ensure!(of(&campaign, "not_made") == 100, "{campaign}");
+        Ok(())
+    })
+    .await?;
+    room.act(&draft, "cancel").await?;
+    room.cluster.take_down().await
+}
+
+/// Somebody else's cancelling stop is not undone by the next thousand recipients.
+#[tokio::test]
+async fn a_stop_that_cancels_pauses_the_campaigns_that_it_names() -> anyhow::Result<()> {
+    let (room, draft) = in_the_middle(json!({})).await?;
+    let operator = room
+        .cluster
+        .client(room.program, None, &Permission::ALL)
+        .await?;
+    let stop = json!({"mode": "cancel", "tenant": "acme", "kind": "sms"});
+    let made = operator.post("/v1/stops", &stop).await?;
+    ensure!(made.status == StatusCode::CREATED, "{made:?}");
+
+    let campaign = room.until(&draft, "paused").await?;
+
+    assert_eq!(campaign["note"], "a stop cancels what it is about");
+    let_go(&room)?;
+    eventually("nothing is left of it", async || {
+        let campaign = room.look(&draft).await?;
+        let left: i64 = ["scheduled", "in_pipe", "running"]
+            .iter()
+            .map(|part| of(&campaign, part))
+            .sum();
+        ensure!(left == 0, "{campaign}");
+        Ok(())
+    })
+    .await?;
+    let cancelled = of(&room.look(&draft).await?, "cancelled");
+    assert!(cancelled >= 1995, "{cancelled}");
+
+    // The rest can be gone on with; what the stop has cancelled stays so.
+    room.act(&draft, "resume").await?;
+    let campaign = room.until(&draft, "finished").await?;
+    assert_eq!(of(&campaign, "cancelled"), cancelled, "{campaign}");
+    assert_eq!(of(&campaign, "delivered"), 6000 - cancelled);
+    room.cluster.finish().await
+}
+
+/// A step that fails is tried again later, and others have their turn meanwhile.
+#[tokio::test]
+async fn a_campaign_that_cannot_be_made_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder()).await?;
+    let broken = room.draft(json!({})).await?;
+    let content = r#"{"channels":{"sms":{"kind":"no-such-kind","args":{"en":{"to":"{{to}}"}}}},"language":"en"}"#;
+    let sql = "update postroad.campaign set content = $1::text::json";
+    room.cluster.query(sql, &[&content]).await?;
+    room.upload(&broken, "to\n+33639980001\n".to_owned())
+        .await?;
+    let draft = room.draft(json!({})).await?;
+    room.upload(&draft, numbers(100)).await?;
+
+    let campaign = room.until(&draft, "finished").await?;
+
+    assert_eq!(of(&campaign, "delivered"), 100);
+    let campaign = room.look(&broken).await?;
+    assert!(
+        campaign["note"]
+            .as_str()
+            .is_some_and(|note| note.contains("kind_id")),
+        "{campaign}"
+    );
+    room.act(&broken, "cancel").await?;
+    room.cluster.finish().await
+}
+
+/// A text channel's address may be somebody's number all the same, in whatever way it is written.
+#[tokio::test]
+async fn whoever_unsubscribes_is_known_by_any_spelling_and_channel() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder()).await?;
+    let content = json!({
+        "channels": {"any": {"kind": "echo", "args": {"en": {"to": "{{to}}"}}}}, "language": "en",
+    });
+    let draft = room.draft(json!({"content": content})).await?;
+    let body = json!({"recipients": ["+33639980001", "Ana@example.com", "user-7"]});
+    room.api.post("/v1/suppressions", &body).await?;
+    let csv = "to\n+33 6 39 98 00 01\nAna@EXAMPLE.com\nuser-7\nuser-8\n";
+    room.upload(&draft, csv.to_owned()).await?;
+
+    let campaign = room.until(&draft, "finished").await?;
+
+    assert_eq!(
+        (of(&campaign, "suppressed"), of(&campaign, "delivered")),
+        (3, 1)
+    );
+    room.cluster.finish().await
+}
+
+/// Whoever cancels and goes on has not asked for fewer safety nets.
+#[tokio::test]
+async fn a_campaign_that_was_cancelled_keeps_its_canary_and_its_limit() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder()).await?;
+    let draft = room
+        .draft(json!({"canary_share": 0.1, "failure_max": 0.05}))
+        .await?;
+    let path = format!("{draft}/recipients");
+    room.api
+        .raw(Method::PUT, &path, "text/csv", numbers(100))
+        .await?;
+    room.act(&draft, "cancel").await?;
+    let resumed = room.act(&draft, "resume").await?;
+    assert_eq!(
+        (&resumed["canary"], &resumed["failure_max"]),
+        (&json!(10), &json!(0.05))
+    );
+    let campaign = room.until(&draft, "finished").await?;
+    assert_eq!(of(&campaign, "delivered"), 100);
     room.cluster.finish().await
 }

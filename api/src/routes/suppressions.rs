@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use postroad_common::campaign::AddressKind;
+use postroad_common::campaign::suppressible;
 use postroad_common::job::KindName;
 use postroad_common::store;
 use postroad_common::token::Permission;
@@ -93,21 +93,9 @@ pub(crate) struct Unsuppressing {
     tenant: Option<String>,
 }
 
-/// The one form in which addresses are compared: as campaigns bring them into it.
+/// The one form in which addresses are compared.
 fn normal(address: &str) -> Result<String, String> {
-    let trimmed = address.trim();
-    let kind = match () {
-        () if trimmed.starts_with('+') => AddressKind::Phone,
-        () if trimmed.contains('@') => AddressKind::Email,
-        () => AddressKind::Text,
-    };
-    let normal = kind.check(trimmed, None);
-    // What is no such address may be one of the tenant's own.
-    let normal = normal.or_else(|error| match kind {
-        AddressKind::Text => Err(error),
-        _ => AddressKind::Text.check(trimmed, None),
-    });
-    normal.map_err(|error| error.to_string())
+    suppressible(address).map_err(|error| error.to_string())
 }
 
 fn kind_of(kind: Option<&str>) -> Result<Option<&str>, Problem> {

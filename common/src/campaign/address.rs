@@ -80,6 +80,16 @@ impl AddressKind {
     }
 }
 
+/// An address of whatever kind in the one form in which it is looked up among those that are to get
+/// nothing any more: what can be read as a phone number with its country's code, or as an e-mail
+/// address, is one.
+pub fn suppressible(address: &str) -> Result<String, InvalidAddress> {
+    let read = |kind: AddressKind| kind.check(address, None);
+    read(AddressKind::Phone)
+        .or_else(|_| read(AddressKind::Email))
+        .or_else(|_| read(AddressKind::Text))
+}
+
 /// A country, by its two letters of ISO 3166-1: the plan by which national numbers are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Country(Region);

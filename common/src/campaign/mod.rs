@@ -23,7 +23,9 @@ mod recipients;
 mod template;
 mod window;
 
-pub use address::{ADDRESS_BYTES_MAX, AddressKind, Country, InvalidAddress, InvalidCountry};
+pub use address::{
+    ADDRESS_BYTES_MAX, AddressKind, Country, InvalidAddress, InvalidCountry, suppressible,
+};
 pub use child::child_id;
 pub use content::{
     CHANNELS_MAX, CONTENT_BYTES_MAX, COST_MICROS_MAX, Channel, Common, Content, LANGUAGES_MAX,

@@ -269,23 +269,26 @@ const DROP_UPLOAD: &str = "
     where c.id = k.campaign_id and c.public_id = $1 and k.upload = $2
       and k.upload is distinct from c.upload";
 
-/// $3: who acts.
+/// $3: who acts; $4: whether as an operator. Not more of a tenant run at once than two hundred.
 const START: &str = "
     update postroad.campaign c
     set state = case when c.needs_approval then 'awaiting_approval' else 'running' end,
         started_at = case when not c.needs_approval then now() end,
         canary = case when c.canary_share is not null
                  then greatest(ceil(c.canary_share * c.planned), 1) end,
-        turn_at = now()
+        due_at = greatest(coalesce(c.start_at, now()), now())
     where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'draft'
-      and c.planned > 0 and $3::text is not null
+      and c.planned > 0 and $3::text is not null and $4::bool is not null
+      and (select count(*) from postroad.campaign o
+           where o.tenant_id = c.tenant_id and o.state = 'running') < 200
     returning true, c.tenant_id";
 
 const APPROVE: &str = "
     update postroad.campaign c
-    set state = 'running', approved_by = $3, started_at = now(), turn_at = now()
+    set state = 'running', approved_by = $3, started_at = now(),
+        due_at = greatest(coalesce(c.start_at, now()), now())
     where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'awaiting_approval'
-      and c.created_by <> $3
+      and c.created_by <> $3 and $4::bool is not null
     returning true, c.tenant_id";
 
 /// The stops of a campaign that is gone on with, or cancelled.
@@ -302,10 +305,11 @@ macro_rules! stop_moved {
     ($mode:literal) => {
         concat!(
             "stopped as (
-                insert into postroad.stop (id, tenant_id, campaign_id, mode, reason, actor)
+                insert into postroad.stop
+                    (id, tenant_id, campaign_id, mode, reason, actor, is_operators)
                 select gen_random_uuid(), moved.tenant_id, moved.id, '",
             $mode,
-            "', 'campaign', $3 from moved)"
+            "', 'campaign', $3, $4 from moved)"
         )
     };
 }
@@ -314,7 +318,8 @@ pub(super) use stop_moved;
 const PAUSE: &str = concat!(
     "
     with moved as (
-        update postroad.campaign c set state = 'paused', note = 'asked for'
+        update postroad.campaign c
+        set state = 'paused', note = 'asked for', paused_by = 'person', is_operators = $4
         where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'running'
         returning c.id, c.tenant_id),
     ",
@@ -322,20 +327,33 @@ const PAUSE: &str = concat!(
     " select true, tenant_id from moved"
 );
 
+/// Whoever goes on has seen why it was paused, and that alone is not looked at any more. Recipients that
+/// were thrown away meanwhile cannot be gone on with.
 const RESUME: &str = concat!(
     "
     with moved as (
         update postroad.campaign c
-        set state = 'running', note = '', ended_at = null, next_at = null,
+        set state = 'running', note = '', paused_by = '', is_operators = false, ended_at = null,
+            due_at = greatest(coalesce(c.start_at, now()), now()), rest = '0', failures = 0,
             revives = c.revives or c.state = 'cancelled',
             started_at = coalesce(c.started_at, now()),
-            -- Whoever goes on after a pause has seen why it was made.
-            failure_max = case when c.note = 'asked for' then c.failure_max end,
+            canary = coalesce(c.canary, case when c.canary_share is not null
+                              then greatest(ceil(c.canary_share * c.planned), 1) end),
+            failure_max = case when c.paused_by <> 'failures' then c.failure_max end,
             canary_passed_at = coalesce(c.canary_passed_at,
-                case when c.state = 'paused' and c.note <> 'asked for' then now() end)
-        where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)
+                                        case when c.paused_by = 'canary' then now() end)
+        where c.public_id = $1 and ($2::int is null or (c.tenant_id = $2 and not c.is_operators))
           and c.state in ('paused', 'cancelled') and c.planned > 0 and $3::text is not null
-          and (not c.needs_approval or c.approved_by is not null)
+          and $4::bool is not null and (not c.needs_approval or c.approved_by is not null)
+          and c.planned = (
+              select coalesce(sum(k.recipients - k.taken), 0) from postroad.campaign_chunk k
+              where k.campaign_id = c.id and k.upload = c.upload)
+            + (select coalesce(sum(made + duplicates + rejected), 0)
+               from (select made, duplicates, rejected from postroad.campaign_total
+                     where campaign_id = c.id
+                     union all
+                     select made, duplicates, rejected from postroad.campaign_entry
+                     where campaign_id = c.id) noted)
         returning c.id, c.tenant_id),
     ",
     lift_stops_of_moved!(),
@@ -345,7 +363,9 @@ const RESUME: &str = concat!(
 const CANCEL: &str = concat!(
     "
     with moved as (
-        update postroad.campaign c set state = 'cancelled', note = '', ended_at = now()
+        update postroad.campaign c
+        set state = 'cancelled', note = '', paused_by = '', ended_at = now(),
+            is_operators = $4 or c.is_operators
         where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)
           and c.state in ('draft', 'awaiting_approval', 'running', 'paused')
         returning c.id, c.tenant_id),
@@ -360,7 +380,14 @@ const STATE: &str = "
     select c.state, c.created_by from postroad.campaign c
     where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)";
 
-/// Drafts that nobody went on with, and what is left of uploads that broke off.
+/// Drafts that nobody has gone on with for a month.
+const PRUNE_DRAFTS: &str = "
+    delete from postroad.campaign c
+    where c.state = 'draft' and c.created_at < now() - interval '30 days'
+      and not exists (select from postroad.stop s where s.campaign_id = c.id)
+    returning c.id";
+
+/// What is left of uploads that broke off, and of campaigns that ended long ago.
 const PRUNE_CHUNKS: &str = "
     delete from postroad.campaign_chunk k
     where k.ctid = any(array(
@@ -514,7 +541,7 @@ impl Store {
         let change = Change {
             operation: "steering a campaign",
             sql,
-            params: &[&id, &self.tenant_id(), &actor],
+            params: &[&id, &self.tenant_id(), &actor, &self.own_tenant().is_none()],
             action: name,
             detail: json!({}),
         };
@@ -535,6 +562,11 @@ impl Store {
             }
             Some(_) => Acted::NotNow,
         })
+    }
+
+    /// Deletes drafts that are a month old.
+    pub async fn prune_drafts(&self) -> Result<usize, Error> {
+        Ok(self.query("pruning drafts", PRUNE_DRAFTS, &[]).await?.len())
     }
 
     /// Deletes up to `limit` chunks of uploads that broke off, and of campaigns that ended `keep` ago.

@@ -45,8 +45,15 @@ pub enum Turn {
     },
     /// None before then.
     NotBefore(Timestamp),
-    /// Its content cannot be used.
-    Unusable(String),
+}
+
+/// Where the jobs of a campaign go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlets {
+    /// Their queues: the windows are the room that there is.
+    pub queues: Vec<String>,
+    /// Their kinds.
+    pub kinds: Vec<String>,
 }
 
 /// A job for one recipient.
@@ -70,8 +77,8 @@ pub struct Child {
 
 /// What knows campaigns.
 pub trait Expand {
-    /// The queues of its jobs: their windows are the room that there is.
-    fn queues(&mut self, campaign: &Expanding) -> Vec<String>;
+    /// The queues and the kinds of its jobs; or why nothing can be made of what it says.
+    fn outlets(&mut self, campaign: &Expanding) -> Result<Outlets, String>;
 
     /// Whose turn it is, of these zones that have recipients left.
     fn turn(&mut self, campaign: &Expanding, zones: &[String]) -> Turn;
@@ -95,37 +102,43 @@ pub trait Expand {
 pub struct Expanded {
     /// Jobs that are there now, due or for later.
     pub jobs: i64,
-    /// Whether another step may find something to do at once.
-    pub has_more: bool,
 }
 
 /// Jobs made in a transaction, at most.
 const BATCH: i64 = 1000;
-/// Before it is looked again for room.
-const ROOM_REST: Duration = Duration::from_millis(50);
-/// Before it is looked again whether all has ended.
-const END_REST: Duration = Duration::from_millis(500);
+/// Before it is looked again for room, or whether all has ended: at first, and at last, when it was
+/// looked in vain again and again.
+const ROOM_REST: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+const END_REST: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
+/// While a stop keeps its jobs from being started.
+const STOPPED_REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// Before a step that failed is tried again; and so many times in a row, before it is paused.
+const FAILED_REST: Duration = Duration::from_secs(5);
+const FAILURES_MAX: i32 = 20;
 /// So many must have ended before a share of them says anything.
 const FAILURES_OF: i64 = 100;
 
-/// The running campaign that has waited longest for its turn. What is not due yet ($1) is not looked at.
+/// The running campaign that has been due longest.
 const TAKE: &str = "
     select c.id, c.public_id, c.content::text, c.reach::text, c.created_at, clock_timestamp(),
            c.tenant_id, c.upload, c.expires_at, c.revives,
-           case when c.rate_per_second is null then $1
+           case when c.rate_per_second is null then $1::bigint
                 else floor(least(c.rate_per_second, c.rate_tokens + c.rate_per_second
                      * greatest(extract(epoch from clock_timestamp() - c.rate_at), 0)))::bigint end,
-           c.canary, c.canary_passed_at is not null, c.failure_max
+           c.canary, c.canary_passed_at is not null, c.failure_max, c.rate_per_second is not null
     from postroad.campaign c
-    where c.state = 'running' and (c.start_at is null or c.start_at <= now())
-      and (c.next_at is null or c.next_at <= now())
-    order by c.turn_at limit 1
+    where c.state = 'running' and c.due_at <= clock_timestamp()
+    order by c.due_at limit 1
     for no key update of c skip locked";
 
+/// The last one: made and put off, because its recipients may not be reached any more today.
 const PROGRESS: &str = concat!(
     "select noted.made, noted.completed, noted.dead,
             noted.completed + noted.dead + noted.cancelled + noted.expired + noted.suppressed,
-            live.scheduled + live.in_pipe + live.running + live.failed, live.held
+            live.scheduled + live.in_pipe + live.running + live.failed, live.held,
+            (select count(*) from postroad.job j
+             where j.campaign_id = c.id and j.stage = 0 and j.zone is not null and j.attempt = 0
+               and j.run_at > now())
      from (select $1::bigint as id) c ",
     progress_of_c!()
 );
@@ -133,6 +146,14 @@ const PROGRESS: &str = concat!(
 /// Twice the windows of its queues: what is in the pipe, and as much again to refill it from.
 const ROOM: &str = "
     select 2 * coalesce(sum(q.window_size), 0)::bigint from postroad.queue q where q.name = any($1)";
+
+/// The stop that keeps jobs of these queues ($2) and kinds ($3) of a tenant from being started.
+const STOPPED: &str = "
+    select s.mode from postroad.stop s
+    where s.lifted_at is null and s.campaign_id is null and coalesce(s.tenant_id, 0) in (0, $1)
+      and (s.queue_id is null or s.queue_id in (select id from postroad.queue where name = any($2)))
+      and (s.kind_id is null or s.kind_id in (select id from postroad.kind where name = any($3)))
+    order by s.mode limit 1";
 
 const ZONES: &str = "
     with recursive walk as (
@@ -189,23 +210,37 @@ const TAKEN: &str = "
     insert into postroad.campaign_entry (campaign_id, duplicates, rejected)
     select $1::bigint, $6::int, $7::int where $6::int + $7::int > 0";
 
-/// $2 recipients were taken; not before $3 is it worth looking again.
+/// $2 recipients were taken: the others have their turn.
 const TURN_OVER: &str = "
     update postroad.campaign c
-    set turn_at = clock_timestamp(), next_at = $3,
+    set due_at = clock_timestamp(), rest = '0', failures = 0, note = '',
         rate_tokens = case when c.rate_per_second is null then 0
             else least(c.rate_per_second, c.rate_tokens + c.rate_per_second
                  * greatest(extract(epoch from clock_timestamp() - c.rate_at), 0)) - $2 end,
         rate_at = clock_timestamp()
     where c.id = $1";
 
+/// Twice as long as the last time, from $2 to $3.
 const REST: &str = "
     update postroad.campaign c
-    set turn_at = clock_timestamp(), next_at = clock_timestamp() + $2::float8 * interval '1 ms'
+    set (rest, due_at) = (
+        select r, clock_timestamp() + r
+        from (select least(greatest(2 * c.rest, $2::float8 * interval '1 ms'),
+                           $3::float8 * interval '1 ms') as r) one)
     where c.id = $1";
 
+/// But not beyond the time from which on it is pointless.
 const NEXT_AT: &str = "
-    update postroad.campaign c set turn_at = clock_timestamp(), next_at = $2 where c.id = $1";
+    update postroad.campaign c set due_at = least($2::timestamptz, c.expires_at), rest = '0'
+    where c.id = $1";
+
+/// A step that failed must not be the next one again, before others'.
+const FAILED: &str = "
+    update postroad.campaign c
+    set due_at = clock_timestamp() + least(1 + c.failures, 12) * $2::float8 * interval '1 ms',
+        failures = c.failures + 1, note = $3
+    where c.id = $1 and c.state = 'running'
+    returning c.failures";
 
 const END: &str = "
     update postroad.campaign c set state = $2, ended_at = now() where c.id = $1";
@@ -213,11 +248,11 @@ const END: &str = "
 const CANARY_PASSED: &str = "
     update postroad.campaign c set canary_passed_at = now() where c.id = $1";
 
-/// $2 and $3: as whom, and why.
+/// $2: why; $3: as whom; $4: not an operator's; $5: what did it.
 const PAUSE: &str = concat!(
     "
     with moved as (
-        update postroad.campaign c set state = 'paused', note = $2
+        update postroad.campaign c set state = 'paused', note = $2, paused_by = $5
         where c.id = $1 and c.state = 'running'
         returning c.id, c.tenant_id),
     ",
@@ -225,13 +260,13 @@ const PAUSE: &str = concat!(
     " select true from moved"
 );
 
-/// What a stop of this campaign has cancelled comes back, under its old fence.
+/// What was cancelled with the campaign comes back, under its old fence.
 const REVIVE: &str = concat!(
     "
     with picked as materialized (
         select a.id, a.finished_at from postroad.archive a
         where a.campaign_id = $1 and a.state = 'cancelled' and a.state <> 'completed'
-          and a.reason = 'stopped'
+          and a.reason = 'campaign cancelled'
         order by a.id limit $2 for update skip locked),
     back as (
         delete from postroad.archive a using picked p
@@ -245,15 +280,17 @@ const REVIVED: &str = "update postroad.campaign c set revives = false where c.id
 
 /// Jobs whose recipient may not be reached any more: in the schedule, and past that time.
 const CLOSED: &str = "
-    select j.id, j.zone, c.id, c.public_id, c.content::text, c.reach::text, c.created_at,
-           clock_timestamp()
-    from postroad.job j join postroad.campaign c on c.id = j.campaign_id
+    select j.id, j.zone, j.campaign_id from postroad.job j
     where j.stage = 0 and j.closes_at is not null and j.closes_at <= now()
     order by j.closes_at limit $1
-    for no key update of j skip locked";
+    for no key update skip locked";
+
+const CAMPAIGNS_OF: &str = "
+    select c.id, c.public_id, c.content::text, c.reach::text, c.created_at, clock_timestamp()
+    from postroad.campaign c where c.id = any($1)";
 
 const REOPEN: &str = "
-    update postroad.job j set run_at = greatest(j.run_at, d.opens_at), closes_at = d.closes_at
+    update postroad.job j set run_at = greatest(j.run_at, coalesce(d.opens_at, now())), closes_at = d.closes_at
     from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) d(id, opens_at, closes_at)
     where j.id = d.id and j.stage = 0";
 
@@ -266,6 +303,7 @@ struct Held<'a> {
     expires_at: Option<Timestamp>,
     revives: bool,
     tokens: i64,
+    has_rate: bool,
     canary: Option<i64>,
     failure_max: Option<f64>,
     progress: SoFar,
@@ -279,37 +317,63 @@ struct SoFar {
     ended: i64,
     on_the_way: i64,
     held: i64,
+    /// Of those on the way: not before their recipients may be reached again.
+    put_off: i64,
 }
 
 type Result<T, E = tokio_postgres::Error> = std::result::Result<T, E>;
 
 impl Store {
-    /// Does one step for the running campaign whose turn it is. None: there is none.
+    /// Does one step for the running campaign whose turn it is. None: there is none. One whose step
+    /// fails has its next turn later, and is paused when it fails again and again.
     pub async fn expand_campaign(
         &self,
         expand: &mut impl Expand,
     ) -> std::result::Result<Option<Expanded>, Error> {
-        self.with_connection("making jobs of a campaign", async |connection| {
-            let tx = self.begin(connection).await?;
-            let take = tx.prepare_cached(TAKE).await?;
-            let Some(row) = tx.query_opt(&take, &[&BATCH]).await? else {
-                return Ok(None);
-            };
-            let held = Held::of(&tx, &row).await?;
-            let expanded = held.step(expand).await?;
-            let Some(expanded) = expanded else {
-                tx.rollback().await?;
-                return Ok(Some(Expanded {
-                    jobs: 0,
-                    has_more: true,
-                }));
-            };
-            failpoint!("expander.before_commit");
-            tx.commit().await?;
-            failpoint!("expander.committed");
-            Ok(Some(expanded))
-        })
-        .await
+        let mut taken = None;
+        let stepped = self
+            .with_connection("making jobs of a campaign", async |connection| {
+                let tx = self.begin(connection).await?;
+                let take = tx.prepare_cached(TAKE).await?;
+                let Some(row) = tx.query_opt(&take, &[&BATCH]).await? else {
+                    return Ok(None);
+                };
+                taken = Some(row.get::<_, i64>(0));
+                let held = Held::of(&tx, &row).await?;
+                let Some(jobs) = held.step(expand).await? else {
+                    tx.rollback().await?;
+                    return Ok(Some(0));
+                };
+                failpoint!("expander.before_commit");
+                tx.commit().await?;
+                failpoint!("expander.committed");
+                Ok(Some(jobs))
+            })
+            .await;
+        match (stepped, taken) {
+            (Ok(jobs), _) => Ok(jobs.map(|jobs| Expanded { jobs })),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(campaign)) => {
+                self.postpone(campaign, &error).await?;
+                Ok(Some(Expanded { jobs: 0 }))
+            }
+        }
+    }
+
+    async fn postpone(&self, campaign: i64, error: &Error) -> std::result::Result<(), Error> {
+        tracing::warn!("{error}: campaign number {campaign} has its next turn later");
+        let (rest, why) = (millis(FAILED_REST) as f64, error.to_string());
+        let params: [&(dyn ToSql + Sync); 3] = [&campaign, &rest, &why];
+        let rows = self
+            .query("putting a campaign off", FAILED, &params)
+            .await?;
+        let failures: Option<i32> = rows.first().map(|row| row.get(0));
+        if failures.is_some_and(|failures| failures >= FAILURES_MAX) {
+            let params: [&(dyn ToSql + Sync); 5] =
+                [&campaign, &why, &"postroad-scheduler", &false, &"error"];
+            self.query("pausing a campaign", PAUSE, &params).await?;
+        }
+        Ok(())
     }
 
     /// Says when jobs are due whose recipients may not be reached any more today; answers with how many.
@@ -327,14 +391,20 @@ impl Store {
                 if rows.is_empty() {
                     return Ok(0);
                 }
+                let mut numbers: Vec<Option<i64>> = rows.iter().map(|row| row.get(2)).collect();
+                numbers.sort_unstable();
+                numbers.dedup();
+                let texts = tx.prepare_cached(CAMPAIGNS_OF).await?;
+                let campaigns = tx.query(&texts, &[&numbers]).await?;
+                let campaigns: Vec<_> = campaigns.iter().map(|row| expanding(row, 0)).collect();
                 let (mut ids, mut opens, mut closes) = (Vec::new(), Vec::new(), Vec::new());
                 for row in &rows {
-                    let zone: Option<&str> = row.get(1);
-                    let campaign = expanding(row, 2);
-                    let (opens_at, closes_at) = expand.reach(&campaign, zone.unwrap_or_default());
+                    let (zone, number): (Option<&str>, Option<i64>) = (row.get(1), row.get(2));
+                    let of_job = campaigns.iter().find(|one| Some(one.id) == number);
+                    let reach = of_job.map(|one| expand.reach(one, zone.unwrap_or_default()));
                     ids.push(row.get::<_, Uuid>(0));
-                    opens.push(opens_at);
-                    closes.push(closes_at);
+                    opens.push(reach.map(|(opens_at, _)| opens_at));
+                    closes.push(reach.and_then(|(_, closes_at)| closes_at));
                 }
                 let reopen = tx.prepare_cached(REOPEN).await?;
                 tx.execute(&reopen, &[&ids, &opens, &closes]).await?;
@@ -362,6 +432,7 @@ impl<'a> Held<'a> {
             tokens: row.get(10),
             canary: canary.filter(|_| !row.get::<_, bool>(12)),
             failure_max: row.get(13),
+            has_rate: row.get(14),
             progress: SoFar {
                 made: so_far.get(0),
                 completed: so_far.get(1),
@@ -369,22 +440,34 @@ impl<'a> Held<'a> {
                 ended: so_far.get(3),
                 on_the_way: so_far.get(4),
                 held: so_far.get(5),
+                put_off: so_far.get(6),
             },
         })
     }
 
-    /// None: to be tried again from the beginning.
-    async fn step(self, expand: &mut impl Expand) -> Result<Option<Expanded>> {
+    /// How many jobs it has made. None: to be tried again from the beginning.
+    async fn step(self, expand: &mut impl Expand) -> Result<Option<i64>> {
         if self.expires_at.is_some_and(|at| at <= self.campaign.now) {
             return self.end("expired").await;
         }
         if let Some(why) = self.fails_too_much() {
-            return self.pause(&why).await;
+            return self.pause(&why, "failures").await;
         }
-        let queues = expand.queues(&self.campaign);
-        let ask = self.tx.prepare_cached(ROOM).await?;
-        let windows: i64 = self.tx.query_one(&ask, &[&queues]).await?.get(0);
-        let room = (windows - self.progress.on_the_way).min(BATCH);
+        let outlets = match expand.outlets(&self.campaign) {
+            Ok(outlets) => outlets,
+            Err(why) => return self.pause(&why, "content").await,
+        };
+        match self.stopped(&outlets).await? {
+            Some("cancel") => {
+                let why = "a stop cancels what it is about";
+                return self.pause(why, "stop").await;
+            }
+            Some(_) => return self.rest(STOPPED_REST).await,
+            None => {}
+        }
+        let windows = self.windows(&outlets).await?;
+        let room = windows - (self.progress.on_the_way - self.progress.put_off);
+        let room = room.min(BATCH).min(self.tokens);
         if self.revives {
             return self.revive(room).await;
         }
@@ -392,31 +475,50 @@ impl<'a> Held<'a> {
         if left == Some(0) {
             return self.judge_canary().await;
         }
-        let Some(upload) = self.upload else {
-            return self.end("finished").await;
+        let zones = match self.upload {
+            Some(upload) => self.zones(upload).await?,
+            None => Vec::new(),
         };
-        let zones = self.zones(upload).await?;
-        if zones.is_empty() {
+        let (Some(upload), false) = (self.upload, zones.is_empty()) else {
             return match self.progress.on_the_way + self.progress.held {
                 0 => self.end("finished").await,
                 _ => self.rest(END_REST).await,
             };
-        }
+        };
         // A handful of free places is not worth a transaction, unless there never are more.
         let enough = (windows / 10)
             .clamp(1, BATCH / 10)
             .min(left.unwrap_or(BATCH));
-        if room < enough || self.tokens < 1 {
+        if room < enough.min(self.rate_or(enough)) {
             return self.rest(ROOM_REST).await;
         }
-        let count = room.min(self.tokens).min(left.unwrap_or(BATCH));
+        let count = room.min(left.unwrap_or(BATCH));
         match expand.turn(&self.campaign, &zones) {
             Turn::NotBefore(at) => self.wait_until(at).await,
-            Turn::Unusable(why) => self.pause(&why).await,
             Turn::Zone { zone, closes_at } => {
                 self.make(expand, upload, &zone, closes_at, count).await
             }
         }
+    }
+
+    /// What a slow rate lets through at once is as little as one.
+    fn rate_or(&self, enough: i64) -> i64 {
+        if self.has_rate { 1 } else { enough }
+    }
+
+    /// The mode of a stop that keeps what it would make from being started.
+    async fn stopped(&self, outlets: &Outlets) -> Result<Option<&'static str>> {
+        let ask = self.tx.prepare_cached(STOPPED).await?;
+        let params: [&(dyn ToSql + Sync); 3] = [&self.tenant, &outlets.queues, &outlets.kinds];
+        let row = self.tx.query_opt(&ask, &params).await?;
+        let mode: Option<String> = row.map(|row| row.get(0));
+        Ok(mode.map(|mode| if mode == "cancel" { "cancel" } else { "pause" }))
+    }
+
+    /// The room that there is for its jobs.
+    async fn windows(&self, outlets: &Outlets) -> Result<i64> {
+        let ask = self.tx.prepare_cached(ROOM).await?;
+        Ok(self.tx.query_one(&ask, &[&outlets.queues]).await?.get(0))
     }
 
     /// Makes jobs of the next recipients of a zone.
@@ -427,7 +529,7 @@ impl<'a> Held<'a> {
         zone: &str,
         closes_at: Option<Timestamp>,
         count: i64,
-    ) -> Result<Option<Expanded>> {
+    ) -> Result<Option<i64>> {
         let (tx, id) = (self.tx, self.campaign.id);
         let next = tx.prepare_cached(CHUNK).await?;
         let chunk = tx.query_one(&next, &[&id, &upload, &zone]).await?;
@@ -447,12 +549,8 @@ impl<'a> Held<'a> {
         tx.execute(&done, &params).await?;
         let over = tx.prepare_cached(TURN_OVER).await?;
         let spent = f64::from(count);
-        tx.execute(&over, &[&id, &spent, &None::<Timestamp>])
-            .await?;
-        Ok(Some(Expanded {
-            jobs: i64::from(inserted),
-            has_more: true,
-        }))
+        tx.execute(&over, &[&id, &spent]).await?;
+        Ok(Some(i64::from(inserted)))
     }
 
     /// How many jobs are new. None: one of them ended meanwhile.
@@ -519,7 +617,7 @@ impl<'a> Held<'a> {
 
     /// The canary is made: it has passed when all of it has ended, and well enough. A job that is held
     /// waits for a decision, and is none that went well.
-    async fn judge_canary(self) -> Result<Option<Expanded>> {
+    async fn judge_canary(self) -> Result<Option<i64>> {
         let SoFar {
             dead,
             held,
@@ -534,73 +632,61 @@ impl<'a> Held<'a> {
         let max = self.failure_max.unwrap_or(0.0);
         if failed as f64 > max * (ended + held) as f64 {
             let why = format!("{failed} of the first {} failed", ended + held);
-            return self.pause(&why).await;
+            return self.pause(&why, "canary").await;
         }
         let passed = self.tx.prepare_cached(CANARY_PASSED).await?;
         self.tx.execute(&passed, &[&self.campaign.id]).await?;
-        Ok(Some(Expanded {
-            jobs: 0,
-            has_more: true,
-        }))
+        Ok(Some(0))
     }
 
-    async fn revive(self, room: i64) -> Result<Option<Expanded>> {
+    async fn revive(self, room: i64) -> Result<Option<i64>> {
         if room < 1 {
             return self.rest(ROOM_REST).await;
         }
         let revive = self.tx.prepare_cached(REVIVE).await?;
         let back = self.tx.query(&revive, &[&self.campaign.id, &room]).await?;
+        let over = self.tx.prepare_cached(TURN_OVER).await?;
+        let spent = back.len() as f64;
+        self.tx.execute(&over, &[&self.campaign.id, &spent]).await?;
         if (back.len() as i64) < room {
             let revived = self.tx.prepare_cached(REVIVED).await?;
             self.tx.execute(&revived, &[&self.campaign.id]).await?;
         }
-        Ok(Some(Expanded {
-            jobs: back.len() as i64,
-            has_more: true,
-        }))
+        Ok(Some(back.len() as i64))
     }
 
-    async fn end(self, state: &str) -> Result<Option<Expanded>> {
+    async fn end(self, state: &str) -> Result<Option<i64>> {
         let end = self.tx.prepare_cached(END).await?;
         self.tx.execute(&end, &[&self.campaign.id, &state]).await?;
-        Ok(Some(Expanded {
-            jobs: 0,
-            has_more: true,
-        }))
+        Ok(Some(0))
     }
 
-    async fn pause(self, why: &str) -> Result<Option<Expanded>> {
+    async fn pause(self, why: &str, by: &str) -> Result<Option<i64>> {
         let pause = self.tx.prepare_cached(PAUSE).await?;
-        let params: [&(dyn ToSql + Sync); 3] = [&self.campaign.id, &why, &"postroad-scheduler"];
+        let params: [&(dyn ToSql + Sync); 5] =
+            [&self.campaign.id, &why, &"postroad-scheduler", &false, &by];
         self.tx.query(&pause, &params).await?;
         tracing::warn!(
             campaign = %self.campaign.public_id,
             "campaign {} is paused: {why}",
             self.campaign.public_id
         );
-        Ok(Some(Expanded {
-            jobs: 0,
-            has_more: true,
-        }))
+        Ok(Some(0))
     }
 
-    async fn rest(self, time: Duration) -> Result<Option<Expanded>> {
+    /// From the first time to the second, twice as long each time that it is in vain.
+    async fn rest(self, times: [Duration; 2]) -> Result<Option<i64>> {
         let rest = self.tx.prepare_cached(REST).await?;
-        let time = millis(time) as f64;
-        self.tx.execute(&rest, &[&self.campaign.id, &time]).await?;
-        Ok(Some(Expanded {
-            jobs: 0,
-            has_more: true,
-        }))
+        let [first, last] = times.map(|time| millis(time) as f64);
+        let params: [&(dyn ToSql + Sync); 3] = [&self.campaign.id, &first, &last];
+        self.tx.execute(&rest, &params).await?;
+        Ok(Some(0))
     }
 
-    async fn wait_until(self, at: Timestamp) -> Result<Option<Expanded>> {
+    async fn wait_until(self, at: Timestamp) -> Result<Option<i64>> {
         let next = self.tx.prepare_cached(NEXT_AT).await?;
         self.tx.execute(&next, &[&self.campaign.id, &at]).await?;
-        Ok(Some(Expanded {
-            jobs: 0,
-            has_more: true,
-        }))
+        Ok(Some(0))
     }
 }
 

@@ -61,12 +61,13 @@ const REVIVE: &str = concat!(
     revive_from!("back")
 );
 
-/// What a stop has set aside is due at once when the stop is lifted.
+/// What a stop has set aside is due at once when the stop is lifted. Whether its recipient may be reached
+/// now is looked at anew.
 const HURRY: &str = "
     update postroad.job j
     set stage = case j.stage when 4 then 4 else 0 end, fatal = false, retry_after = null,
         ended_at = null, claimed_at = null, claimed_by = null, started_at = null, worker_id = null,
-        run_at = least(j.run_at, now())
+        run_at = least(j.run_at, now()), closes_at = case when j.zone is not null then now() end
     where j.id = any($1) and ($2::int is null or j.tenant_id = $2)
       and j.stage in (0, 2, 4) and j.cancel_at is null
     returning j.id, j.tenant_id";
@@ -74,7 +75,8 @@ const HURRY: &str = "
 const RESOLVE_RETRY: &str = "
     update postroad.job
     set stage = 0, ended_at = null, claimed_at = null, claimed_by = null, started_at = null,
-        worker_id = null, run_at = now(), cancel_at = null
+        worker_id = null, run_at = now(), cancel_at = null,
+        closes_at = case when zone is not null then now() end
     where id = any($1) and stage = 3 and ($2::int is null or tenant_id = $2)
     returning id, tenant_id";
 

@@ -318,7 +318,14 @@ const STEP: &str = concat!(
         delete from postroad.job j using taken where j.id = taken.id returning j.*),
     archived as (
         ",
-    archive_from!("gone", "'cancelled'", "'stopped'", "null", "args"),
+    archive_from!(
+        "gone",
+        "'cancelled'",
+        "(select case when s.campaign_id is null then 'stopped' else 'campaign cancelled' end
+              from postroad.stop s where s.id = $1)",
+        "null",
+        "args"
+    ),
     "),
     caught as (
         insert into postroad.stop_catch (stop_id, place, jobs)
