@@ -9,6 +9,7 @@
 //! A capability that comes later joins by its own lines in [`history`], its own figures in
 //! [`checker`], and its own rows in the tables of faults and crash points.
 
+pub mod campaigns;
 pub mod checker;
 pub mod crash;
 pub mod door;

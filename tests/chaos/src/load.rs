@@ -9,7 +9,7 @@
 //! | 5 % | a tick of a schedule, as a webhook, which two clients hand in at the same moment under one dedup key |
 //!
 //! Beside them, some tenants have a recurring schedule that ticks every second
-//! ([`crate::schedules`]).
+//! ([`crate::schedules`]), and one has a campaign ([`crate::campaigns`]).
 //!
 //! One in ten is due one to three seconds later, one in thirty expires after two to six seconds.
 //! Half of the batches, and of the ticks, come in SQL; the others over HTTP: most of them a line per
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::door::{Doors, NotTaken, Way};
 use crate::history::{Answer, Lost, Submit, Tick};
 use crate::observer::now;
-use crate::schedules;
+use crate::{campaigns, schedules};
 
 /// What the clients do.
 #[derive(Clone, Debug)]
@@ -59,6 +59,9 @@ pub struct Load {
     pub schedules: usize,
     /// Of a hundred batches, how many come over HTTP.
     pub http_percent: u32,
+    /// Recipients of a campaign that is handed in at the beginning, and cancelled and resumed at the
+    /// end; none in a herd.
+    pub recipients: usize,
 }
 
 impl Default for Load {
@@ -74,6 +77,7 @@ impl Default for Load {
             has_keyless_ticks: false,
             schedules: 2,
             http_percent: 50,
+            recipients: 300,
         }
     }
 }
@@ -99,6 +103,10 @@ pub async fn run(
     let schedules = match load.herd_after {
         Some(_) => Vec::new(),
         None => schedules::create(doors.store(), &provider_url, load.schedules).await?,
+    };
+    let campaign = match load.herd_after {
+        Some(_) => None,
+        None => campaigns::create(doors.store(), &provider_url, load.recipients).await?,
     };
     let mut maker = Maker::new(load.clone(), seed, provider_url);
     let mut beat = tokio::time::interval(BEAT);
@@ -139,6 +147,7 @@ pub async fn run(
         submits.extend(done.context("a client panicked")??);
     }
     submits.extend(schedules::end(doors.store(), schedules).await?);
+    submits.extend(campaigns::end(campaign).await?);
     submits.sort_by(|one, other| one.t.total_cmp(&other.t));
     Ok(submits)
 }

@@ -87,7 +87,7 @@ async fn create_one(store: &Store, url: &str, tenant: String) -> anyhow::Result<
     })
 }
 
-async fn tenant_id(store: &Store, name: &str) -> Result<i32, Error> {
+pub(crate) async fn tenant_id(store: &Store, name: &str) -> Result<i32, Error> {
     loop {
         if let Some(id) = store.tenant_of_name(name).await? {
             return Ok(id);
@@ -137,7 +137,7 @@ async fn look(store: &Store, one: &Ticking) -> anyhow::Result<ScheduleRow> {
 }
 
 /// Asks again until somebody answers.
-async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> anyhow::Result<T>
+pub(crate) async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Result<T, Error>>,
 {

@@ -72,6 +72,8 @@ fn hits(point: &Point) -> &'static [Hit] {
         _ if point.name == "membership.registered" => ONCE,
         // A schedule has no last job: it ticks until it is ended.
         _ if point.name.starts_with("ticker.") => &[Hit::Nth(1), Hit::Nth(7)],
+        // A campaign's last job is made in the middle of others.
+        _ if point.name.starts_with("expander.") => &[Hit::Nth(1), Hit::Nth(7)],
         _ => &[Hit::Nth(1), Hit::Nth(7), Hit::Last],
     }
 }
@@ -153,10 +155,15 @@ fn setup(Death { point, hit }: Death) -> Setup {
             prefetch = 1;
         }
         Needs::LostPrograms => provider.latency = Latency::Fixed(Duration::from_millis(200)),
-        Needs::Nothing | Needs::Sigterm | Needs::Schedules => {}
+        Needs::Nothing | Needs::Sigterm | Needs::Schedules | Needs::Campaigns => {}
     }
     let schedules = if point.needs == Needs::Schedules {
         2
+    } else {
+        0
+    };
+    let recipients = if point.needs == Needs::Campaigns {
+        1000
     } else {
         0
     };
@@ -178,6 +185,7 @@ fn setup(Death { point, hit }: Death) -> Setup {
             tenants: 2,
             is_plain: true,
             schedules,
+            recipients,
             http_percent: if is_api { 100 } else { 0 },
             ..Load::default()
         },

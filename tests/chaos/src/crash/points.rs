@@ -36,6 +36,8 @@ pub enum Needs {
     Sigterm,
     /// Recurring schedules.
     Schedules,
+    /// A campaign.
+    Campaigns,
 }
 
 /// One crash point.
@@ -119,6 +121,20 @@ pub const POINTS: &[Point] = &[
         Program::Scheduler,
         Needs::Schedules,
         "a tick and its job committed; the dispatcher not woken",
+        false,
+    ),
+    point(
+        "expander.before_commit",
+        Program::Scheduler,
+        Needs::Campaigns,
+        "jobs of a campaign and how far it is written; not committed",
+        false,
+    ),
+    point(
+        "expander.committed",
+        Program::Scheduler,
+        Needs::Campaigns,
+        "jobs of a campaign committed; the dispatcher not woken",
         false,
     ),
     point(

@@ -258,6 +258,8 @@ pub(super) fn rolling_restart<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<
 fn version_before() -> Setup {
     let load = Load {
         http_percent: 100,
+        // Campaigns begin when all programs know them.
+        recipients: 0,
         ..Load::default()
     };
     Setup {

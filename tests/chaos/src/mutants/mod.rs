@@ -136,6 +136,7 @@ impl Bug {
             tenants: 3,
             no_echo: true,
             schedules: 0,
+            recipients: 0,
             ..Load::default()
         };
         match self {

@@ -1,0 +1,237 @@
+//! Campaigns of the clients: handed in whole, cancelled and resumed in the middle, and every recipient a
+//! job that a client was promised.
+//!
+//! Which job a recipient gets is known before there is one: its id comes of the campaign and the
+//! recipient. So each is a submit like any other, and the checker asks of it what it asks of all.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use postroad_common::campaign::{Common, Content, Recipient, child_id};
+use postroad_common::store::{
+    Acted, Campaign, CampaignAction, NewCampaign, NewChunk, Scope, Store,
+};
+use serde_json::json;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::history::{Answer, Lost, Submit};
+use crate::load::sha256;
+use crate::observer::now;
+use crate::schedules::{patiently, tenant_id};
+
+/// Recipients in a chunk: few, so that there are several.
+const CHUNK: usize = 50;
+/// How long a campaign may take, whatever is broken meanwhile.
+const PATIENCE: Duration = Duration::from_secs(120);
+const REST: Duration = Duration::from_millis(200);
+
+/// A campaign that runs.
+pub struct Sending {
+    store: Store,
+    id: Uuid,
+    tenant: String,
+    submits: Vec<Submit>,
+}
+
+/// Hands a campaign of so many recipients in, for the first tenant.
+pub async fn create(
+    store: &Store,
+    url: &str,
+    recipients: usize,
+) -> anyhow::Result<Option<Sending>> {
+    if recipients == 0 {
+        return Ok(None);
+    }
+    let tenant = "tenant-0".to_owned();
+    let number = patiently(|| tenant_id(store, &tenant)).await?;
+    let store = store.scoped(Scope::Tenant(number));
+    let text = content(url, &tenant);
+    let content = Content::parse(text.as_bytes())
+        .map_err(|problems| anyhow::anyhow!("the content is wrong: {problems:?}"))?;
+    let t = now();
+    let id = make(&store, number, &text).await?;
+    let campaign = find(&store, id).await?;
+    let recipients: Vec<_> = (0..recipients).map(recipient).collect();
+    let submits = recipients
+        .iter()
+        .map(|one| submit(&content, &campaign, one, t))
+        .collect::<anyhow::Result<_>>()?;
+    upload(&store, id, &recipients).await?;
+    act(&store, id, CampaignAction::Start, "running").await?;
+    Ok(Some(Sending {
+        store,
+        id,
+        tenant,
+        submits,
+    }))
+}
+
+/// Calls it off in the middle and goes on, if it has not ended before; and waits for its end.
+pub async fn end(sending: Option<Sending>) -> anyhow::Result<Vec<Submit>> {
+    let Some(sending) = sending else {
+        return Ok(Vec::new());
+    };
+    let Sending { store, id, .. } = &sending;
+    act(store, *id, CampaignAction::Cancel, "cancelled").await?;
+    act(store, *id, CampaignAction::Resume, "running").await?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let campaign = find(store, *id).await?;
+        let progress = campaign.progress;
+        ensure!(
+            progress.known() == progress.planned,
+            "the parts of a campaign of {} are not its recipients: {progress:?}",
+            sending.tenant
+        );
+        if progress.not_made == 0 && !campaign_revives(&campaign) {
+            return Ok(sending.submits);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "a campaign stands still: {campaign:?}"
+        );
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Whether something of it is cancelled, and will come back.
+fn campaign_revives(campaign: &Campaign) -> bool {
+    campaign.progress.cancelled > 0
+}
+
+fn content(url: &str, tenant: &str) -> String {
+    let url = format!("{url}/webhook/{tenant}");
+    json!({
+        "channels": {
+            "sms": {"kind": "sms", "args": {"en": {"to": "{{to}}", "text": "{{campaign}} {{to}}"}}},
+            "hook": {"kind": "webhook", "address": "text", "args": {
+                "en": {"url": url, "body": "{{campaign}} {{to}}"},
+            }},
+        },
+        "channel": "sms",
+        "language": "en",
+    })
+    .to_string()
+}
+
+fn recipient(n: usize) -> Recipient {
+    Recipient {
+        to: format!("+3363998{n:04}"),
+        channel: n.is_multiple_of(2).then(|| "hook".to_owned()),
+        language: None,
+        timezone: None,
+        variables: Vec::new(),
+    }
+}
+
+fn submit(
+    content: &Content,
+    campaign: &Campaign,
+    recipient: &Recipient,
+    t: f64,
+) -> anyhow::Result<Submit> {
+    let name = campaign.id.to_string();
+    let common = Common {
+        campaign: &name,
+        timezone: "UTC",
+    };
+    let message = content.render(recipient, common)?;
+    let key = recipient.key(content);
+    let id = child_id(campaign.id, &key, campaign.created_at);
+    let kind = message.channel.kind.to_string();
+    let args: serde_json::Value = serde_json::from_str(message.args.get())?;
+    // What the provider gets: of a webhook its body, of a text message all args.
+    let (on_lost, body) = match kind.as_str() {
+        "webhook" => (
+            Lost::Retry,
+            args["body"].as_str().context("a body")?.to_owned(),
+        ),
+        _ => (Lost::Hold, message.args.get().to_owned()),
+    };
+    Ok(Submit {
+        t,
+        id,
+        tenant: campaign.tenant.clone(),
+        kind,
+        on_lost,
+        due: t,
+        expires: None,
+        dedup_key: None,
+        tick: None,
+        body_sha256: Some(sha256(&body)),
+        over_http: false,
+        answer: Answer::Accepted(id),
+    })
+}
+
+async fn make(store: &Store, tenant: i32, content: &str) -> anyhow::Result<Uuid> {
+    let new = NewCampaign {
+        name: "chaos",
+        content,
+        queues: &["default"],
+        kinds: &["sms", "webhook"],
+        reach: "{}",
+        region: None,
+        start_at: None,
+        expires_at: None,
+        rate_per_second: None,
+        canary_share: None,
+        failure_max: None,
+        needs_approval: false,
+    };
+    // A draft whose answer was lost is one that nobody starts.
+    patiently(|| store.create_campaign(tenant, &new)).await
+}
+
+async fn upload(store: &Store, id: Uuid, recipients: &[Recipient]) -> anyhow::Result<()> {
+    let chunk = |(n, some): (usize, &[Recipient])| -> anyhow::Result<NewChunk> {
+        let lines: Result<Vec<_>, _> = some.iter().map(serde_json::to_string).collect();
+        Ok(NewChunk {
+            zone: String::new(),
+            n: i32::try_from(n)?,
+            recipients: i32::try_from(some.len())?,
+            body: lines?.join("\n"),
+        })
+    };
+    let chunks = recipients.chunks(CHUNK).enumerate().map(chunk);
+    let chunks = chunks.collect::<anyhow::Result<Vec<_>>>()?;
+    let count = i64::try_from(recipients.len())?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Of an upload of which nobody knows whether it was taken, another one is made.
+        let upload = Uuid::now_v7();
+        let added = store.add_chunks(id, upload, &chunks).await;
+        let finished = match added {
+            Ok(true) => store.finish_upload(id, upload, count, "[]").await,
+            other => other,
+        };
+        match finished {
+            Ok(true) => return Ok(()),
+            Ok(false) => anyhow::bail!("the campaign is no draft"),
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tokio::time::sleep(REST).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Until it is so, whether an answer was lost or not; a campaign that has ended stays so.
+async fn act(store: &Store, id: Uuid, action: CampaignAction, state: &str) -> anyhow::Result<()> {
+    let acted = patiently(|| store.act_on_campaign(id, action)).await?;
+    if acted == Acted::Done {
+        return Ok(());
+    }
+    let now = find(store, id).await?.state;
+    ensure!(
+        now == state || now == "finished",
+        "it is {now}, and not {state}"
+    );
+    Ok(())
+}
+
+async fn find(store: &Store, id: Uuid) -> anyhow::Result<Campaign> {
+    let found = patiently(|| store.find_campaign(id)).await?;
+    found.context("the campaign is gone")
+}
