@@ -38,6 +38,9 @@ async fn routes(api: &Api) -> Vec<(Method, String, Permission)> {
     routes
 }
 
+/// A number that acme's campaigns leave out.
+const SUPPRESSED: &str = "%2B33639980606";
+
 /// What acme has, so that others may look for it.
 struct Things {
     jobs: Vec<String>,
@@ -46,6 +49,7 @@ struct Things {
     stop: String,
     recipient: String,
     audience: String,
+    campaign: String,
 }
 
 impl Things {
@@ -63,6 +67,9 @@ impl Things {
             _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
             _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
             _ if route.starts_with("/v1/stops/{id}") => ("{id}", one(&self.stop)),
+            _ if route.starts_with("/v1/campaigns/{id}") => ("{id}", one(&self.campaign)),
+            // Whom it is about is a parameter, and without it there is nothing to be asked.
+            "/v1/suppressions" => return vec![format!("{route}?recipient={SUPPRESSED}")],
             _ => return vec![route.replace("{name}", "default")],
         };
         names.iter().map(|name| route.replace(part, name)).collect()
@@ -75,6 +82,7 @@ impl Things {
             &self.stop,
             &self.recipient,
             &self.audience,
+            &self.campaign,
         ];
         let mut names = self.jobs.iter().chain(others);
         names.any(|name| path.contains(name))
@@ -93,6 +101,8 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
         "stop",
         "recipient",
         "audience",
+        "campaign",
+        "suppression",
         "audit_log",
     ];
     for table in tables {
@@ -103,6 +113,11 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
         );
         all += cluster.query(&sql, &[]).await.unwrap()[0].get(0);
     }
+    let recipients = "
+        select coalesce(string_agg(k::text, E'\\n' order by k::text), '')
+        from postroad.campaign_chunk k join postroad.campaign c on c.id = k.campaign_id
+        join postroad.tenant t on t.id = c.tenant_id where t.name = 'acme'";
+    all += cluster.query(recipients, &[]).await.unwrap()[0].get(0);
     all
 }
 
@@ -114,11 +129,23 @@ fn bodies_of(method: &Method, route: &str) -> Vec<Value> {
     if *method == Method::POST && route == "/v1/stops" {
         return vec![json!({"mode": "pause", "kind": "sms"})];
     }
+    if *method == Method::POST && route == "/v1/campaigns" {
+        return vec![campaign("another")];
+    }
+    if *method == Method::POST && route == "/v1/suppressions" {
+        return vec![json!({"recipients": ["+33639980607"]})];
+    }
     if *method == Method::PATCH && route == "/v1/schedules/{name}" {
         let (pause, resume) = (json!({"paused": true}), json!({"paused": false}));
         return vec![pause, resume, json!({"cron": "@daily"})];
     }
     vec![json!({})]
+}
+
+fn campaign(name: &str) -> Value {
+    let args = json!({"en": {"to": "{{to}}", "text": "acme-only"}});
+    let channels = json!({"sms": {"kind": "sms", "args": args}});
+    json!({"name": name, "content": {"channels": channels, "language": "en"}})
 }
 
 async fn ask(api: &Api, method: &Method, path: &str, body: &Value) -> Answer {
@@ -282,7 +309,8 @@ async fn other_ways_of_sending_a_token_are_none() {
     cluster.take_down().await.unwrap();
 }
 
-/// Jobs in three states, a schedule, a redrive that has begun, and a stop.
+/// Jobs in three states, a schedule, a redrive that has begun, a stop, a campaign with recipients, and a
+/// number that is suppressed.
 async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
     let mut jobs = Vec::new();
     for delay in ["1h", "2h", "3h"] {
@@ -319,7 +347,18 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
         let made = acme.call(Method::PUT, path, &body).await.unwrap();
         assert_eq!(made.status.as_u16(), 201, "{made:?}");
     }
+    let made = acme.post("/v1/campaigns", &campaign("acme-only")).await;
+    let made = made.unwrap().json();
+    let campaign = made["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/campaigns/{campaign}/recipients");
+    let csv = "to\n+33639980601\n";
+    let taken = acme.raw(Method::PUT, &path, "text/csv", csv).await.unwrap();
+    assert_eq!(taken.lines()[0]["accepted"], 1, "{taken:?}");
+    let recipients = json!({"recipients": ["+33639980606"], "reason": "acme-only"});
+    let added = acme.post("/v1/suppressions", &recipients).await.unwrap();
+    assert_eq!(added.json(), json!({"added": 1}), "{added:?}");
     Things {
+        campaign,
         jobs,
         stop: stop["id"].as_str().unwrap().to_owned(),
         schedule: "acme-only".to_owned(),
@@ -361,6 +400,8 @@ async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, 
         "/v1/recipients?tenant=acme",
         "/v1/audiences?limit=200",
         "/v1/audiences?tenant=acme",
+        "/v1/campaigns?limit=200",
+        "/v1/suppressions?limit=200",
     ] {
         let answer = other.get(look).await.unwrap();
         assert!(!answer.text.contains("acme-only"), "{look}: {answer:?}");
@@ -377,12 +418,23 @@ async fn check_that_naming_acme_does_not_help(other: &Api, things: &Things) {
     let one = format!("/v1/schedules/{}", things.schedule);
     let (none, named) = (json!({}), json!({"tenant": "acme", "paused": true}));
     let new = json!({"tenant": "acme", "name": "another", "cron": "@daily", "kind": "echo"});
+    let mut theirs = campaign("another");
+    theirs["tenant"] = json!("acme");
+    let suppressed = format!("/v1/suppressions?recipient={SUPPRESSED}&tenant=acme");
     for (method, path, body) in [
         (Method::GET, format!("{one}?tenant=acme"), &none),
         (Method::DELETE, format!("{one}?tenant=acme"), &none),
         (Method::POST, format!("{one}/run?tenant=acme"), &none),
         (Method::PATCH, one, &named),
         (Method::POST, "/v1/schedules".to_owned(), &new),
+        (Method::POST, "/v1/campaigns".to_owned(), &theirs),
+        (Method::GET, suppressed.clone(), &none),
+        (Method::DELETE, suppressed, &none),
+        (
+            Method::POST,
+            "/v1/suppressions".to_owned(),
+            &json!({"tenant": "acme", "recipients": ["+33639980607"]}),
+        ),
         (
             Method::POST,
             "/v1/dead-letters/redrive".to_owned(),

@@ -8,6 +8,7 @@
 mod api_audiences;
 mod api_bad_input;
 mod api_batch;
+mod api_campaigns;
 mod api_dead_letters;
 mod api_fixture;
 mod api_jobs;

@@ -342,6 +342,31 @@ async fn cancelling_takes_what_was_accepted_before_and_nothing_else() {
     assert_eq!(seen.stopped.all(), 252, "{seen:?}");
 }
 
+#[tokio::test]
+async fn what_is_retried_while_it_is_being_cancelled_is_cancelled_again() {
+    let room = Room::open().await;
+    let later = NewJob {
+        run_at: RunAt::After(Duration::from_secs(3600)),
+        ..webhook()
+    };
+    let waiting = room.enqueue(later).await;
+    // As long as this one runs, the stop is in force.
+    let running = room.running(webhook()).await;
+    let it = stop(&room, &of_kind("webhook"), StopMode::Cancel).await;
+    sweep(&room).await;
+    assert_eq!(room.state(waiting).await, "cancelled");
+
+    room.store.retry(&[waiting]).await.unwrap();
+    assert_eq!(room.state(waiting).await, "scheduled");
+    assert_eq!(room.finish(running, failed()).await, Moved::Failed);
+    until_lifted(&room, &it).await;
+
+    assert_eq!(room.state(waiting).await, "cancelled");
+    room.store.retry(&[waiting]).await.unwrap();
+    sweep(&room).await;
+    assert_eq!(room.state(waiting).await, "scheduled", "the stop is over");
+}
+
 async fn until_lifted(room: &Room, it: &Stop) {
     eventually("nothing is left to be cancelled", async || {
         sweep(room).await;

@@ -358,7 +358,8 @@ impl CampaignSubmission {
         };
         range("/start_at", self.start_at)?;
         range("/expires_at", self.expires_at)?;
-        let starts = self.start_at.unwrap_or_else(Timestamp::now);
+        let now = Timestamp::now();
+        let starts = self.start_at.unwrap_or(now).max(now);
         if self.expires_at.is_some_and(|at| at <= starts) {
             return Err(Problem::invalid(
                 "/expires_at",

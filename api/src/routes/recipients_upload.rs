@@ -43,6 +43,8 @@ const TYPES: [&str; 5] = [
 const CHUNK: usize = 1000;
 /// Recipients that wait for their chunk to be full, over all zones; then the largest go as they are.
 const WAITING_MAX: usize = 20_000;
+/// And the bytes of those: there may be six hundred zones.
+const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a chunk from which on it is full.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks in a statement.
@@ -299,6 +301,7 @@ struct Kept {
     has_zones: bool,
     zones: HashMap<String, Zone>,
     waiting: usize,
+    waiting_bytes: usize,
     full: Vec<NewChunk>,
     under_way: Option<JoinHandle<Result<bool, store::Error>>>,
     counts: BTreeMap<(String, String), u64>,
@@ -321,6 +324,7 @@ impl Kept {
             has_zones,
             zones: HashMap::new(),
             waiting: 0,
+            waiting_bytes: 0,
             full: Vec::new(),
             under_way: None,
             counts: BTreeMap::new(),
@@ -339,15 +343,17 @@ impl Kept {
         let Some(waiting) = self.zones.get_mut(zone) else {
             return Ok(());
         };
+        let before = waiting.body.len();
         waiting.body += &serde_json::to_string(recipient).unwrap_or_default();
         waiting.body.push('\n');
         waiting.recipients += 1;
         self.waiting += 1;
+        self.waiting_bytes += waiting.body.len() - before;
         if waiting.recipients == CHUNK || waiting.body.len() >= CHUNK_BYTES {
             let zone = zone.to_owned();
             self.fill(&zone).await?;
-        } else if self.waiting >= WAITING_MAX {
-            let largest = self.zones.iter().max_by_key(|(_, zone)| zone.recipients);
+        } else if self.waiting >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX {
+            let largest = self.zones.iter().max_by_key(|(_, zone)| zone.body.len());
             if let Some(zone) = largest.map(|(name, _)| name.clone()) {
                 self.fill(&zone).await?;
             }
@@ -373,6 +379,7 @@ impl Kept {
             return Ok(());
         }
         self.waiting -= zone.recipients;
+        self.waiting_bytes -= zone.body.len();
         let recipients = std::mem::take(&mut zone.recipients);
         self.full.push(NewChunk {
             zone: name.to_owned(),

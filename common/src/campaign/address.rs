@@ -269,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_written_is_looked_up_in_one_form() {
+        for (given, form) in [
+            ("+33 6 39 98 06 06", "+33639980606"),
+            ("tel:+33-6-39-98-06-06", "+33639980606"),
+            ("(+33) 639980606", "+33639980606"),
+            (" Ana.B@EXAMPLE.org", "Ana.B@example.org"),
+            ("user-7 ", "user-7"),
+            ("@user", "@user"),
+            ("tel:x", "tel:x"),
+            // Without its country's code it is nobody's number.
+            ("06 39 98 06 06", "06 39 98 06 06"),
+        ] {
+            assert_eq!(suppressible(given).as_deref(), Ok(form), "{given}");
+            assert_eq!(suppressible(form).as_deref(), Ok(form), "{form}");
+        }
+        for none in ["", " ", "a\u{0}b", "a\nb"] {
+            assert!(suppressible(none).is_err(), "{none:?}");
+        }
+    }
+
+    #[test]
     fn a_phone_number_has_one_form() {
         for (region, given, number) in [
             (None, "+33639980606", "+33639980606"),

@@ -405,7 +405,11 @@ fn default_channel(
     match (name, channels) {
         (Some(name), _) => {
             let place = channels.iter().position(|channel| &*channel.name == name);
-            if place.is_none() {
+            // One that is there, and wrong, has been told already.
+            let is_given = content
+                .get("channels")
+                .is_some_and(|given| given.get(name).is_some());
+            if place.is_none() && !is_given {
                 problems.add(&content.at("channel"), "is none of the channels");
             }
             place

@@ -250,12 +250,13 @@ const FINISH_UPLOAD: &str = "
         select coalesce(sum(k.recipients), 0)::bigint as n from postroad.campaign_chunk k
         join postroad.campaign c on c.id = k.campaign_id
         where c.public_id = $1 and k.upload = $2),
-    before as (
-        select id, upload from postroad.campaign where public_id = $1),
+    -- Locked, so that of uploads at once each sees the one that it replaces.
+    before as materialized (
+        select id, upload from postroad.campaign where public_id = $1 for no key update),
     used as (
         update postroad.campaign c set upload = $2, planned = given.n, counts = $5::text::json
-        from given
-        where c.public_id = $1 and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
+        from given, before
+        where c.id = before.id and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
           and given.n = $4
         returning c.id, c.tenant_id),
     replaced as (
