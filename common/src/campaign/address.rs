@@ -269,6 +269,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_any_kind_is_looked_up_as_campaigns_have_it() {
+        for (given, form) in [
+            (" +33 6 39 98 06 06", "+33639980606"),
+            ("tel:+33639980606", "+33639980606"),
+            ("Ana@EXAMPLE.org", "Ana@example.org"),
+            ("06 39 98 06 06", "06 39 98 06 06"),
+            ("user-17 ", "user-17"),
+            ("+1", "+1"),
+            ("@handle", "@handle"),
+        ] {
+            assert_eq!(suppressible(given).as_deref(), Ok(form));
+        }
+        for none in ["", " ", "a\nb", &"x".repeat(ADDRESS_BYTES_MAX + 1)] {
+            assert!(suppressible(none).is_err(), "{none:?}");
+        }
+    }
+
+    #[test]
     fn a_phone_number_has_one_form() {
         for (region, given, number) in [
             (None, "+33639980606", "+33639980606"),
