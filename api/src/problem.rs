@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postroad_common::draft;
 use postroad_common::job::InputError;
 use postroad_common::{audience, store};
 use serde::Serialize;
@@ -289,6 +290,20 @@ impl From<&store::Error> for Problem {
         // Nothing that a client can send leads here.
         tracing::error!("{error}");
         Self::internal()
+    }
+}
+
+impl From<draft::Error> for Problem {
+    fn from(error: draft::Error) -> Self {
+        match error {
+            draft::Error::Unreadable(_) => Self::invalid("", error.to_string()),
+            draft::Error::TooMany => Self::too_large(error.to_string()),
+            draft::Error::NoDraft(_) | draft::Error::NewerContent => {
+                Self::conflict(error.to_string())
+            }
+            draft::Error::NotKept => Self::unavailable(),
+            draft::Error::Store(error) => error.into(),
+        }
     }
 }
 

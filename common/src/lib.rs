@@ -7,6 +7,7 @@
 //! | [`mod@failpoint`] | where tests make a process die; nothing in a release build | everything else |
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
 //! | `campaign` (feature) | what a campaign says, to whom, and when they are reached | tokio, SQL, AMQP, clocks |
+//! | `draft` (`campaign` and `store`) | drafts of campaigns: made, given recipients, previewed | SQL, HTTP |
 //! | [`zone`] | what the name of a time zone is | clocks |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
@@ -57,6 +58,8 @@ pub mod telemetry;
 pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
+#[cfg(all(feature = "campaign", feature = "store"))]
+pub mod draft;
 #[cfg(feature = "store")]
 pub mod store;
 #[cfg(feature = "store")]

@@ -14,6 +14,10 @@ use crate::store_fixture::{Room, job, job_to_hold, unknown};
 
 const NO_JOB: &str = "0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a";
 
+/// A document of which what is for people could move their cursors.
+const CAMPAIGN: &str = r#"{"name": "spring", "content": {"language": "en",
+    "channels": {"sms": {"kind": "sms", "args": {"en": {"to": "{{ to }}", "text": "\u001b[31m"}}}}}}"#;
+
 /// A room with one of everything that a listing may show.
 struct Furnished {
     room: Room,
@@ -21,6 +25,7 @@ struct Furnished {
     held: String,
     completed: String,
     token: String,
+    campaign: String,
 }
 
 impl Furnished {
@@ -37,6 +42,9 @@ impl Furnished {
         cli.ok(&["audiences", "set", "few", "--rules", rules]).await;
         let somebody = r#"{"key":"somebody","attributes":{"text":"\u001b[31m"}}"#;
         cli.run_with(&["recipients", "import", "-"], somebody).await;
+        let create = ["campaigns", "create", "-"];
+        let campaign = cli.run_with(&create, CAMPAIGN).await.out;
+        cli.ok(&["suppressions", "add", "somebody"]).await;
         let token = cli
             .ok(&["tokens", "create", "--tenant", "acme", "--name", "n"])
             .await;
@@ -44,6 +52,7 @@ impl Furnished {
             held: held.id.to_string(),
             completed: completed.id.to_string(),
             token: token[4..12].to_owned(),
+            campaign: campaign.trim().to_owned(),
             room,
             cli,
         }
@@ -63,6 +72,8 @@ impl Furnished {
             "select count(*)::text from postroad.operation",
             "select string_agg(t::text, ' ' order by id) from postroad.recipient t",
             "select string_agg(t::text, ' ' order by id) from postroad.audience t",
+            "select string_agg(t::text, ' ' order by id) from postroad.campaign t",
+            "select string_agg(t::text, ' ' order by recipient) from postroad.suppression t",
         ] {
             state.push(
                 self.room
@@ -115,6 +126,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         held,
         completed,
         token,
+        campaign,
         ..
     } = &furnished;
     let whole_token = format!("prk_{token}_{}_000000", "x".repeat(32));
@@ -169,6 +181,20 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (2, "audiences set vips"),
         (2, "audiences set Vips --rules {\"all\":true}"),
         (2, "audiences preview"),
+        (2, "campaigns create"),
+        (2, "campaigns create /dev/null"),
+        (2, &format!("campaigns upload {campaign} /dev/null")),
+        (
+            2,
+            &format!("campaigns upload {campaign} x.csv --format xml"),
+        ),
+        (2, "campaigns get not-a-campaign"),
+        (2, "campaigns list --state gone"),
+        (2, "campaigns list --limit 0"),
+        (2, &format!("campaigns preview {campaign} --samples 11")),
+        (2, "suppressions add"),
+        (2, "suppressions add x --kind No!"),
+        (2, "suppressions list --limit 0"),
         // Nobody can be asked.
         (2, "tenants disable acme"),
         (2, "tenants secret clear acme"),
@@ -176,6 +202,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (2, &format!("tokens revoke {token}")),
         (2, &format!("tokens revoke {whole_token} --yes")),
         (2, &format!("jobs cancel {held}")),
+        (2, &format!("campaigns cancel {campaign}")),
         // Not there.
         (4, "tenants get nobody"),
         (4, "tenants set nobody --weight 1"),
@@ -212,6 +239,15 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
             4,
             "audiences set vips --rules {\"all\":true} --tenant nobody",
         ),
+        (4, &format!("campaigns get {NO_JOB}")),
+        (4, &format!("campaigns preview {NO_JOB}")),
+        (4, &format!("campaigns start {NO_JOB}")),
+        (4, &format!("campaigns cancel {NO_JOB} --yes")),
+        (4, "campaigns list --tenant nobody"),
+        (4, "suppressions add x --tenant nobody"),
+        (4, "suppressions add x --kind nothing"),
+        (4, "suppressions remove nobody"),
+        (4, "suppressions list --tenant nobody"),
         // In another state.
         (5, "tenants create acme"),
         (5, "tenants secret rotate default"),
@@ -219,10 +255,18 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (5, &format!("jobs retry {held}")),
         (5, &format!("jobs retry {completed}")),
         (5, &format!("jobs resolve {completed} --verdict dead")),
-        // A file that is not there.
+        (5, &format!("campaigns start {campaign}")),
+        (5, &format!("campaigns approve {campaign}")),
+        (5, &format!("campaigns pause {campaign}")),
+        (5, &format!("campaigns resume {campaign}")),
+        // A file that is not there, or has nothing in it.
         (1, "tenants secret rotate acme --file /no/such/file"),
         (1, "enqueue --file /no/such/file"),
         (1, "recipients import /no/such/file"),
+        (1, "campaigns create /no/such/file"),
+        (1, &format!("campaigns upload {campaign} /no/such/file.csv")),
+        (1, &format!("campaigns upload {campaign} - --format csv")),
+        (1, "suppressions add --file /no/such/file"),
     ];
     // The tenant `default` has no secret, unlike what is asked of it above.
     for (code, line) in cases {
@@ -260,6 +304,10 @@ async fn what_is_no_text_is_refused() {
         "enqueue --kind echo --args ?",
         "topology ?",
         "top --interval ?",
+        "campaigns get ?",
+        "campaigns list --state ?",
+        "suppressions add ?",
+        "suppressions add x --reason ?",
     ] {
         let args = not_utf8(line);
         let said = furnished.cli.run(&args).await;
@@ -277,16 +325,27 @@ async fn what_is_no_text_is_refused() {
     let pages = std::fs::read_dir(&name).unwrap().count();
     assert!(pages > 40, "{pages} pages");
     name.push("/none");
-    let args = [OsString::from("enqueue"), "--file".into(), name];
-    let said = furnished.cli.run(&args).await;
-    check(&args, &said);
-    assert_eq!(said.code, Some(1), "{said:?}");
+    for command in [
+        "enqueue --file",
+        "campaigns create",
+        "suppressions add --file",
+    ] {
+        let mut args = words(command);
+        args.push(name.clone());
+        let said = furnished.cli.run(&args).await;
+        check(&args, &said);
+        assert_eq!(said.code, Some(1), "{said:?}");
+    }
     assert_eq!(furnished.state().await, before);
 }
 
 /// Every listing, and every look at one thing.
 fn looks(furnished: &Furnished) -> Vec<String> {
-    let Furnished { completed, .. } = furnished;
+    let Furnished {
+        completed,
+        campaign,
+        ..
+    } = furnished;
     let looks = [
         "tenants list",
         "tenants get acme",
@@ -305,6 +364,10 @@ fn looks(furnished: &Furnished) -> Vec<String> {
         "audiences list",
         "audiences show few",
         "audiences preview few",
+        "campaigns list",
+        &format!("campaigns get {campaign}"),
+        &format!("campaigns preview {campaign}"),
+        "suppressions list",
         "ledger",
         "top --once",
         "doctor",
@@ -486,7 +549,13 @@ async fn completions_and_manual_pages_know_every_command() {
     let cli = Cli::of(&room);
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let script = cli.ok(&["completions", shell]).await;
-        for word in ["dead-letters", "redrive", "doctor", "rotate"] {
+        for word in [
+            "dead-letters",
+            "redrive",
+            "doctor",
+            "rotate",
+            "suppressions",
+        ] {
             assert!(script.contains(word), "{word} for {shell}");
         }
     }

@@ -18,6 +18,7 @@ mod api_tenants;
 mod api_trace;
 mod cli_audiences;
 mod cli_broker_users;
+mod cli_campaigns;
 mod cli_conventions;
 mod cli_doctor;
 mod cli_enqueue;

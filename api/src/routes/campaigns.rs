@@ -4,12 +4,13 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use postroad_common::campaign::{Common, Content, Country, Reach, Reachable, Recipient};
-use postroad_common::store::{self, Acted, CampaignAction, CampaignTexts, NewCampaign};
+use postroad_common::campaign::Submission;
+use postroad_common::draft::{self, SAMPLES, SAMPLES_MAX};
+use postroad_common::store::{self, Acted, CAMPAIGN_STATES, CampaignAction, CampaignTexts};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -19,23 +20,6 @@ use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Path, Query, id_of};
 use crate::problem::Problem;
-
-/// The states that there are, for who asks for one.
-const STATES: [&str; 7] = [
-    "draft",
-    "awaiting_approval",
-    "running",
-    "paused",
-    "cancelled",
-    "expired",
-    "finished",
-];
-/// No name is longer, in bytes.
-const NAME_BYTES_MAX: usize = 200;
-/// Messages that a preview shows, at most.
-const SAMPLES_MAX: usize = 10;
-/// And unless it is asked for others.
-const SAMPLES: usize = 3;
 
 /// A campaign to be made. It begins as a draft; recipients are uploaded, and then it is started.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -233,11 +217,11 @@ pub(crate) struct Preview {
 }
 
 /// Recipients of one channel and language.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Part {
-    pub(crate) channel: String,
-    pub(crate) language: String,
-    pub(crate) recipients: u64,
+    channel: String,
+    language: String,
+    recipients: u64,
 }
 
 /// One message as it would go.
@@ -268,113 +252,66 @@ pub(crate) struct PreviewQuery {
     samples: Option<usize>,
 }
 
-/// What was submitted, checked: its content, and when recipients may be reached as JSON.
-struct Checked {
-    content: Content,
-    content_text: String,
-    reach: String,
-}
-
-impl CampaignSubmission {
-    fn check(&self) -> Result<Checked, Problem> {
-        let name = self.name.as_deref().unwrap_or_default();
-        let is_name =
-            (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
-        if !is_name {
-            let what = format!("must be 1 to {NAME_BYTES_MAX} bytes, without control characters");
-            return Err(Problem::invalid("/name", what));
+impl From<CampaignSubmission> for Submission {
+    fn from(of: CampaignSubmission) -> Self {
+        let CampaignSubmission {
+            name,
+            tenant,
+            content,
+            send_window,
+            quiet_hours,
+            timezone,
+            region,
+            start_at,
+            expires_at,
+            rate_per_second,
+            canary_share,
+            failure_max,
+            needs_approval,
+        } = of;
+        Self {
+            name,
+            tenant,
+            content,
+            send_window,
+            quiet_hours,
+            timezone,
+            region,
+            start_at,
+            expires_at,
+            rate_per_second,
+            canary_share,
+            failure_max,
+            needs_approval,
         }
-        let under = |prefix: &str, problems: Vec<postroad_common::campaign::Problem>| {
-            let problems = problems.into_iter().map(|one| one.under(prefix));
-            Problem::all_of(problems.map(|one| (one.pointer, one.what)).collect())
-        };
-        let Some(content) = &self.content else {
-            return Err(Problem::invalid("/content", "is missing"));
-        };
-        let read = Content::read(content).map_err(|problems| under("/content", problems))?;
-        let reach = self.reach();
-        let reach_text = match reach.is_empty() {
-            true => "{}".to_owned(),
-            false => {
-                let reach = Value::Object(reach);
-                Reachable::read(&reach).map_err(|problems| under("", problems))?;
-                reach.to_string()
-            }
-        };
-        self.check_rest()?;
-        Ok(Checked {
-            content: read,
-            content_text: content.to_string(),
-            reach: reach_text,
-        })
-    }
-
-    fn reach(&self) -> Map<String, Value> {
-        let parts = [
-            ("send_window", &self.send_window),
-            ("quiet_hours", &self.quiet_hours),
-            ("timezone", &self.timezone),
-        ];
-        let given = parts.into_iter().filter_map(|(name, value)| {
-            let value = value.as_ref()?;
-            Some((name.to_owned(), value.clone()))
-        });
-        given.collect()
-    }
-
-    fn check_rest(&self) -> Result<(), Problem> {
-        if let Some(region) = &self.region
-            && let Err(error) = region.parse::<Country>()
-        {
-            return Err(Problem::invalid("/region", error.to_string()));
-        }
-        if self
-            .rate_per_second
-            .is_some_and(|rate| !(1..=1_000_000).contains(&rate))
-        {
-            return Err(Problem::invalid(
-                "/rate_per_second",
-                "must be from 1 to 1000000; to send nothing, pause the campaign",
-            ));
-        }
-        if self
-            .canary_share
-            .is_some_and(|share| !(share > 0.0 && share < 1.0))
-        {
-            return Err(Problem::invalid("/canary_share", "must be between 0 and 1"));
-        }
-        if self
-            .failure_max
-            .is_some_and(|max| !(0.0..=1.0).contains(&max))
-        {
-            return Err(Problem::invalid("/failure_max", "must be from 0 to 1"));
-        }
-        let range = |pointer: &str, at: Option<Timestamp>| match at {
-            Some(at) if !is_storable(at) => Err(Problem::invalid(
-                pointer,
-                "must lie between the years 2000 and 2200",
-            )),
-            _ => Ok(()),
-        };
-        range("/start_at", self.start_at)?;
-        range("/expires_at", self.expires_at)?;
-        let now = Timestamp::now();
-        let starts = self.start_at.unwrap_or(now).max(now);
-        if self.expires_at.is_some_and(|at| at <= starts) {
-            return Err(Problem::invalid(
-                "/expires_at",
-                "must be later than the start, and than now",
-            ));
-        }
-        Ok(())
     }
 }
 
-/// Whether the database takes it for a time of a job.
-fn is_storable(at: Timestamp) -> bool {
-    const FIRST: i64 = 946_684_800;
-    const LAST: i64 = 7_258_118_400;
-    (FIRST..LAST).contains(&at.as_second())
+impl From<draft::Preview> for Preview {
+    fn from(of: draft::Preview) -> Self {
+        let part = |of: draft::Part| Part {
+            channel: of.channel,
+            language: of.language,
+            recipients: of.recipients,
+        };
+        let sample = |of: draft::Sample| Sample {
+            to: of.to,
+            channel: of.channel,
+            language: of.language,
+            kind: of.kind,
+            queue: of.queue,
+            args: of.args,
+            not_before: of.not_before,
+            error: of.error,
+        };
+        Self {
+            recipients: of.recipients,
+            parts: of.parts.into_iter().map(part).collect(),
+            cost: of.cost,
+            currency: of.currency,
+            samples: of.samples.into_iter().map(sample).collect(),
+        }
+    }
 }
 
 /// Makes a draft. Nothing is sent before it has recipients and is started.
@@ -398,26 +335,14 @@ pub(crate) async fn create(
     Json(asked): Json<CampaignSubmission>,
 ) -> Result<(StatusCode, axum::Json<Campaign>), Problem> {
     caller.may(Permission::CampaignsWrite)?;
-    let checked = asked.check()?;
+    let asked = Submission::from(asked);
+    let checked = asked.check(Timestamp::now()).map_err(|invalid| {
+        // Of the first part in which anything is wrong: its name, its content, its hours, the rest.
+        let problems = invalid.first_part().into_iter();
+        Problem::all_of(problems.map(|one| (one.pointer, one.what)).collect())
+    })?;
     let tenant = owner(&caller, asked.tenant.as_deref()).await?;
-    let channels = checked.content.channels();
-    let queues: Vec<_> = channels.iter().map(|one| one.queue.as_str()).collect();
-    let kinds: Vec<_> = channels.iter().map(|one| one.kind.as_str()).collect();
-    let new = NewCampaign {
-        name: asked.name.as_deref().unwrap_or_default(),
-        content: &checked.content_text,
-        queues: &queues,
-        kinds: &kinds,
-        reach: &checked.reach,
-        region: asked.region.as_deref(),
-        start_at: asked.start_at,
-        expires_at: asked.expires_at,
-        rate_per_second: asked.rate_per_second,
-        canary_share: asked.canary_share,
-        failure_max: asked.failure_max,
-        needs_approval: asked.needs_approval,
-    };
-    let id = caller.store().create_campaign(tenant, &new).await?;
+    let id = draft::create(&caller.store(), tenant, &asked, &checked).await?;
     Ok((StatusCode::CREATED, find(&caller, id).await?))
 }
 
@@ -440,8 +365,8 @@ pub(crate) async fn list(
     caller.may(Permission::CampaignsRead)?;
     let limit = limit_of(query.limit)?;
     let state = query.state.as_deref();
-    if state.is_some_and(|state| !STATES.contains(&state)) {
-        let what = format!("must be one of {}", STATES.join(", "));
+    if state.is_some_and(|state| !CAMPAIGN_STATES.contains(&state)) {
+        let what = format!("must be one of {}", CAMPAIGN_STATES.join(", "));
         return Err(Problem::parameter("state", what));
     }
     let before = match query.cursor.as_deref() {
@@ -503,69 +428,8 @@ pub(crate) async fn preview(
     }
     let id = id_or_none(&id)?;
     let texts = texts(&caller, id).await?;
-    let content = content_of(&texts)?;
-    Ok(axum::Json(previewed(id, &texts, &content, samples)))
-}
-
-fn previewed(id: Uuid, texts: &CampaignTexts, content: &Content, samples: usize) -> Preview {
-    let counts = texts.counts.as_deref().unwrap_or("[]");
-    let parts: Vec<Part> = serde_json::from_str(counts).unwrap_or_default();
-    let cost = parts.iter().try_fold(0_u128, |sum, part| {
-        let micros = content.channel(&part.channel)?.cost_micros?;
-        Some(sum + u128::from(micros) * u128::from(part.recipients))
-    });
-    let reach = Reachable::parse(texts.reach.as_bytes()).ok();
-    let reach = reach.filter(|_| texts.reach != "{}");
-    let lines = texts.first_chunk.as_deref().unwrap_or_default().lines();
-    let recipients = lines.filter_map(|line| serde_json::from_str(line).ok());
-    Preview {
-        recipients: texts.planned,
-        parts,
-        cost: cost.map(|micros| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)),
-        currency: content.currency().map(str::to_owned),
-        samples: recipients
-            .take(samples)
-            .map(|recipient| sample(id, content, reach.as_ref(), &recipient))
-            .collect(),
-    }
-}
-
-fn sample(id: Uuid, content: &Content, reach: Option<&Reachable>, recipient: &Recipient) -> Sample {
-    let campaign = id.to_string();
-    let timezone = reach.and_then(|reach| reach.zone().iana_name());
-    let common = Common {
-        campaign: &campaign,
-        timezone: timezone.unwrap_or("UTC"),
-    };
-    let zone = recipient.timezone.as_deref();
-    let zone = zone.and_then(|zone| jiff::tz::TimeZone::get(zone).ok());
-    let not_before = match reach.map(|reach| reach.at(zone.as_ref(), Timestamp::now())) {
-        Some(Reach::Closed { opens_at }) => Some(opens_at),
-        _ => None,
-    };
-    let to = recipient.to.clone();
-    match content.render(recipient, common) {
-        Ok(message) => Sample {
-            to,
-            channel: message.channel.name.to_string(),
-            language: message.language.to_string(),
-            kind: message.channel.kind.to_string(),
-            queue: message.channel.queue.to_string(),
-            args: Some(message.args),
-            not_before,
-            error: None,
-        },
-        Err(error) => Sample {
-            to,
-            channel: error.channel,
-            language: error.language,
-            kind: String::new(),
-            queue: String::new(),
-            args: None,
-            not_before,
-            error: Some(error.what),
-        },
-    }
+    let preview = draft::preview(id, &texts, samples, Timestamp::now())?;
+    Ok(axum::Json(preview.into()))
 }
 
 macro_rules! action {
@@ -658,9 +522,4 @@ async fn find(caller: &Caller, id: Uuid) -> Result<axum::Json<Campaign>, Problem
 pub(super) async fn texts(caller: &Caller, id: Uuid) -> Result<CampaignTexts, Problem> {
     let found = caller.store().campaign_texts(id).await?;
     found.ok_or_else(|| Problem::not_found("campaign"))
-}
-
-pub(super) fn content_of(texts: &CampaignTexts) -> Result<Content, Problem> {
-    Content::parse(texts.content.as_bytes())
-        .map_err(|_| Problem::conflict("its content was made by a newer version"))
 }

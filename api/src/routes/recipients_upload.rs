@@ -1,13 +1,8 @@
 //! Recipients of a campaign: any number in one request, in constant memory.
 //!
-//! The body is read as it arrives; what can be read of it is kept in chunks of a thousand recipients
-//! of one time zone, written while the next ones are read. What cannot is told at once, by line.
-//!
-//! What if the request breaks off, or the process dies? Nothing of it is the campaign's before the last
-//! line has been read and kept: the upload is thrown away, at once or by a scheduler's pruner, and is
-//! sent again from the beginning.
+//! The body is read as it arrives, and kept as [`Intake`] does it. What is no recipient is told at once,
+//! by line. An upload that breaks off leaves the campaign as it was.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -16,16 +11,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use postroad_common::campaign::{Content, Format, Line, Reader, Recipient};
-use postroad_common::store::{self, CampaignAction, CampaignTexts, NewChunk, Store};
+use postroad_common::campaign::{Format, Line};
+use postroad_common::draft::{self, Intake, PIECE};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
-use super::campaigns::{Part, content_of, id_or_none, texts};
+use super::campaigns::{id_or_none, texts};
 use crate::auth::Caller;
 use crate::body::{Path, Query, expect_type};
 use crate::metrics;
@@ -39,20 +32,8 @@ const TYPES: [&str; 5] = [
     "application/jsonl",
     "application/x-jsonlines",
 ];
-/// Recipients in a chunk, at most.
-const CHUNK: usize = 1000;
-/// Recipients that wait for their chunk to be full, over all zones; then the largest go as they are.
-const WAITING_MAX: usize = 20_000;
-/// And the bytes of those: there may be six hundred zones.
-const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of a chunk from which on it is full.
-const CHUNK_BYTES: usize = 1024 * 1024;
-/// Chunks in a statement.
-const CHUNKS: usize = 8;
-/// Recipients of one campaign.
-const RECIPIENTS_MAX: u64 = 10_000_000;
-/// Bytes that are read as lines at once.
-const SLICE: usize = 64 * 1024;
+/// Refused lines that are told one by one; of more, only how many.
+const TOLD_MAX: u64 = 10_000;
 /// How long a client may send nothing, or read nothing.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Lines of the answer that wait for the client to read them.
@@ -69,12 +50,22 @@ pub(crate) struct RefusedLine {
     error: String,
 }
 
+impl From<draft::RefusedLine> for RefusedLine {
+    fn from(of: draft::RefusedLine) -> Self {
+        Self {
+            line: of.line,
+            field: of.field,
+            error: of.error,
+        }
+    }
+}
+
 /// The last line of the answer.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UploadCounts {
     /// Lines that are recipients of the campaign now. Zero if `complete` is false.
     accepted: u64,
-    /// Lines that were refused, each with a line of its own above.
+    /// Lines that were refused; the first ten thousand have a line of their own above.
     rejected: u64,
     /// Columns that the content does not know: they were passed over.
     ignored_columns: Vec<String>,
@@ -83,6 +74,18 @@ pub(crate) struct UploadCounts {
     /// The campaign's state now.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
+}
+
+impl From<draft::Counts> for UploadCounts {
+    fn from(of: draft::Counts) -> Self {
+        Self {
+            accepted: of.accepted,
+            rejected: of.rejected,
+            ignored_columns: of.ignored_columns,
+            complete: of.complete,
+            state: of.state,
+        }
+    }
 }
 
 /// What becomes of the campaign afterwards.
@@ -129,20 +132,15 @@ pub(crate) async fn upload(
     let id = id_or_none(&id)?;
     let texts = texts(&caller, id).await?;
     expect_type(request.headers(), &TYPES)?;
-    if texts.state != "draft" {
-        return Err(no_draft(&texts.state));
-    }
-    let content = content_of(&texts)?;
+    let intake = Intake::new(caller.store(), id, &texts, format_of(&request))?;
     let (answers, lines) = mpsc::channel(ANSWERS);
     let (begin, begun) = oneshot::channel();
     let upload = Upload {
-        reader: Reader::new(format_of(&request), &content, region_of(&texts)),
-        kept: Kept::new(caller.store(), id, texts.reach != "{}"),
-        content,
+        intake,
         answers,
         begin: Some(begin),
-        counts: UploadCounts::default(),
         is_started: query.start,
+        told: Some(0),
     };
     let body = request.into_body().into_data_stream();
     tokio::spawn(upload.run(body));
@@ -157,12 +155,6 @@ pub(crate) async fn upload(
     Ok(([(CONTENT_TYPE, TYPES[1])], Body::from_stream(body)).into_response())
 }
 
-fn no_draft(state: &str) -> Problem {
-    Problem::conflict(format!(
-        "the campaign is {state}: recipients are those of a draft"
-    ))
-}
-
 fn format_of(request: &Request) -> Format {
     let given = request.headers().get(CONTENT_TYPE);
     let given = given.and_then(|one| one.to_str().ok()).unwrap_or_default();
@@ -173,30 +165,21 @@ fn format_of(request: &Request) -> Format {
     }
 }
 
-fn region_of(texts: &CampaignTexts) -> Option<postroad_common::campaign::Country> {
-    texts
-        .region
-        .as_deref()
-        .and_then(|region| region.parse().ok())
-}
-
 /// An upload that is being read.
 struct Upload {
-    reader: Reader,
-    content: Content,
-    kept: Kept,
+    intake: Intake,
     answers: mpsc::Sender<Bytes>,
     begin: Option<oneshot::Sender<Result<(), Problem>>>,
-    counts: UploadCounts,
     is_started: bool,
+    /// Lines that were told. None: the client does not read what it is told.
+    told: Option<u64>,
 }
 
 impl Upload {
     async fn run(mut self, body: BodyDataStream) {
         let broke = self.read(body).await.err();
         if broke.is_some() {
-            self.kept.drop_all().await;
-            self.counts.accepted = 0;
+            self.intake.drop_all().await;
         }
         if let Some(begin) = self.begin.take() {
             let is_refused = broke.is_some();
@@ -212,14 +195,11 @@ impl Upload {
             #[serde(skip_serializing_if = "Option::is_none")]
             error: Option<Problem>,
         }
-        let mut counts = std::mem::take(&mut self.counts);
-        counts.complete = broke.is_none();
-        counts.ignored_columns = self.reader.ignored_columns().to_vec();
         let end = End {
-            counts,
+            counts: self.intake.into_counts().into(),
             error: broke,
         };
-        self.say(&end).await;
+        say(&self.answers, &end).await;
     }
 
     async fn read(&mut self, mut body: BodyDataStream) -> Result<(), Problem> {
@@ -231,47 +211,35 @@ impl Upload {
                 Ok(None) => break,
                 Err(_) => return Err(Problem::timeout()),
             };
-            for slice in piece.chunks(SLICE) {
-                self.reader.feed(slice, &mut lines).map_err(refused)?;
+            for slice in piece.chunks(PIECE) {
+                self.intake.read(slice, &mut lines)?;
                 self.take(&mut lines).await?;
             }
         }
-        self.reader.finish(&mut lines).map_err(refused)?;
+        self.intake.read_rest(&mut lines)?;
         self.take(&mut lines).await?;
-        let state = self
-            .kept
-            .finish(self.counts.accepted, self.is_started)
-            .await?;
-        self.counts.state = Some(state);
+        self.intake.finish(self.is_started).await?;
         Ok(())
     }
 
     async fn take(&mut self, lines: &mut Vec<Line>) -> Result<(), Problem> {
-        for Line { number, recipient } in lines.drain(..) {
-            match recipient {
-                Ok(recipient) => {
-                    self.counts.accepted += 1;
-                    if self.counts.accepted > RECIPIENTS_MAX {
-                        return Err(Problem::too_large(format!(
-                            "a campaign may have {RECIPIENTS_MAX} recipients"
-                        )));
-                    }
-                    self.kept.keep(&self.content, &recipient).await?;
-                }
-                Err(error) => {
-                    metrics::rejected("invalid", 1);
-                    self.counts.rejected += 1;
-                    let line = RefusedLine {
-                        line: number,
-                        field: error.field,
-                        error: error.what,
-                    };
-                    self.begun();
-                    self.say(&line).await;
-                }
+        for line in lines.drain(..) {
+            if let Some(refused) = self.intake.keep(line).await? {
+                metrics::rejected("invalid", 1);
+                self.begun();
+                self.tell(refused.into()).await;
             }
         }
         Ok(())
+    }
+
+    /// A client that has sent everything before it reads must not wait for itself.
+    async fn tell(&mut self, refused: RefusedLine) {
+        let Some(told) = self.told.filter(|told| *told < TOLD_MAX) else {
+            return;
+        };
+        let is_read = say(&self.answers, &refused).await;
+        self.told = is_read.then_some(told + 1);
     }
 
     /// From now on there is an answer.
@@ -280,182 +248,12 @@ impl Upload {
             drop(begin.send(Ok(())));
         }
     }
-
-    async fn say(&mut self, line: &(impl Serialize + Sync)) {
-        let mut text = serde_json::to_vec(line).unwrap_or_default();
-        text.push(b'\n');
-        // A client that has gone away reads nothing.
-        drop(tokio::time::timeout(IDLE_MAX, self.answers.send(text.into())).await);
-    }
 }
 
-fn refused(refused: postroad_common::campaign::Refused) -> Problem {
-    Problem::invalid("", format!("the upload {}", refused.what))
-}
-
-/// Recipients on their way into the database.
-struct Kept {
-    store: Store,
-    campaign: Uuid,
-    upload: Uuid,
-    has_zones: bool,
-    zones: HashMap<String, Zone>,
-    waiting: usize,
-    waiting_bytes: usize,
-    full: Vec<NewChunk>,
-    under_way: Option<JoinHandle<Result<bool, store::Error>>>,
-    counts: BTreeMap<(String, String), u64>,
-}
-
-/// Recipients of one zone that have no chunk yet.
-#[derive(Default)]
-struct Zone {
-    body: String,
-    recipients: usize,
-    chunks: i32,
-}
-
-impl Kept {
-    fn new(store: Store, campaign: Uuid, has_zones: bool) -> Self {
-        Self {
-            store,
-            campaign,
-            upload: Uuid::now_v7(),
-            has_zones,
-            zones: HashMap::new(),
-            waiting: 0,
-            waiting_bytes: 0,
-            full: Vec::new(),
-            under_way: None,
-            counts: BTreeMap::new(),
-        }
-    }
-
-    async fn keep(&mut self, content: &Content, recipient: &Recipient) -> Result<(), Problem> {
-        self.count(content, recipient);
-        let zone = match self.has_zones {
-            true => recipient.timezone.as_deref().unwrap_or_default(),
-            false => "",
-        };
-        if !self.zones.contains_key(zone) {
-            self.zones.insert(zone.to_owned(), Zone::default());
-        }
-        let Some(waiting) = self.zones.get_mut(zone) else {
-            return Ok(());
-        };
-        let before = waiting.body.len();
-        waiting.body += &serde_json::to_string(recipient).unwrap_or_default();
-        waiting.body.push('\n');
-        waiting.recipients += 1;
-        self.waiting += 1;
-        self.waiting_bytes += waiting.body.len() - before;
-        if waiting.recipients == CHUNK || waiting.body.len() >= CHUNK_BYTES {
-            let zone = zone.to_owned();
-            self.fill(&zone).await?;
-        } else if self.waiting >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX {
-            let largest = self.zones.iter().max_by_key(|(_, zone)| zone.body.len());
-            if let Some(zone) = largest.map(|(name, _)| name.clone()) {
-                self.fill(&zone).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, content: &Content, recipient: &Recipient) {
-        let Some(channel) = content.channel_of(recipient) else {
-            return;
-        };
-        let language = channel.language_of(recipient.language.as_deref(), content.language());
-        let part = (channel.name.to_string(), language.to_string());
-        *self.counts.entry(part).or_default() += 1;
-    }
-
-    /// Makes a chunk of what waits for one.
-    async fn fill(&mut self, name: &str) -> Result<(), Problem> {
-        let Some(zone) = self.zones.get_mut(name) else {
-            return Ok(());
-        };
-        if zone.recipients == 0 {
-            return Ok(());
-        }
-        self.waiting -= zone.recipients;
-        self.waiting_bytes -= zone.body.len();
-        let recipients = std::mem::take(&mut zone.recipients);
-        self.full.push(NewChunk {
-            zone: name.to_owned(),
-            n: zone.chunks,
-            recipients: i32::try_from(recipients).unwrap_or(i32::MAX),
-            body: std::mem::take(&mut zone.body),
-        });
-        zone.chunks += 1;
-        if self.full.len() >= CHUNKS {
-            self.write().await?;
-        }
-        Ok(())
-    }
-
-    /// Writes what is full, while more is read.
-    async fn write(&mut self) -> Result<(), Problem> {
-        self.written().await?;
-        let chunks = std::mem::take(&mut self.full);
-        let (store, campaign, upload) = (self.store.clone(), self.campaign, self.upload);
-        self.under_way = Some(tokio::spawn(async move {
-            store.add_chunks(campaign, upload, &chunks).await
-        }));
-        Ok(())
-    }
-
-    /// Waits for what is being written.
-    async fn written(&mut self) -> Result<(), Problem> {
-        let Some(writing) = self.under_way.take() else {
-            return Ok(());
-        };
-        let written = writing.await.map_err(|_| Problem::unavailable())??;
-        match written {
-            true => Ok(()),
-            false => Err(no_draft("no draft any more")),
-        }
-    }
-
-    /// Makes all of it the campaign's; answers with its state.
-    async fn finish(&mut self, recipients: u64, is_started: bool) -> Result<String, Problem> {
-        let zones: Vec<String> = self.zones.keys().cloned().collect();
-        for zone in zones {
-            self.fill(&zone).await?;
-        }
-        self.write().await?;
-        self.written().await?;
-        let parts = self.counts.iter();
-        let parts: Vec<Part> = parts
-            .map(|((channel, language), recipients)| Part {
-                channel: channel.clone(),
-                language: language.clone(),
-                recipients: *recipients,
-            })
-            .collect();
-        let counts = serde_json::to_string(&parts).unwrap_or_default();
-        let recipients = i64::try_from(recipients).unwrap_or(i64::MAX);
-        let finished = self
-            .store
-            .finish_upload(self.campaign, self.upload, recipients, &counts)
-            .await?;
-        if !finished {
-            return Err(no_draft("no draft any more"));
-        }
-        if is_started {
-            self.store
-                .act_on_campaign(self.campaign, CampaignAction::Start)
-                .await?;
-        }
-        let texts = self.store.campaign_texts(self.campaign).await?;
-        Ok(texts.map(|texts| texts.state).unwrap_or_default())
-    }
-
-    /// What is there of it will never be used. If this fails, a pruner does it.
-    async fn drop_all(&mut self) {
-        drop(self.written().await);
-        if let Err(error) = self.store.drop_upload(self.campaign, self.upload).await {
-            tracing::warn!("{error}: left to the pruner");
-        }
-    }
+/// Whether the client reads.
+async fn say(answers: &mpsc::Sender<Bytes>, line: &(impl Serialize + Sync)) -> bool {
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    let sent = tokio::time::timeout(IDLE_MAX, answers.send(text.into())).await;
+    matches!(sent, Ok(Ok(())))
 }

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use jiff::Timestamp;
 use postroad_common::campaign::suppressible;
 use postroad_common::job::KindName;
-use postroad_common::store;
+use postroad_common::store::{self, SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,11 +14,6 @@ use super::schedules::owner;
 use crate::auth::Caller;
 use crate::body::{Json, Query};
 use crate::problem::Problem;
-
-/// Recipients in a request, at most.
-const RECIPIENTS_MAX: usize = 1000;
-/// No reason is longer.
-const REASON_BYTES_MAX: usize = 500;
 
 /// Who is to be suppressed.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -125,13 +120,13 @@ pub(crate) async fn add(
     Json(asked): Json<Suppressing>,
 ) -> Result<(StatusCode, axum::Json<SuppressedCount>), Problem> {
     caller.may(Permission::CampaignsWrite)?;
-    if !(1..=RECIPIENTS_MAX).contains(&asked.recipients.len()) {
-        let what = format!("must have 1 to {RECIPIENTS_MAX} addresses");
+    if !(1..=SUPPRESSED_AT_ONCE).contains(&asked.recipients.len()) {
+        let what = format!("must have 1 to {SUPPRESSED_AT_ONCE} addresses");
         return Err(Problem::invalid("/recipients", what));
     }
     let reason = asked.reason.as_deref().unwrap_or_default();
-    if reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
-        let what = format!("must be at most {REASON_BYTES_MAX} bytes, without NUL");
+    if reason.len() > SUPPRESSION_REASON_BYTES_MAX || reason.contains('\0') {
+        let what = format!("must be at most {SUPPRESSION_REASON_BYTES_MAX} bytes, without NUL");
         return Err(Problem::invalid("/reason", what));
     }
     let kind = kind_of(asked.kind.as_deref())?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod audiences;
 pub(crate) mod audit;
+pub(crate) mod campaigns;
 pub(crate) mod completions;
 pub(crate) mod dead_letters;
 pub(crate) mod demo;
@@ -18,6 +19,7 @@ pub(crate) mod queues;
 pub(crate) mod recipients;
 pub(crate) mod schedules;
 pub(crate) mod stops;
+pub(crate) mod suppressions;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod top;

@@ -144,7 +144,7 @@ async fn stop(store: &Store, id: Uuid) -> anyhow::Result<()> {
 }
 
 /// How often is looked how far it is.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// Watches until the operation has ended; none: Ctrl-C came first, and it goes on.
 pub(crate) async fn follow(
@@ -170,7 +170,8 @@ pub(crate) async fn follow(
     Ok(watched)
 }
 
-async fn warn_without_scheduler(store: &Store) -> anyhow::Result<()> {
+/// Says so where nothing will happen.
+pub(super) async fn warn_without_scheduler(store: &Store) -> anyhow::Result<()> {
     let schedulers = store.processes(false, Some("scheduler")).await?;
     if !schedulers.iter().any(|one| one.state == "running") {
         note("no scheduler runs: nothing happens until one does");
@@ -199,6 +200,7 @@ async fn until_ended(
     }
 }
 
-fn is_transient(error: &anyhow::Error) -> bool {
+/// Whether the same may go well in a moment.
+pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(error) if store::Error::is_transient(error))
 }

@@ -5,6 +5,7 @@ use postroad_common::job::{KindName, QueueName, TenantName};
 use postroad_common::store::{NewStop, Stop, StopMode, StopScope, Store};
 use uuid::Uuid;
 
+use super::values::reason;
 use crate::ask::Sure;
 use crate::exit;
 use crate::output::{self, Table, line, moment, moment_or, note};
@@ -103,13 +104,6 @@ struct New {
 enum Mode {
     Pause,
     Cancel,
-}
-
-fn reason(text: &str) -> Result<String, &'static str> {
-    let is_short = text.len() <= 500;
-    is_short
-        .then(|| text.to_owned())
-        .ok_or("at most 500 bytes are kept")
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {

@@ -80,6 +80,14 @@ pub(crate) fn expires_after_or_none(text: &str) -> Result<Limit<Duration>, &'sta
     }
 }
 
+/// Why something is done.
+pub(crate) fn reason(text: &str) -> Result<String, &'static str> {
+    let is_short = text.len() <= 500;
+    is_short
+        .then(|| text.to_owned())
+        .ok_or("at most 500 bytes are kept")
+}
+
 /// At most so long: what Postgres and calendars take.
 const SINCE_MAX: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 

@@ -3,6 +3,7 @@
 //!
 //! | | |
 //! |---|---|
+//! | [`Submission`] | all of it as one document, checked as a whole |
 //! | [`Content`] | what is said: JSON with templates, read and compiled once, rendered per recipient |
 //! | [`Reader`] | to whom: an upload in CSV or NDJSON, read as it streams in |
 //! | [`AddressKind`] | addresses, checked and brought into the one form in which they are compared |
@@ -20,6 +21,7 @@ mod language;
 mod measure;
 mod problem;
 mod recipients;
+mod submission;
 mod template;
 mod window;
 
@@ -36,6 +38,7 @@ pub use problem::{PROBLEMS_MAX, Problem};
 pub use recipients::{
     COLUMNS_MAX, Format, IGNORED_MAX, Line, LineError, RECORD_BYTES_MAX, Reader, Recipient, Refused,
 };
+pub use submission::{Checked, Invalid, NAME_BYTES_MAX, SUBMISSION_BYTES_MAX, Submission};
 pub use template::{ALL_EXPRESSIONS_MAX, EXPRESSIONS_MAX, TEMPLATE_NESTING_MAX};
 pub use window::{Reach, Reachable};
 

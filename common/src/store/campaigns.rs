@@ -13,6 +13,17 @@ use uuid::Uuid;
 use super::audit::{Change, if_so};
 use super::{Error, Store};
 
+/// The states that there are, in the order in which campaigns come to them.
+pub const CAMPAIGN_STATES: [&str; 7] = [
+    "draft",
+    "awaiting_approval",
+    "running",
+    "paused",
+    "cancelled",
+    "expired",
+    "finished",
+];
+
 /// A campaign to be made: a draft, without recipients.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCampaign<'a> {

@@ -118,7 +118,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
-    Acted, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk, Progress,
+    Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk,
+    Progress,
 };
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
@@ -144,7 +145,7 @@ pub use schema::{SCHEMA_VERSION, SchemaState};
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
-pub use suppressions::Suppression;
+pub use suppressions::{SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX, Suppression};
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;

@@ -10,6 +10,11 @@ use tokio_postgres::types::ToSql;
 use super::audit::{Change, Target};
 use super::{Error, Store};
 
+/// Recipients that are suppressed at once, at most.
+pub const SUPPRESSED_AT_ONCE: usize = 1000;
+/// The longest reason, in bytes.
+pub const SUPPRESSION_REASON_BYTES_MAX: usize = 500;
+
 /// A recipient that is suppressed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Suppression {

@@ -1,0 +1,67 @@
+//! Drafts of campaigns: made, given their recipients, and looked at before anything is sent. What the
+//! API and the command line do alike about them; neither HTTP nor files are known here.
+
+mod intake;
+mod preview;
+
+pub use intake::{Counts, Intake, PIECE, RECIPIENTS_MAX, RefusedLine};
+pub use preview::{Part, Preview, SAMPLES, SAMPLES_MAX, Sample, preview};
+
+use uuid::Uuid;
+
+use crate::campaign::{Checked, Content, Submission};
+use crate::store::{self, CampaignTexts, NewCampaign, Store};
+
+/// What of a draft cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing of an upload can be read.
+    #[error("the upload {0}")]
+    Unreadable(String),
+    /// An upload has more recipients than a campaign may have.
+    #[error("a campaign may have {RECIPIENTS_MAX} recipients")]
+    TooMany,
+    /// The campaign has been started, or has ended.
+    #[error("the campaign is {0}: recipients are those of a draft")]
+    NoDraft(String),
+    /// What it says cannot be read by this program.
+    #[error("its content was made by a newer version")]
+    NewerContent,
+    /// What was to be written never was.
+    #[error("the recipients could not be kept")]
+    NotKept,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Makes a draft for a tenant of what was submitted, and answers its id.
+pub async fn create(
+    store: &Store,
+    tenant: i32,
+    submission: &Submission,
+    checked: &Checked,
+) -> Result<Uuid, store::Error> {
+    let channels = checked.content.channels();
+    let queues: Vec<_> = channels.iter().map(|one| one.queue.as_str()).collect();
+    let kinds: Vec<_> = channels.iter().map(|one| one.kind.as_str()).collect();
+    let new = NewCampaign {
+        name: submission.name.as_deref().unwrap_or_default(),
+        content: &checked.content_text,
+        queues: &queues,
+        kinds: &kinds,
+        reach: &checked.reach,
+        region: submission.region.as_deref(),
+        start_at: submission.start_at,
+        expires_at: submission.expires_at,
+        rate_per_second: submission.rate_per_second,
+        canary_share: submission.canary_share,
+        failure_max: submission.failure_max,
+        needs_approval: submission.needs_approval,
+    };
+    store.create_campaign(tenant, &new).await
+}
+
+fn content_of(texts: &CampaignTexts) -> Result<Content, Error> {
+    Content::parse(texts.content.as_bytes()).map_err(|_| Error::NewerContent)
+}
