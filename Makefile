@@ -77,6 +77,7 @@ fmt: ## format the code
 ci: lint test ## what every change has to pass: on the programs that the tests have built
 	target/debug/postroad demo
 	target/debug/postroad demo --webhooks
+	target/debug/postroad demo --campaign --recipients 200000 --drain 20000
 	target/debug/postroad demo --recipients 20000 --workers 4 --kill --resolve
 	target/debug/postroad-chaos --gate --debug-programs
 

@@ -269,11 +269,8 @@ const FINISH_UPLOAD: &str = "
         from given, before
         where c.id = before.id and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
           and given.n = $4
-        returning c.id, c.tenant_id),
-    replaced as (
-        delete from postroad.campaign_chunk k using used, before
-        where k.campaign_id = used.id and k.upload = before.upload and before.upload <> $2)
-    select true, tenant_id from used";
+        returning c.id, c.tenant_id)
+    select true, used.tenant_id, case when before.upload <> $2 then before.upload end from used, before";
 
 const DROP_UPLOAD: &str = "
     delete from postroad.campaign_chunk k
@@ -529,6 +526,13 @@ impl Store {
             detail: json!({"recipients": recipients}),
         };
         let rows = self.change(change, if_so(&id.to_string())).await?;
+        let replaced: Option<Uuid> = rows.first().and_then(|row| row.get(2));
+        if let Some(replaced) = replaced {
+            // Only now is all of it to be seen, should it have been finished at the same moment.
+            if let Err(error) = self.drop_upload(id, replaced).await {
+                tracing::warn!("{error}: left to the pruner");
+            }
+        }
         Ok(!rows.is_empty())
     }
 
