@@ -877,25 +877,45 @@ async fn whoever_made_a_campaign_does_not_approve_of_it() {
     cluster.take_down().await.unwrap();
 }
 
-/// What was never started has had no canary, and nobody has seen anything fail.
+/// An operator's pause is not its tenant's to end, and no tenant runs any number at once.
 #[tokio::test]
-async fn a_draft_that_was_cancelled_and_is_resumed_keeps_its_canary_and_its_limit() {
-    let (cluster, _, api) = quiet().await;
-    let path = draft(&api, json!({"canary_share": 0.5, "failure_max": 0.25})).await;
-    let csv = "to\n+33639980001\n+33639980002\n+33639980003\n";
-    take(&api, &path, CSV, csv).await;
-    for action in ["cancel", "resume"] {
-        let done = api
-            .post(&format!("{path}/{action}"), &json!({}))
-            .await
-            .unwrap();
+async fn what_may_not_run_is_a_conflict_that_says_so() {
+    let (cluster, program, api) = quiet().await;
+    let operator = cluster
+        .client(program, None, &Permission::ALL)
+        .await
+        .unwrap();
+    let path = draft(&api, json!({})).await;
+    take(&api, &path, CSV, "to\n+33639980001\n").await;
+    let act = async |api: &Api, action: &str| {
+        let path = format!("{path}/{action}");
+        api.post(&path, &json!({})).await.unwrap()
+    };
+    let fill = "
+        insert into postroad.campaign (public_id, tenant_id, name, content, state, created_by)
+        select gen_random_uuid(), c.tenant_id, 'another', '{}', 'running', 'x'
+        from postroad.campaign c, generate_series(1, 200)";
+    cluster.query(fill, &[]).await.unwrap();
+    let full = act(&api, "start").await;
+    full.problem(409).unwrap();
+    assert!(full.text.contains("as many campaigns"), "{full:?}");
+    let sql = "delete from postroad.campaign where name = 'another'";
+    cluster.query(sql, &[]).await.unwrap();
+
+    assert_eq!(act(&api, "start").await.json()["state"], "running");
+    for action in ["pause", "cancel"] {
+        let done = act(&operator, action).await;
         assert_eq!(done.status, StatusCode::OK, "{done:?}");
+        let refused = act(&api, "resume").await;
+        refused.problem(409).unwrap();
+        assert!(refused.text.contains("only an operator"), "{refused:?}");
     }
-    let campaign = api.get(&path).await.unwrap().json();
-    assert_eq!(campaign["state"], "running");
-    assert_eq!(campaign["canary"], 2, "{campaign}");
-    assert_eq!(campaign["canary_passed_at"], json!(null));
-    assert_eq!(campaign["failure_max"], 0.25);
+    // What was thrown away cannot be gone on with, whoever asks.
+    cluster
+        .query("delete from postroad.campaign_chunk", &[])
+        .await
+        .unwrap();
+    act(&operator, "resume").await.problem(409).unwrap();
     cluster.take_down().await.unwrap();
 }
 

@@ -57,6 +57,7 @@ impl Things {
     fn paths(&self, method: &Method, route: &str) -> Vec<String> {
         let one = std::slice::from_ref;
         let (part, names) = match route {
+            _ if route.starts_with("/v1/campaigns/{id}") => ("{id}", one(&self.campaign)),
             // Whoever puts something makes one of its own.
             _ if *method == Method::PUT => {
                 return vec![route.replace("{name}", "own").replace("{key}", "own")];
@@ -67,7 +68,6 @@ impl Things {
             _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
             _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
             _ if route.starts_with("/v1/stops/{id}") => ("{id}", one(&self.stop)),
-            _ if route.starts_with("/v1/campaigns/{id}") => ("{id}", one(&self.campaign)),
             // Whom it is about is a parameter, and without it there is nothing to be asked.
             "/v1/suppressions" => return vec![format!("{route}?recipient={SUPPRESSED}")],
             _ => return vec![route.replace("{name}", "default")],

@@ -202,6 +202,7 @@ pub(crate) struct CampaignsQuery {
 
 /// What a campaign would do, and has not done.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CampaignPreview)]
 pub(crate) struct Preview {
     /// Recipients that were handed in and could be read.
     recipients: i64,
@@ -459,7 +460,7 @@ macro_rules! action {
 action!(
     /// Starts a draft that has recipients; or has it wait for approval, where it needs one.
     start, "/v1/campaigns/{id}/start", "start_campaign", Start,
-    "It is no draft, or has no recipients"
+    "It is no draft, has no recipients, or as many of the tenant are running as may"
 );
 action!(
     /// Approves of a campaign that somebody else has made: it runs.
@@ -473,7 +474,7 @@ action!(
 action!(
     /// Goes on: after a pause, or after it was cancelled, and then what was cancelled comes back first.
     resume, "/v1/campaigns/{id}/resume", "resume_campaign", Resume,
-    "It is neither paused nor cancelled, or was never approved of"
+    "It is neither paused nor cancelled, was never approved of, was paused or cancelled by an operator, or its recipients are not kept any more"
 );
 action!(
     /// Starts nothing more of it from now on, and cancels what has not begun.
@@ -501,12 +502,23 @@ async fn act(
                 "the campaign has no recipients: PUT them to /v1/campaigns/{id}/recipients",
             ))
         }
-        Acted::NotNow => Err(Problem::conflict(format!(
-            "the campaign is {}",
-            campaign.state
-        ))),
+        Acted::NotNow => Err(Problem::conflict(why_not(action, &campaign.state))),
         Acted::Done | Acted::NotThere => Ok(campaign),
     }
+}
+
+fn why_not(action: CampaignAction, state: &str) -> String {
+    let why = match (action, state) {
+        (CampaignAction::Start, "draft") => {
+            ", and as many campaigns of the tenant are running as may"
+        }
+        (CampaignAction::Resume, "paused" | "cancelled") => {
+            ", and cannot be gone on with: it was never approved of, only an operator may, or its \
+             recipients are not kept any more"
+        }
+        _ => "",
+    };
+    format!("the campaign is {state}{why}")
 }
 
 pub(super) fn id_or_none(id: &str) -> Result<Uuid, Problem> {

@@ -255,22 +255,23 @@ const ADD_CHUNKS: &str = "
     select $1, $2, u.zone, u.n, u.recipients, u.body
     from unnest($3::text[], $4::int[], $5::int[], $6::text[]) as u(zone, n, recipients, body)";
 
-/// Only all of it: chunks that are missing would be recipients that get nothing.
+/// The upload whose recipients are those of a draft.
+const UPLOAD: &str = "
+    select c.upload from postroad.campaign c
+    where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'draft'";
+
+/// Only all of it: chunks that are missing would be recipients that get nothing. And only instead of
+/// the one ($6) that is known, and is deleted then.
 const FINISH_UPLOAD: &str = "
     with given as (
         select coalesce(sum(k.recipients), 0)::bigint as n from postroad.campaign_chunk k
         join postroad.campaign c on c.id = k.campaign_id
-        where c.public_id = $1 and k.upload = $2),
-    -- Locked, so that of uploads at once each sees the one that it replaces.
-    before as materialized (
-        select id, upload from postroad.campaign where public_id = $1 for no key update),
-    used as (
-        update postroad.campaign c set upload = $2, planned = given.n, counts = $5::text::json
-        from given, before
-        where c.id = before.id and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
-          and given.n = $4
-        returning c.id, c.tenant_id)
-    select true, used.tenant_id, case when before.upload <> $2 then before.upload end from used, before";
+        where c.public_id = $1 and k.upload = $2)
+    update postroad.campaign c set upload = $2, planned = given.n, counts = $5::text::json
+    from given
+    where c.public_id = $1 and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
+      and given.n = $4 and c.upload is not distinct from $6::uuid
+    returning true, c.tenant_id";
 
 const DROP_UPLOAD: &str = "
     delete from postroad.campaign_chunk k
@@ -518,22 +519,39 @@ impl Store {
         recipients: i64,
         counts: &str,
     ) -> Result<bool, Error> {
-        let change = Change {
-            operation: "taking recipients",
-            sql: FINISH_UPLOAD,
-            params: &[&id, &upload, &self.tenant_id(), &recipients, &counts],
-            action: "campaign.recipients",
-            detail: json!({"recipients": recipients}),
-        };
-        let rows = self.change(change, if_so(&id.to_string())).await?;
-        let replaced: Option<Uuid> = rows.first().and_then(|row| row.get(2));
-        if let Some(replaced) = replaced {
-            // Only now is all of it to be seen, should it have been finished at the same moment.
-            if let Err(error) = self.drop_upload(id, replaced).await {
-                tracing::warn!("{error}: left to the pruner");
+        let mut known = self.upload_of(id).await?;
+        while let Some(before) = known {
+            let tenant = self.tenant_id();
+            let change = Change {
+                operation: "taking recipients",
+                sql: FINISH_UPLOAD,
+                params: &[&id, &upload, &tenant, &recipients, &counts, &before],
+                action: "campaign.recipients",
+                detail: json!({"recipients": recipients}),
+            };
+            let rows = self.change(change, if_so(&id.to_string())).await?;
+            if !rows.is_empty() {
+                let dropped = match before {
+                    Some(before) => self.drop_upload(id, before).await,
+                    None => Ok(()),
+                };
+                if let Err(error) = dropped {
+                    tracing::warn!("{error}: left to the pruner");
+                }
+                return Ok(true);
             }
+            // Another upload may have come first: then this one is instead of that.
+            let now = self.upload_of(id).await?;
+            known = now.filter(|now| *now != before);
         }
-        Ok(!rows.is_empty())
+        Ok(false)
+    }
+
+    /// The upload of a draft, if there is one; none: it is no draft.
+    async fn upload_of(&self, id: Uuid) -> Result<Option<Option<Uuid>>, Error> {
+        let params: [&(dyn ToSql + Sync); 2] = [&id, &self.tenant_id()];
+        let rows = self.query("reading a campaign", UPLOAD, &params).await?;
+        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// Throws an upload away that did not come to its end.
