@@ -277,6 +277,35 @@ async fn the_gate_says_how_late_each_job_starts() {
     assert!((600..700).contains(&long_due.as_secs()), "{long_due:?}");
 }
 
+/// It was made in time, and waited too long in the pipe.
+#[tokio::test]
+async fn a_job_whose_recipient_may_not_be_reached_any_more_waits_and_is_not_charged() {
+    let room = Room::open().await;
+    let late = room.dispatched(job()).await;
+    let in_time = room.dispatched(job()).await;
+    let sql = "update postroad.job set zone = 'UTC', closes_at = now() + $2 * interval '1 s' where id = $1";
+    for (job, seconds) in [(late, -1.0), (in_time, 60.0)] {
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [job.id.as_uuid(), &seconds];
+        room.sql.execute(sql, &params).await.unwrap();
+    }
+
+    assert_eq!(room.start(in_time).await, FIRST);
+    assert_eq!(room.start(late).await, GateVerdict::Closed);
+
+    assert_eq!(room.state(late.id).await, "scheduled");
+    assert_eq!(room.look::<i32>(late.id, "attempt").await, 0);
+    let waits = "select run_at > now() from postroad.job where stage = 0";
+    assert!(
+        room.value::<bool>(waits).await,
+        "until somebody has looked when again"
+    );
+    assert_eq!(
+        room.start(late).await,
+        GateVerdict::Refused,
+        "its message is done with"
+    );
+}
+
 /// An update that stays on its page (HOT) writes no index; that is what `fillfactor` is for.
 ///
 /// Each batch takes every tenth job, so it fits the room that the pages keep, and what it left

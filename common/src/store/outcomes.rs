@@ -170,6 +170,7 @@ const START: &str = concat!(
 ///   waits, and for a few seconds if no scheduler is there.
 /// * What a stop names is set aside, and no attempt is charged. How long a job has been in the worker's
 ///   hands ($5) tells whether the stop met it there or in RabbitMQ.
+/// * A batch may ask about a job twice.
 /// * Of what there is no reason any more not to start, it says so: it has to be asked for again.
 const REFUSE: &str = concat!(
     "
@@ -185,7 +186,7 @@ const REFUSE: &str = concat!(
             when stop.id is not null then 'stopped'
             when j.closes_at <= now() then 'closed'
             else 'open' end as verdict
-        from asked a
+        from (select id, dispatch, max(in_hand_ms) as in_hand_ms from asked group by id, dispatch) a
         join postroad.job j on j.id = a.id and j.dispatch = a.dispatch
         cross join lateral (select ",
     stop_of_j!(),
