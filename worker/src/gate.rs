@@ -77,7 +77,7 @@ impl Gatekeeper {
             for (one, (verdict, late)) in batch.drain(..).zip(verdicts) {
                 let GateVerdict::Start { attempt } = verdict else {
                     metrics::refused(reason(verdict));
-                    tracing::debug!(job.id = %one.ticket.job().id, "the gate says {verdict:?}: dropped");
+                    tracing::debug!(job.id = %one.ticket.job().id, "refused by the gate ({verdict:?}): dropped");
                     refused.push((one.ticket, Settle::Ack));
                     continue;
                 };
