@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use jiff::{SignedDuration, Timestamp};
 use postroad_common::campaign::{Common, Content, Recipient, child_id};
 use postroad_common::store::{
     Acted, Campaign, CampaignAction, NewCampaign, NewChunk, Scope, Store,
@@ -34,11 +35,13 @@ pub struct Sending {
     submits: Vec<Submit>,
 }
 
-/// Hands a campaign of so many recipients in, for the first tenant.
+/// Hands a campaign of so many recipients in, for the first tenant, to start after a while: what it sends
+/// must not be taken for the pace of the other clients before a fault.
 pub async fn create(
     store: &Store,
     url: &str,
     recipients: usize,
+    starts_after: Duration,
 ) -> anyhow::Result<Option<Sending>> {
     if recipients == 0 {
         return Ok(None);
@@ -50,7 +53,8 @@ pub async fn create(
     let content = Content::parse(text.as_bytes())
         .map_err(|problems| anyhow::anyhow!("the content is wrong: {problems:?}"))?;
     let t = now();
-    let id = make(&store, number, &text).await?;
+    let starts = patiently(|| store.now()).await? + SignedDuration::try_from(starts_after)?;
+    let id = make(&store, number, &text, starts).await?;
     let campaign = find(&store, id).await?;
     let recipients: Vec<_> = (0..recipients).map(recipient).collect();
     let submits = recipients
@@ -165,7 +169,12 @@ fn submit(
     })
 }
 
-async fn make(store: &Store, tenant: i32, content: &str) -> anyhow::Result<Uuid> {
+async fn make(
+    store: &Store,
+    tenant: i32,
+    content: &str,
+    starts: Timestamp,
+) -> anyhow::Result<Uuid> {
     let new = NewCampaign {
         name: "chaos",
         content,
@@ -173,7 +182,7 @@ async fn make(store: &Store, tenant: i32, content: &str) -> anyhow::Result<Uuid>
         kinds: &["sms", "webhook"],
         reach: "{}",
         region: None,
-        start_at: None,
+        start_at: Some(starts),
         expires_at: None,
         rate_per_second: None,
         canary_share: None,

@@ -86,6 +86,8 @@ impl Default for Load {
 const BEAT: Duration = Duration::from_millis(50);
 /// How often a client asks again that gets no answer.
 const TRIES: usize = 20;
+/// The campaign starts when what throughput is like has been seen.
+const CAMPAIGN_AFTER: Duration = Duration::from_secs(8);
 /// Between two of them.
 const REST: Duration = Duration::from_millis(500);
 
@@ -106,7 +108,14 @@ pub async fn run(
     };
     let campaign = match load.herd_after {
         Some(_) => None,
-        None => campaigns::create(doors.store(), &provider_url, load.recipients).await?,
+        None => {
+            let after = if load.is_plain {
+                Duration::ZERO
+            } else {
+                CAMPAIGN_AFTER
+            };
+            campaigns::create(doors.store(), &provider_url, load.recipients, after).await?
+        }
     };
     let mut maker = Maker::new(load.clone(), seed, provider_url);
     let mut beat = tokio::time::interval(BEAT);
