@@ -92,10 +92,10 @@ impl Service for Expander {
         // Each on its own: what one of them cannot do must not keep the other from it.
         let reopened = self.reopen().await;
         let expanded = self.store.expand_campaign(&mut self.campaigns).await?;
-        if let Some(expanded) = expanded {
+        if let Some(jobs) = expanded {
             self.busy_until = Some(Instant::now() + BUSY_FOR);
-            if expanded.jobs > 0 {
-                metrics::expanded(expanded.jobs);
+            if jobs > 0 {
+                metrics::expanded(jobs);
                 self.dispatch.wake();
             }
         }

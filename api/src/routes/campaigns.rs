@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::limit_of;
 use super::schedules::owner;
+use super::{before, limit_of};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Path, Query, id_of};
@@ -370,12 +370,7 @@ pub(crate) async fn list(
         let what = format!("must be one of {}", CAMPAIGN_STATES.join(", "));
         return Err(Problem::parameter("state", what));
     }
-    let before = match query.cursor.as_deref() {
-        None => None,
-        Some(cursor) => Some(id_of(cursor).ok_or_else(|| {
-            Problem::parameter("cursor", "must be the `next_cursor` of a page before")
-        })?),
-    };
+    let before = query.cursor.as_deref().map(before).transpose()?;
     let found = caller.store().campaigns(state, before, limit).await?;
     let is_full = found.len() as i64 == limit;
     let last = found.last().filter(|_| is_full);

@@ -12,7 +12,7 @@ use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Job, JobPage, limit_of};
+use super::{Job, JobPage, before, limit_of};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, JsonBytes, Path, Query, id_of};
@@ -317,11 +317,6 @@ pub(super) async fn page(
         items: page.jobs.into_iter().map(Job::from).collect(),
         next_cursor: page.next.map(|id| id.to_string()),
     }))
-}
-
-/// What a page's `next_cursor` names: the job before which the next one begins.
-fn before(cursor: &str) -> Result<uuid::Uuid, Problem> {
-    id_of(cursor).ok_or_else(|| Problem::parameter("cursor", "must be the next_cursor of a page"))
 }
 
 fn state_of(text: &str) -> Result<JobState, Problem> {

@@ -27,6 +27,7 @@ use utoipa_axum::routes;
 
 use crate::App;
 use crate::auth::Caller;
+use crate::body::id_of;
 use crate::problem::Problem;
 
 /// Items on a page, unless the client says otherwise.
@@ -250,6 +251,11 @@ async fn tenant_of(caller: &Caller, named: Option<&str>) -> Result<i32, Problem>
     }
     let found = caller.tenant(Some(named.unwrap_or(DEFAULT))).await?;
     found.ok_or_else(|| Problem::parameter("tenant", "there is no such tenant"))
+}
+
+/// What a page's `next_cursor` names: what the next one begins before.
+fn before(cursor: &str) -> Result<uuid::Uuid, Problem> {
+    id_of(cursor).ok_or_else(|| Problem::parameter("cursor", "must be the next_cursor of a page"))
 }
 
 /// How many items a page is to have.

@@ -8,7 +8,7 @@ use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::limit_of;
+use super::{before, limit_of};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Path, Query, id_of};
@@ -229,12 +229,7 @@ pub(crate) async fn list(
 ) -> Result<axum::Json<StopPage>, Problem> {
     caller.may(Permission::StopsRead)?;
     let limit = limit_of(query.limit)?;
-    let before = match query.cursor.as_deref() {
-        None => None,
-        Some(cursor) => Some(id_of(cursor).ok_or_else(|| {
-            Problem::parameter("cursor", "must be the `next_cursor` of a page before")
-        })?),
-    };
+    let before = query.cursor.as_deref().map(before).transpose()?;
     let found = caller.store().stops(query.all, before, limit).await?;
     let is_full = found.len() as i64 == limit;
     let last = found.last().filter(|_| is_full);

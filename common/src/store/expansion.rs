@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::campaigns::{progress_of_c, stop_moved};
-use super::{Error, Store, millis};
+use super::{Error, StopMode, Store, millis};
 use crate::failpoint;
 
 /// A campaign of which jobs are to be made.
@@ -95,13 +95,6 @@ pub trait Expand {
 
     /// When a recipient of this zone may be reached again, and until when.
     fn reach(&mut self, campaign: &Expanding, zone: &str) -> (Timestamp, Option<Timestamp>);
-}
-
-/// What one step did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Expanded {
-    /// Jobs that are there now, due or for later.
-    pub jobs: i64,
 }
 
 /// Jobs made in a transaction, at most.
@@ -324,12 +317,13 @@ struct SoFar {
 type Result<T, E = tokio_postgres::Error> = std::result::Result<T, E>;
 
 impl Store {
-    /// Does one step for the running campaign whose turn it is. None: there is none. One whose step
+    /// Does one step for the running campaign whose turn it is, and says how many jobs are there now, due
+    /// or for later. None: there is none. One whose step
     /// fails has its next turn later, and is paused when it fails again and again.
     pub async fn expand_campaign(
         &self,
         expand: &mut impl Expand,
-    ) -> std::result::Result<Option<Expanded>, Error> {
+    ) -> std::result::Result<Option<i64>, Error> {
         let mut taken = None;
         let stepped = self
             .with_connection("making jobs of a campaign", async |connection| {
@@ -351,11 +345,11 @@ impl Store {
             })
             .await;
         match (stepped, taken) {
-            (Ok(jobs), _) => Ok(jobs.map(|jobs| Expanded { jobs })),
+            (Ok(jobs), _) => Ok(jobs),
             (Err(error), None) => Err(error),
             (Err(error), Some(campaign)) => {
                 self.postpone(campaign, &error).await?;
-                Ok(Some(Expanded { jobs: 0 }))
+                Ok(Some(0))
             }
         }
     }
@@ -458,11 +452,11 @@ impl<'a> Held<'a> {
             Err(why) => return self.pause(&why, "content").await,
         };
         match self.stopped(&outlets).await? {
-            Some("cancel") => {
+            Some(StopMode::Cancel) => {
                 let why = "a stop cancels what it is about";
                 return self.pause(why, "stop").await;
             }
-            Some(_) => return self.rest(STOPPED_REST).await,
+            Some(StopMode::Pause) => return self.rest(STOPPED_REST).await,
             None => {}
         }
         let windows = self.windows(&outlets).await?;
@@ -507,12 +501,11 @@ impl<'a> Held<'a> {
     }
 
     /// The mode of a stop that keeps what it would make from being started.
-    async fn stopped(&self, outlets: &Outlets) -> Result<Option<&'static str>> {
+    async fn stopped(&self, outlets: &Outlets) -> Result<Option<StopMode>> {
         let ask = self.tx.prepare_cached(STOPPED).await?;
         let params: [&(dyn ToSql + Sync); 3] = [&self.tenant, &outlets.queues, &outlets.kinds];
         let row = self.tx.query_opt(&ask, &params).await?;
-        let mode: Option<String> = row.map(|row| row.get(0));
-        Ok(mode.map(|mode| if mode == "cancel" { "cancel" } else { "pause" }))
+        Ok(row.and_then(|row| StopMode::of_name(row.get(0))))
     }
 
     /// The room that there is for its jobs.

@@ -124,7 +124,7 @@ pub use campaigns::{
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
-pub use expansion::{Child, Expand, Expanded, Expanding, Outlets, Turn};
+pub use expansion::{Child, Expand, Expanding, Outlets, Turn};
 pub use gauges::{COUNTED_MAX, QueueGauges};
 pub use housekeeping::{DayToForget, PARTITION_DAYS_AHEAD};
 pub use job_actions::{Cancelled, Retried};
