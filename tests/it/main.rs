@@ -62,6 +62,7 @@ mod store_housekeeping;
 mod store_listener;
 mod store_migrations;
 mod store_outcomes;
+mod store_pace;
 mod store_retention;
 mod store_schedules;
 mod store_stops;

@@ -33,7 +33,7 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 20] = [
+static TABLES: [Table; 21] = [
     Table {
         name: "archive",
         needs: &[],
@@ -65,6 +65,14 @@ static TABLES: [Table; 20] = [
         values: "'somebody', {t}, 'job.cancel', 'something'",
         owner: "tenant_id = {t}",
         touched: "target",
+    },
+    Table {
+        name: "breaker",
+        needs: &["tenant"],
+        columns: "provider_id, tenant_id, probe_at, rest, reason",
+        values: "1, {t}, now(), '5 s', 'it timed out'",
+        owner: "tenant_id = {t}",
+        touched: "trips",
     },
     Table {
         name: "campaign",
@@ -253,7 +261,8 @@ async fn wide_open() -> TestDatabase {
     let mut owner = database.client().await;
     postroad_migrations::grant_roles(&mut owner).await.unwrap();
     let open = "grant all on all tables in schema postroad to postroad_api;
-        alter table postroad.audit_log disable trigger audit_log_only_grows";
+        alter table postroad.audit_log disable trigger audit_log_only_grows;
+        insert into postroad.provider (name) values ('gateway')";
     owner.batch_execute(open).await.unwrap();
     database
 }

@@ -138,6 +138,7 @@ fn reason(verdict: GateVerdict) -> &'static str {
         GateVerdict::Stopped => "stopped",
         GateVerdict::Suppressed => "suppressed",
         GateVerdict::Closed => "closed",
+        GateVerdict::Broken => "breaker",
         GateVerdict::Refused | GateVerdict::Start { .. } => "stale",
     }
 }

@@ -9,6 +9,7 @@ mod jobs;
 mod kinds;
 mod ledger;
 mod operations;
+mod providers;
 mod queues;
 mod recipients;
 mod recipients_upload;
@@ -48,6 +49,9 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(queues::set))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::get, providers::put, providers::delete))
+        .routes(routes!(providers::close))
         .routes(routes!(kinds::list))
         .routes(routes!(kinds::set))
         .routes(routes!(dead_letters::list))

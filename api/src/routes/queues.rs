@@ -34,6 +34,9 @@ pub(crate) struct Queue {
     /// Whole days after which its finished jobs are forgotten, if the schedulers keep them that long.
     #[schema(required = true)]
     retention_days: Option<i32>,
+    /// Whose limits its jobs keep to, beside its own.
+    #[schema(required = true)]
+    provider: Option<String>,
     /// Due and not dispatched; counted up to 10,000.
     due: i64,
     dispatched: i64,
@@ -57,6 +60,7 @@ impl From<QueueRow> for Queue {
             prefetch: row.prefetch,
             rate_per_second: row.rate_per_second,
             retention_days: row.retention_days,
+            provider: row.provider,
             due: row.due,
             dispatched: row.dispatched,
             running: row.running,
@@ -96,10 +100,16 @@ pub(crate) struct QueuePatch {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i32>, minimum = 1, maximum = 3650)]
     retention_days: Option<Option<i32>>,
+    /// Whose limits its jobs keep to, beside its own.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    provider: Option<Option<String>>,
 }
 
 /// A field that is there, be it null.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<i32>>, D::Error> {
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Deserialize::deserialize(from).map(Some)
 }
 
@@ -128,6 +138,7 @@ impl QueuePatch {
             prefetch: self.prefetch,
             rate_per_second: self.rate_per_second,
             retention_days: self.retention_days,
+            provider: self.provider.clone(),
         })
     }
 }
@@ -202,7 +213,9 @@ pub(crate) async fn set(
     let change = patch.checked()?;
     let name = known(&name)?;
     if change != QueueChange::default() && !caller.store().set_queue(name, &change).await? {
-        return Err(Problem::not_found("queue"));
+        // A queue or its provider is missing: the queue is what the path names.
+        drop(find(&caller, name).await?);
+        return Err(Problem::invalid("/provider", "there is no such provider"));
     }
     find(&caller, name).await
 }

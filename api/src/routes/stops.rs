@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use postroad_common::job::{KindName, QueueName};
+use postroad_common::job::{KindName, ProviderName, QueueName};
 use postroad_common::store::{self, Missing, NewStop, StopMode, StopScope};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub(crate) struct StopSubmission {
     queue: Option<String>,
     /// Of this kind.
     kind: Option<String>,
+    /// In any queue of this provider.
+    provider: Option<String>,
     /// Why, for whoever finds it: at most 500 bytes.
     #[schema(max_length = 500)]
     reason: Option<String>,
@@ -51,6 +53,9 @@ pub(crate) struct Stop {
     /// The kind that it names.
     #[schema(required = true)]
     kind: Option<String>,
+    /// The provider that it names.
+    #[schema(required = true)]
+    provider: Option<String>,
     reason: String,
     /// Who made it.
     actor: String,
@@ -101,6 +106,7 @@ impl From<store::Stop> for Stop {
             tenant: stop.tenant,
             queue: stop.queue,
             kind: stop.kind,
+            provider: stop.provider,
             reason: stop.reason,
             actor: stop.actor,
             created_at: stop.created_at,
@@ -141,7 +147,7 @@ pub(crate) struct StopsQuery {
 
 /// Stops jobs: no attempt of what is named begins once this has been answered.
 ///
-/// A tenant, a queue or a kind must be named. Jobs that run are not interrupted; if they fail, they are
+/// A tenant, a queue, a kind or a provider must be named. Jobs that run are not interrupted; if they fail, they are
 /// not tried again as long as the stop is in force. The answer says where the named jobs are.
 #[utoipa::path(
     post, path = "/v1/stops", tag = "stops", operation_id = "create_stop",
@@ -177,15 +183,19 @@ pub(crate) async fn create(
     if let Some(Err(error)) = asked.kind.as_deref().map(str::parse::<KindName>) {
         return Err(Problem::invalid("/kind", error.to_string()));
     }
+    if let Some(Err(error)) = asked.provider.as_deref().map(str::parse::<ProviderName>) {
+        return Err(Problem::invalid("/provider", error.to_string()));
+    }
     let tenant = caller.tenant(asked.tenant.as_deref()).await;
     let tenant = tenant.map_err(|problem| problem.about("/tenant"))?;
     let scope = StopScope {
         tenant: tenant.or(caller.scope().tenant_id()),
         queue: asked.queue,
         kind: asked.kind,
+        provider: asked.provider,
     };
     if scope == StopScope::default() {
-        let what = "name a tenant, a queue or a kind: there is no stop for everything";
+        let what = "name a tenant, a queue, a kind or a provider: there is no stop for everything";
         return Err(Problem::invalid("", what));
     }
     let new = NewStop {

@@ -15,6 +15,7 @@ pub(crate) mod kinds;
 pub(crate) mod ledger;
 pub(crate) mod migrate;
 pub(crate) mod operations;
+pub(crate) mod providers;
 pub(crate) mod queues;
 pub(crate) mod recipients;
 pub(crate) mod schedules;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use postroad_common::job::QueueName;
+use postroad_common::job::{ProviderName, QueueName};
 use postroad_common::store::{Changed, QueueChange, QueueRow, Store};
 
-use super::values::{Limit, days, duration, prefetch, rate};
+use super::values::{Limit, days, duration, prefetch, provider, rate};
 use crate::exit;
 use crate::output::{self, Table, line, note, number_or, stretch};
 use crate::setup::Setup;
@@ -67,7 +67,8 @@ Examples:
   postroad queues set sms --rate 50
   postroad queues set sms --rate none --prefetch 20
   postroad queues set webhooks --window 5000 --pipe-ttl 2m
-  postroad queues set sms --retention-days 2")]
+  postroad queues set sms --retention-days 2
+  postroad queues set sms --provider gateway")]
     Set {
         #[arg(value_name = "QUEUE")]
         name: QueueName,
@@ -87,6 +88,9 @@ Examples:
         /// POSTROAD_RETENTION says, which is the longest in any case.
         #[arg(long, value_name = "DAYS", value_parser = days)]
         retention_days: Option<Limit<i32>>,
+        /// Whose limits its jobs keep to, beside its own (see `postroad providers`), or `none`.
+        #[arg(long, value_name = "PROVIDER", value_parser = provider)]
+        provider: Option<Limit<ProviderName>>,
     },
 }
 
@@ -106,6 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             prefetch,
             rate,
             retention_days,
+            provider,
             ..
         } => Some(QueueChange {
             window_size: *window,
@@ -113,6 +118,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             prefetch: prefetch.map(|limit| limit.0),
             rate_per_second: rate.map(|limit| limit.0),
             retention_days: retention_days.map(|limit| limit.0),
+            provider: provider
+                .as_ref()
+                .map(|name| name.0.as_ref().map(ToString::to_string)),
         }),
         _ => None,
     };
@@ -121,7 +129,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .is_some_and(|change| *change == QueueChange::default())
     {
         return Err(exit::usage(
-            "nothing to set: give --window, --pipe-ttl, --prefetch, --rate or --retention-days",
+            "nothing to set: give --window, --pipe-ttl, --prefetch, --rate, --retention-days or --provider",
         ));
     }
     let store = Setup::of_process()?.current_store().await?;
@@ -165,6 +173,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "PREFETCH",
         "RATE",
         "RETENTION",
+        "PROVIDER",
     ])
     .of_names()
     .right(1..=7)
@@ -187,6 +196,7 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             number_or(queue.prefetch, "-"),
             number_or(queue.rate_per_second, "-"),
             retention_or(queue, "-"),
+            queue.provider.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     output::table(&table)
@@ -209,6 +219,10 @@ async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> 
         ("prefetch", number_or(queue.prefetch, "as the worker says")),
         ("rate per second", number_or(queue.rate_per_second, "none")),
         ("retention", retention_or(&queue, "as the scheduler says")),
+        (
+            "provider",
+            queue.provider.clone().unwrap_or_else(|| "none".to_owned()),
+        ),
         ("due", queue.due.to_string()),
         (
             "oldest due",
@@ -236,7 +250,10 @@ async fn pause(store: &Store, name: &QueueName, pause: bool) -> anyhow::Result<(
 
 async fn set(store: &Store, name: &QueueName, change: &QueueChange) -> anyhow::Result<()> {
     if !store.set_queue(name.as_str(), change).await? {
-        return Err(no_queue(name));
+        queue(store, name).await?;
+        return Err(exit::not_found(
+            "there is no such provider: `postroad providers set` makes one",
+        ));
     }
     note(format_args!("queue `{name}` is set"));
     Ok(())

@@ -1,7 +1,7 @@
 //! `postroad stops`: the kill switch. What is stopped does not begin; what it did is shown.
 
 use clap::{Subcommand, ValueEnum};
-use postroad_common::job::{KindName, QueueName, TenantName};
+use postroad_common::job::{KindName, ProviderName, QueueName, TenantName};
 use postroad_common::store::{NewStop, Stop, StopMode, StopScope, Store};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Stops the jobs of a tenant, in a queue, of a kind: those for which all that is given fits.
+    /// Stops the jobs of a tenant, in a queue, of a kind, of a provider: those for which all that is given fits.
     #[command(after_long_help = "\
 Shows where the named jobs are. `too late` are those that run: they end as they would, and are not
 tried again while the stop is in force.
@@ -75,7 +75,7 @@ Examples:
 }
 
 #[derive(clap::Args)]
-#[group(id = "what", required = true, multiple = true, args = ["tenant", "queue", "kind"])]
+#[group(id = "what", required = true, multiple = true, args = ["tenant", "queue", "kind", "provider"])]
 struct New {
     /// Of this tenant.
     #[arg(long, value_name = "TENANT")]
@@ -86,6 +86,9 @@ struct New {
     /// Of this kind.
     #[arg(long, value_name = "KIND")]
     kind: Option<KindName>,
+    /// In any queue of this provider.
+    #[arg(long, value_name = "PROVIDER")]
+    provider: Option<ProviderName>,
     /// pause: they wait until it is lifted, those that come later, too. cancel: those that were
     /// accepted before are cancelled.
     #[arg(long, default_value = "pause")]
@@ -137,6 +140,7 @@ async fn create(store: &Store, new: New) -> anyhow::Result<()> {
         tenant,
         queue: new.queue.as_ref().map(ToString::to_string),
         kind: new.kind.as_ref().map(ToString::to_string),
+        provider: new.provider.as_ref().map(ToString::to_string),
     };
     let asked = NewStop {
         scope: &scope,
@@ -159,6 +163,10 @@ fn named(new: &New) -> String {
         of("of tenant", new.tenant.as_ref().map(ToString::to_string)),
         of("in queue", new.queue.as_ref().map(ToString::to_string)),
         of("of kind", new.kind.as_ref().map(ToString::to_string)),
+        of(
+            "of provider",
+            new.provider.as_ref().map(ToString::to_string),
+        ),
     ]
     .into_iter()
     .flatten()
@@ -177,9 +185,10 @@ async fn list(store: &Store, all: bool, limit: i64, json: bool) -> anyhow::Resul
         return output::json_lines(&stops);
     }
     let mut table = Table::new([
-        "ID", "MODE", "TENANT", "QUEUE", "KIND", "STOPPED", "SINCE", "LIFTED", "BY", "REASON",
+        "ID", "MODE", "TENANT", "QUEUE", "KIND", "PROVIDER", "STOPPED", "SINCE", "LIFTED", "BY",
+        "REASON",
     ])
-    .right([5]);
+    .right([6]);
     let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "(any)".to_owned());
     for stop in &stops {
         table.row([
@@ -188,6 +197,7 @@ async fn list(store: &Store, all: bool, limit: i64, json: bool) -> anyhow::Resul
             any(&stop.tenant),
             any(&stop.queue),
             any(&stop.kind),
+            any(&stop.provider),
             stop.stopped.all().to_string(),
             moment(stop.created_at),
             moment_or(stop.lifted_at, "no"),
@@ -209,6 +219,7 @@ fn show(stop: &Stop, json: bool) -> anyhow::Result<()> {
         ("tenant", any(&stop.tenant)),
         ("queue", any(&stop.queue)),
         ("kind", any(&stop.kind)),
+        ("provider", any(&stop.provider)),
         ("reason", stop.reason.clone()),
         ("by", stop.actor.clone()),
         ("since", moment(stop.created_at)),

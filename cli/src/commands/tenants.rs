@@ -13,7 +13,7 @@ use postroad_common::store::{Changed, Rotated, Store, TenantChange, TenantRow};
 use rand::RngExt as _;
 use serde_json::json;
 
-use super::values::{Limit, expires_after_or_none, max_attempts, priority, quota, rate};
+use super::values::{Limit, expires_after_or_none, in_pipe, max_attempts, priority, quota, rate};
 use crate::ask::Sure;
 use crate::exit;
 use crate::output::{self, Table, line, moment, note, number_or, stretch};
@@ -176,6 +176,14 @@ struct Settings {
     /// or `none` (never).
     #[arg(long, value_name = "DURATION", value_parser = expires_after_or_none)]
     default_expires_after: Option<Limit<Duration>>,
+    /// How many of its jobs in each queue may be between the claim and the finish line at once
+    /// (1 to 100000), or `none`.
+    #[arg(long, value_name = "JOBS", value_parser = in_pipe)]
+    in_pipe_max: Option<Limit<i32>>,
+    /// How many of its jobs may enter the pipe in a second, of all queues and over all schedulers, or
+    /// `none`.
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    rate: Option<Limit<i32>>,
 }
 
 #[derive(clap::Args)]
@@ -194,6 +202,8 @@ impl Settings {
             default_priority: self.default_priority.map(|limit| limit.0),
             default_max_attempts: self.default_max_attempts.map(|limit| limit.0),
             default_expires_after: self.default_expires_after.map(|limit| limit.0),
+            in_pipe_max: self.in_pipe_max.map(|limit| limit.0),
+            rate_per_second: self.rate.map(|limit| limit.0),
         }
     }
 }
@@ -275,19 +285,23 @@ async fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         "WEIGHT",
         "UNFINISHED MAX",
         "SUBMIT RATE",
+        "IN PIPE MAX",
+        "RATE",
         "DEFAULTS",
         "SECRET",
         "DISABLED",
         "CREATED AT",
     ])
     .of_names()
-    .right([1, 2, 3]);
+    .right(1..=5);
     for tenant in &tenants {
         table.row([
             tenant.name.clone(),
             tenant.weight.to_string(),
             number_or(tenant.unfinished_max, "none"),
             number_or(tenant.submit_rate, "none"),
+            number_or(tenant.in_pipe_max, "none"),
+            number_or(tenant.rate_per_second, "none"),
             defaults(tenant),
             secret(tenant).to_owned(),
             output::moment_or(tenant.disabled_at, "no"),
@@ -337,6 +351,8 @@ async fn get(store: &Store, name: &TenantName, json: bool) -> anyhow::Result<()>
         ("weight", tenant.weight.to_string()),
         ("unfinished max", number_or(tenant.unfinished_max, "none")),
         ("submit rate", number_or(tenant.submit_rate, "none")),
+        ("in pipe max", number_or(tenant.in_pipe_max, "none")),
+        ("rate per second", number_or(tenant.rate_per_second, "none")),
         (
             "default priority",
             number_or(tenant.default_priority, "none"),

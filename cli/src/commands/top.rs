@@ -310,6 +310,7 @@ mod tests {
             prefetch: None,
             rate_per_second: None,
             retention_days: None,
+            provider: None,
             due,
             dispatched: 7,
             running: 3,

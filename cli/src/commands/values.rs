@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postroad_common::config::parse_duration;
+use postroad_common::job::{InvalidName, ProviderName};
 
 /// A limit that may be taken away: a number, or `none`.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,28 @@ pub(crate) fn quota(text: &str) -> Result<Limit<i64>, String> {
 /// RabbitMQ's limit for quorum queues.
 pub(crate) fn prefetch(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 2000)
+}
+
+/// A share over 0, up to 1, or none.
+pub(crate) fn share(text: &str) -> Result<Limit<f64>, &'static str> {
+    match (text, text.parse()) {
+        ("none", _) => Ok(Limit(None)),
+        (_, Ok(share)) if share > 0.0 && share <= 1.0 => Ok(Limit(Some(share))),
+        _ => Err("a share over 0 and up to 1, or `none`, is expected"),
+    }
+}
+
+/// Jobs of a tenant in the pipe, or none.
+pub(crate) fn in_pipe(text: &str) -> Result<Limit<i32>, String> {
+    limit(text, 1, 100_000)
+}
+
+/// The name of a provider, or none.
+pub(crate) fn provider(text: &str) -> Result<Limit<ProviderName>, InvalidName> {
+    match text {
+        "none" => Ok(Limit(None)),
+        name => Ok(Limit(Some(name.parse()?))),
+    }
 }
 
 /// Which jobs go first, or none.

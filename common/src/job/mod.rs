@@ -11,7 +11,7 @@ mod state;
 pub use id::{InvalidJobId, JobId};
 pub use input::{InputError, JobInput};
 pub use kind::{InvalidOnLost, KindPolicy, OnLost};
-pub use name::{InvalidName, KindName, NAME_BYTES_MAX, QueueName, TenantName};
+pub use name::{InvalidName, KindName, NAME_BYTES_MAX, ProviderName, QueueName, TenantName};
 pub use new_job::{
     ARGS_BYTES_MAX, ARGS_NESTING_MAX, DEDUP_FOR, InvalidJob, NewJob, RunAt, TRACEPARENT_BYTES_MAX,
 };

@@ -77,6 +77,11 @@ name!(
     "queue"
 );
 name!(
+    /// What is on the other side of some queues.
+    ProviderName,
+    "provider"
+);
+name!(
     /// The type of work.
     KindName,
     "kind"

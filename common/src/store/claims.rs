@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
@@ -198,14 +200,20 @@ const LOCK_QUEUE: &str = "
     select q.id, q.name, q.window_size::bigint, (extract(epoch from q.pipe_ttl) * 1000)::bigint,
            q.rate_per_second is not null, readers.total, readers.least,
            exists (select from postroad.stop s
-                   where s.lifted_at is null and (s.queue_id is null or s.queue_id = q.id))
+                   where s.lifted_at is null and (s.queue_id is null or s.queue_id = q.id)),
+           exists (select from postroad.tenant t
+                   where t.in_pipe_max is not null or t.rate_per_second is not null),
+           exists (select from postroad.breaker b where b.provider_id = q.provider_id and b.tenant_id <> 0),
+           q.provider_id, q.turn_tenant, q.turn_left
     from postroad.queue q
+    left join postroad.provider v on v.id = q.provider_id
     cross join lateral (
         select case when bool_and(p.reads_bundles) then sum(p.places) end as total,
                min(p.places)::bigint as least
         from (
             select p.reads_bundles,
-                   case when p.role = 'worker' then coalesce(q.prefetch, p.prefetch) end as places
+                   case when p.role = 'worker'
+                        then least(coalesce(q.prefetch, p.prefetch), v.unanswered_max) end as places
             from postroad.process p
             where p.stopped_at is null
               and (p.role = 'scheduler' or (p.role = 'worker' and q.name = any(p.queues)))
@@ -214,82 +222,146 @@ const LOCK_QUEUE: &str = "
     where q.id = $1 and q.paused_at is null
       and not exists (
           select from postroad.stop s
-          where s.lifted_at is null and s.mode = 'pause' and s.queue_id = q.id
+          where s.lifted_at is null and s.mode = 'pause'
+            and (s.queue_id = q.id or s.provider_id = q.provider_id)
+            and (s.queue_id is null or s.queue_id = q.id)
+            and (s.provider_id is null or s.provider_id = q.provider_id)
             and s.tenant_id is null and s.kind_id is null and s.campaign_id is null)
     for no key update of q skip locked";
 
-/// Takes $2 tokens out of the bucket, after what has dripped in.
-const SPEND: &str = "
+/// What the provider ($1) of a queue has room for, whose other queues wait for their claims until this
+/// one is over. Null: as much as there may be.
+///
+/// * It has room for what its workers may have under way, twice: so that none of them runs dry.
+/// * While its breaker is open for all tenants, for nothing; and when that has rested, for probes ($2).
+const LOCK_PROVIDER: &str = "
+    select v.rate_per_second is not null from postroad.provider v where v.id = $1 for no key update";
+const ROOM_OF_PROVIDER: &str = "
+    with queues as materialized (
+        select q.id, q.name from postroad.queue q where q.provider_id = $1),
+    in_pipe as (
+        select count(*) as n from queues q join postroad.job j on j.queue_id = q.id and j.stage = 1)
+    select least(
+        v.unanswered_max * 2 * greatest((
+            select count(*) from postroad.process p
+            where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
+              and p.queues && array(select name from queues)), 1) - in_pipe.n,
+        case when v.rate_per_second is not null
+             then floor(postroad.tokens(v.rate_per_second, v.rate_tokens, v.rate_at)) end,
+        case when b.probe_at > now() then 0 when b.probe_at is not null then $2 - in_pipe.n end)::bigint
+    from postroad.provider v cross join in_pipe
+    left join postroad.breaker b on b.provider_id = v.id and b.tenant_id = 0
+    where v.id = $1";
+
+/// Jobs of a provider and tenant that try whether it works again.
+pub(super) const PROBES: i64 = 5;
+
+/// Takes $2 tokens out of the bucket of a queue, after what has dripped in, and says whose turn is next.
+const SETTLE_QUEUE: &str = "
     update postroad.queue
-    set rate_tokens = least(rate_per_second, rate_tokens
-            + rate_per_second * greatest(extract(epoch from clock_timestamp() - rate_at), 0)) - $2,
+    set rate_tokens = case when rate_per_second is null then rate_tokens
+                           else postroad.tokens(rate_per_second, rate_tokens, rate_at) - $2 end,
+        rate_at = case when rate_per_second is null then rate_at else clock_timestamp() end,
+        turn_tenant = $3, turn_left = $4
+    where id = $1";
+
+/// The same for a provider's.
+const SPEND_OF_PROVIDER: &str = "
+    update postroad.provider
+    set rate_tokens = postroad.tokens(rate_per_second, rate_tokens, rate_at) - $2,
         rate_at = clock_timestamp()
-    where id = $1 and rate_per_second is not null";
+    where id = $1";
+
+/// And for those of tenants ($1, $2), whose rows the claim has locked.
+const SPEND_OF_TENANTS: &str = "
+    update postroad.tenant_bucket b
+    set rate_tokens = postroad.tokens(t.rate_per_second, b.rate_tokens, b.rate_at) - spent.n,
+        rate_at = clock_timestamp()
+    from unnest($1::int[], $2::bigint[]) spent(tenant_id, n)
+    join postroad.tenant t on t.id = spent.tenant_id
+    where b.tenant_id = spent.tenant_id and t.rate_per_second is not null";
 
 /// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
 ///
 /// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
-/// * Every tenant with due work gets a share by its weight, in an order that changes from claim to
-///   claim; what a tenant leaves of its share is claimed by the next call. Within a tenant:
-///   priority, then due time.
-/// * A queue with a rate has a bucket of tokens, one second's worth at most. It is spent under the
-///   queue's lock, so the rate is that of all schedulers together.
+/// * Tenants are served in turn (deficit round robin: Shreedhar and Varghese, SIGCOMM 1995), from $10
+///   on, where the last claim ended. Each gets what its weight gives it, and who was cut off goes on
+///   with what is left of that ($11). Of many tenants one claim serves only some, so that it costs the
+///   same however many there are. What a tenant leaves of its share is claimed by the next call.
+///   Within a tenant: priority, then due time.
+/// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
+///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
 /// * What earlier claims came to ($5 to $9: tenants, and a due time for each of their priorities) is
 ///   passed over, and so are the tenants themselves when tenants are found.
 /// * Rows are locked when they are picked, so they stay where they are, and are updated by that
 ///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
 macro_rules! claim {
-    ($tenants:literal, $begin:literal, $set:expr, $end:literal) => {
+    ($held:literal, $most:literal, $buckets:literal, $least:literal, $begin:literal, $set:expr, $end:literal) => {
         concat!("
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
-               then least(q.window_size - in_pipe.n, $2, rate.n) else 0 end as n,
+               then greatest(least(q.window_size - in_pipe.n, $2, rate.n, $12), 0) else 0 end as n,
                in_pipe.n as in_pipe
         from postroad.queue q,
              (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe,
-             lateral (select case when q.rate_per_second is null then $2
-                             else floor(least(q.rate_per_second, q.rate_tokens
-                                 + q.rate_per_second * greatest(extract(epoch from clock_timestamp() - q.rate_at), 0)))::bigint
+             lateral (select case when q.rate_per_second is not null
+                             then floor(postroad.tokens(q.rate_per_second, q.rate_tokens, q.rate_at))::bigint
                              end as n) rate
         where q.id = $1),
     reached as materialized (
         select r.tenant_id, array[r.p0, r.p1, r.p2, r.p3] as times
         from unnest($5::int[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
             as r(tenant_id, p0, p1, p2, p3)),
-    walk(tenant_id) as (
-        select 0
+    ", $held, "
+    walk(tenant_id, has_wrapped, place, due, is_due, most) as (
+        select $10::int - 1, false, 0, 0, false, null::bigint
+        from credit where credit.n > 0
         union all
-        select coalesce(
-            (select j.tenant_id from postroad.job j
-             where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
-               and j.tenant_id < coalesce(known.next, 2147483647)
-             order by j.tenant_id limit 1), known.next)
+        select next.tenant_id, w.has_wrapped or next.tenant_id = 0, w.place + 1, w.due + one.is_due::int,
+               one.is_due, bound.most
         from walk w
-        cross join lateral (select min(r.tenant_id) as next from reached r where r.tenant_id > w.tenant_id) known
-        where w.tenant_id is not null),
+        cross join lateral (select min(r.tenant_id) as id from reached r where r.tenant_id > w.tenant_id) known
+        cross join lateral (
+            select coalesce(
+                (select j.tenant_id from postroad.job j
+                 where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
+                   and j.tenant_id < coalesce(known.id, 2147483647)
+                 order by j.tenant_id limit 1),
+                known.id, case when not w.has_wrapped then 0 end) as tenant_id) next
+        left join reached r on r.tenant_id = next.tenant_id
+        cross join lateral (select ", $most, " as most) bound
+        cross join lateral (
+            select next.tenant_id > 0 and coalesce(bound.most, 1) > 0 and exists (
+                select from generate_series(0, 3) p(priority)
+                cross join lateral (
+                    select from postroad.job j
+                    where j.queue_id = $1 and j.tenant_id = next.tenant_id and j.priority = p.priority
+                      and j.stage = 0 and j.run_at <= now()
+                      and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
+                    limit 1) one) as is_due) one
+        where w.due < 64 and next.tenant_id is not null
+          and not (w.has_wrapped and next.tenant_id >= $10)),
     due as materialized (
-        select w.tenant_id, t.weight, r.times, random() as turn
+        select w.tenant_id, w.place, w.most, t.weight, r.times
         from walk w join postroad.tenant t on t.id = w.tenant_id
         left join reached r on r.tenant_id = w.tenant_id
-        where ",
-            $tenants,
-            "exists (
-            select from generate_series(0, 3) p(priority)
-            cross join lateral (
-                select from postroad.job j
-                where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
-                  and j.stage = 0 and j.run_at <= now()
-                  and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
-                limit 1) one)),
+        where w.is_due),
+    ", $buckets, "
+    quantum as materialized (
+        select count(*) < 64 as is_round,
+               case when count(*) < 64 then greatest(ceil(max(credit.n)::numeric / sum(due.weight)), 1)
+                    else 16 end as n
+        from due, credit),
     share as materialized (
-        select due.tenant_id, due.times,
-               ceil(credit.n::numeric * due.weight / sum(due.weight) over ())::bigint as n
-        from due, credit
-        order by due.turn),
+        select due.tenant_id, due.times, due.place,
+               least(case when due.tenant_id = $10 and $11::bigint > 0 and (quantum.n = 1 or not quantum.is_round)
+                          then $11::bigint else quantum.n * due.weight end, ", $least, ")::bigint as n
+        from due, quantum
+        order by due.place),
     pick as materialized (
-        select job.at, due.tenant_id, due.n
+        select job.at, due.tenant_id, due.place, due.n
         from share due
         cross join lateral (
             select one.at
@@ -304,7 +376,15 @@ macro_rules! claim {
                 limit due.n
                 for no key update skip locked) one
             limit due.n) job
-        limit (select n from credit))
+        limit (select n from credit)),
+    picked as materialized (
+        select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full
+        from pick group by tenant_id, place, n),
+    turn as materialized (
+        select case when is_cut then last.tenant_id else last.tenant_id + 1 end as tenant_id,
+               case when is_cut then last.share - last.n else 0 end as rest
+        from (select p.*, not p.is_full and (select sum(n) from picked) >= (select n from credit) as is_cut
+              from picked p order by p.place desc limit 1) last)
     ",
             $begin,
             "update postroad.job j
@@ -315,8 +395,9 @@ macro_rules! claim {
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent,
               case when j.stage = 1 then j.args::text end as args,
               floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
-              (select exists (select from pick p group by p.tenant_id, p.n having count(*) >= p.n)),
-              (select in_pipe from credit), j.stage, j.stopped_by",
+              (select not is_round from quantum) or (select bool_or(is_full) from picked) as is_backlog,
+              (select in_pipe from credit), j.stage, j.stopped_by,
+              (select tenant_id from turn) as turn_tenant, (select rest from turn)::bigint as turn_left",
             $end
         )
     };
@@ -328,7 +409,11 @@ struct Seen {
     is_backlog: bool,
     in_pipe: i64,
     reached: Cursor,
+    turn: Turn,
 }
+
+/// At which tenant the next claim begins, and with how much of its share.
+type Turn = (i32, i64);
 
 impl Seen {
     /// Of rows, of which there must be one.
@@ -338,27 +423,117 @@ impl Seen {
             is_backlog: rows[0].get(10),
             in_pipe: rows[0].get(11),
             reached: Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
+            turn: (rows[0].get(14), rows[0].get(15)),
         }
     }
 }
 
+/// What a queue's row and what bounds its claims say under its lock.
+struct Locked {
+    has_rate: bool,
+    places: Option<Places>,
+    provider: Option<i32>,
+    turn: Turn,
+    has_bounded_tenants: bool,
+    /// Not everything that is due may be claimed.
+    is_bounded: bool,
+}
+
+impl Locked {
+    fn of(row: &Row) -> Self {
+        let (total, least): (Option<i64>, Option<i64>) = (row.get(5), row.get(6));
+        let (has_stops, has_bounded_tenants, has_breakers): (bool, bool, bool) =
+            (row.get(7), row.get(8), row.get(9));
+        Self {
+            has_rate: row.get(4),
+            places: total
+                .zip(least)
+                .map(|(total, least)| Places { total, least }),
+            provider: row.get(10),
+            turn: (row.get(11), row.get(12)),
+            has_bounded_tenants,
+            is_bounded: has_stops || has_bounded_tenants || has_breakers,
+        }
+    }
+}
+
+/// What a provider has room for, and whether it has a rate. Its other queues wait for the end of this
+/// transaction.
+async fn lock_provider(
+    tx: &Transaction<'_>,
+    provider: i32,
+) -> Result<(Option<i64>, bool), tokio_postgres::Error> {
+    let lock = tx.prepare_cached(LOCK_PROVIDER).await?;
+    let Some(locked) = tx.query_opt(&lock, &[&provider]).await? else {
+        return Ok((None, false));
+    };
+    // In a statement of its own, which sees what the last holder of the lock did.
+    let room = tx.prepare_cached(ROOM_OF_PROVIDER).await?;
+    let room = tx.query_one(&room, &[&provider, &PROBES]).await?;
+    Ok((room.get(0), locked.get(0)))
+}
+
+/// Tenants, and how many jobs of each.
+fn by_tenant(rows: &[Row]) -> (Vec<i32>, Vec<i64>) {
+    let mut jobs: BTreeMap<i32, i64> = BTreeMap::new();
+    for row in rows {
+        *jobs.entry(row.get(3)).or_default() += 1;
+    }
+    jobs.into_iter().unzip()
+}
+
 const CLAIM: &str = claim!(
     "",
+    "null::bigint",
+    "",
+    "null",
     "",
     "stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3",
     ""
 );
 
-/// The same while there are stops. A tenant that is stopped as a whole is passed over; what else is
-/// met and stopped is set aside, so that no claim walks over it again: then it takes as long to come
-/// past a million stopped jobs as to claim them.
-const CLAIM_BESIDE_STOPS: &str = claim!(
-    "not exists (
-            select from postroad.stop s
-            where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = w.tenant_id
-              and s.kind_id is null and s.campaign_id is null
-              and (s.queue_id is null or s.queue_id = $1))
-          and ",
+/// The same where there are stops, or a tenant that may not have as much as it likes.
+///
+/// * A tenant that is stopped as a whole is passed over, and so is one whose breaker is open with the
+///   queue's provider ($13), or who has all that it may have: what it has in the pipe here is known from
+///   `held`, and what it may start now from its bucket. That is locked before it is relied on: another
+///   queue's claim may be at it.
+/// * What else is met and stopped is set aside, so that no claim walks over it again: then it takes as
+///   long to come past a million stopped jobs as to claim them.
+const CLAIM_WITHIN_BOUNDS: &str = claim!(
+    "held as materialized (
+        select j.tenant_id, count(*) as n from postroad.job j
+        where j.queue_id = $1 and j.stage = 1 group by j.tenant_id),",
+    "(select case when exists (
+                    select from postroad.stop s
+                    where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = next.tenant_id
+                      and s.kind_id is null and s.campaign_id is null
+                      and (s.queue_id is null or s.queue_id = $1)
+                      and (s.provider_id is null or s.provider_id = $13))
+                 then 0
+                 else least(
+                    t.in_pipe_max - coalesce(h.n, 0),
+                    case when b.probe_at > now() then 0
+                         when b.probe_at is not null then $14 - coalesce(h.n, 0) end,
+                    case when t.rate_per_second is not null
+                         then floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at)) end)
+                 end::bigint
+          from postroad.tenant t
+          left join held h on h.tenant_id = t.id
+          left join postroad.breaker b on b.provider_id = $13 and b.tenant_id = t.id
+          left join postroad.tenant_bucket k on k.tenant_id = t.id
+          where t.id = next.tenant_id)",
+    "bucket as materialized (
+        select k.tenant_id, k.rate_tokens, k.rate_at from postroad.tenant_bucket k
+        where k.tenant_id = any(array(
+            select due.tenant_id from due join postroad.tenant t on t.id = due.tenant_id
+            where t.rate_per_second is not null))
+        order by k.tenant_id
+        for no key update),",
+    "due.most, (
+                  select floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at))
+                  from bucket k join postroad.tenant t on t.id = k.tenant_id
+                  where k.tenant_id = due.tenant_id)",
     ", met as (
     ",
     concat!(
@@ -409,39 +584,60 @@ impl Store {
     ) -> Result<Option<Claimed>, Error> {
         let tenants: Vec<_> = cursor.tenants.keys().copied().collect();
         let times = [0, 1, 2, 3].map(|priority| cursor.times(priority));
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
-            &queue.id,
-            &limit,
-            &claimer.0,
-            &credit_min,
-            &tenants,
-            &times[0],
-            &times[1],
-            &times[2],
-            &times[3],
-        ];
         self.with_connection("claiming jobs", async |connection| {
             let tx = connection.transaction().await?;
             let lock = tx.prepare_cached(LOCK_QUEUE).await?;
-            let Some(locked) = tx.query_opt(&lock, &[&queue.id]).await? else {
+            let Some(row) = tx.query_opt(&lock, &[&queue.id]).await? else {
                 return Ok(None);
             };
-            let sql = match locked.get(7) {
-                true => CLAIM_BESIDE_STOPS,
-                false => CLAIM,
+            let locked = Locked::of(&row);
+            let (room, provider_has_rate) = match locked.provider {
+                Some(provider) => lock_provider(&tx, provider).await?,
+                None => (None, false),
+            };
+            let params: [&(dyn ToSql + Sync); 14] = [
+                &queue.id,
+                &limit,
+                &claimer.0,
+                &credit_min,
+                &tenants,
+                &times[0],
+                &times[1],
+                &times[2],
+                &times[3],
+                &locked.turn.0,
+                &locked.turn.1,
+                &room,
+                &locked.provider,
+                &PROBES,
+            ];
+            let (sql, params) = match locked.is_bounded {
+                true => (CLAIM_WITHIN_BOUNDS, &params[..]),
+                false => (CLAIM, &params[..12]),
             };
             let claim = tx.prepare_cached(sql).await?;
-            let met = tx.query(&claim, &params).await?;
+            let met = tx.query(&claim, params).await?;
             if met.is_empty() {
                 return Ok(None);
             }
             let seen = Seen::of(&met);
             let is_claimed = |row: &Row| row.get::<_, i16>(12) == 1;
             let mut rows: Vec<_> = met.into_iter().filter(is_claimed).collect();
-            if locked.get(4) && !rows.is_empty() {
-                let spend = tx.prepare_cached(SPEND).await?;
-                let spent = rows.len() as f64;
-                tx.execute(&spend, &[&queue.id, &spent]).await?;
+            let spent = rows.len() as f64;
+            if (locked.has_rate && !rows.is_empty()) || locked.turn != seen.turn {
+                let settle = tx.prepare_cached(SETTLE_QUEUE).await?;
+                let (tenant, left) = &seen.turn;
+                tx.execute(&settle, &[&queue.id, &spent, tenant, left])
+                    .await?;
+            }
+            if let Some(provider) = locked.provider.filter(|_| provider_has_rate) {
+                let spend = tx.prepare_cached(SPEND_OF_PROVIDER).await?;
+                tx.execute(&spend, &[&provider, &spent]).await?;
+            }
+            if locked.has_bounded_tenants {
+                let (tenants, jobs) = by_tenant(&rows);
+                let spend = tx.prepare_cached(SPEND_OF_TENANTS).await?;
+                tx.execute(&spend, &[&tenants, &jobs]).await?;
             }
             rows.sort_by_cached_key(|row| (row.get::<_, i16>(8), row.get::<_, Timestamp>(9)));
             // Before the commit: a claim that cannot be answered for must not be made.
@@ -451,10 +647,6 @@ impl Store {
             failpoint!("claim.before_commit");
             tx.commit().await?;
             failpoint!("claim.committed");
-            let (total, least): (Option<i64>, Option<i64>) = (locked.get(5), locked.get(6));
-            let places = total
-                .zip(least)
-                .map(|(total, least)| Places { total, least });
             let claim = |((row, kind), tenant): ((&Row, _), _)| Claim {
                 id: row.get::<_, uuid::Uuid>(0).into(),
                 dispatch: row.get(1),
@@ -466,11 +658,11 @@ impl Store {
                 claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
             };
             Ok(Some(Claimed {
-                queue: DueQueue::of(&locked),
+                queue: DueQueue::of(&row),
                 set_aside: seen.jobs - rows.len(),
                 is_backlog: seen.is_backlog,
                 in_pipe: seen.in_pipe,
-                places,
+                places: locked.places,
                 reached: seen.reached,
                 jobs: rows.iter().zip(kinds).zip(tenants).map(claim).collect(),
             }))

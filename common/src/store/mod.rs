@@ -64,6 +64,8 @@ macro_rules! stop_of_j {
             and coalesce(s.campaign_id, 0) in (0, coalesce(j.campaign_id, 0))
             and (s.queue_id is null or s.queue_id = j.queue_id)
             and (s.kind_id is null or s.kind_id = j.kind_id)
+            and (s.provider_id is null
+                 or s.provider_id = (select q.provider_id from postroad.queue q where q.id = j.queue_id))
             and (s.mode = 'pause' or s.campaign_id is not null or j.created_at <= s.created_at)
           order by s.mode, s.id limit 1)"
     };
@@ -89,6 +91,7 @@ mod operations;
 mod outcomes;
 mod overview;
 mod processes;
+mod providers;
 mod queues;
 mod recipients;
 mod rescues;
@@ -136,6 +139,10 @@ pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
+pub use providers::{
+    BreakerOf, BreakerRow, BreakerState, Deleted, ProviderRow, ProviderSettings, REST_FIRST,
+    REST_MAX, WorkerProvider,
+};
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use recipients::{RecipientRow, Upserted};
 pub use rescues::Rescued;

@@ -31,6 +31,8 @@ pub enum GateVerdict {
     Suppressed,
     /// Its recipient may not be reached any more today; it waits again.
     Closed,
+    /// The breaker of its provider is open; it waits again.
+    Broken,
     /// Somebody else has it, or had it: drop the delivery.
     Refused,
 }
@@ -113,13 +115,23 @@ macro_rules! is_suppressed_j {
     };
 }
 
+/// Whether a breaker keeps the job of alias `j` back.
+macro_rules! is_broken_j {
+    () => {
+        "(exists (
+              select from postroad.queue q
+              join postroad.breaker b on b.provider_id = q.provider_id
+              where q.id = j.queue_id and b.tenant_id in (0, j.tenant_id) and b.probe_at > now()))"
+    };
+}
+
 /// The gate is the dedup, the lease, the expiry check and the kill switch in one statement.
 ///
 /// * Asked again ($4), because the first answer was lost, it grants a worker what it has granted it
 ///   before; the attempt is not charged twice. Asked for the first time it never does: then a
 ///   start under this worker's id is one that ran, and lost its outcome.
-/// * Neither time it grants what has expired, what a stop names, or what is for a recipient that is not
-///   to get anything any more, or not now. What becomes of those is for [`REFUSE`] to say, which is a
+/// * Neither time it grants what has expired, what a stop names, what an open breaker keeps back, or
+///   what is for a recipient that is not to get anything any more, or not now. What becomes of those is for [`REFUSE`] to say, which is a
 ///   statement of its own: planned with this one it cost every job a third of a millisecond.
 /// * A worker that was called lost gets no verdicts: what it was told about its jobs is over.
 /// * A batch may hold an old and a new message of one job: a verdict is for a job *and* its fence.
@@ -150,6 +162,9 @@ const START: &str = concat!(
           and not ((select exists (select from postroad.stop where lifted_at is null)) and ",
     stop_of_j!(),
     " is not null)
+          and not ((select exists (select from postroad.breaker where probe_at > now())) and ",
+    is_broken_j!(),
+    ")
           and not ",
     is_suppressed_j!(),
     "
@@ -168,6 +183,7 @@ const START: &str = concat!(
 /// * A recipient that is suppressed gets nothing any more: the job is cancelled. One that may not be
 ///   reached any more today is looked at by a scheduler, which says when again: until then the job
 ///   waits, and for a few seconds if no scheduler is there.
+/// * What a breaker keeps back waits as it did before: claims pass over it until that is closed.
 /// * What a stop names is set aside, and no attempt is charged. How long a job has been in the worker's
 ///   hands ($5) tells whether the stop met it there or in RabbitMQ.
 /// * A batch may ask about a job twice.
@@ -184,6 +200,9 @@ const REFUSE: &str = concat!(
     is_suppressed_j!(),
     " then 'suppressed'
             when stop.id is not null then 'stopped'
+            when ",
+    is_broken_j!(),
+    " then 'broken'
             when j.closes_at <= now() then 'closed'
             else 'open' end as verdict
         from (select id, dispatch, max(in_hand_ms) as in_hand_ms from asked group by id, dispatch) a
@@ -216,11 +235,11 @@ const REFUSE: &str = concat!(
     back as (
         update postroad.job j
         set stage = case v.verdict when 'stopped' then 4 else 0 end, stopped_by = v.stop_id,
-            run_at = case v.verdict when 'stopped' then j.run_at else now() + interval '5 seconds' end,
+            run_at = case v.verdict when 'closed' then now() + interval '5 seconds' else j.run_at end,
             claimed_at = null, claimed_by = null, started_at = null, worker_id = null,
             attempt = j.attempt - (j.started_at is not null)::int
         from judged v
-        where j.id = v.id and v.verdict in ('stopped', 'closed')
+        where j.id = v.id and v.verdict in ('stopped', 'broken', 'closed')
         returning v.stop_id, v.in_hand_ms),
     caught as (
         insert into postroad.stop_catch (stop_id, place, jobs)
@@ -425,6 +444,7 @@ impl Store {
             Some("stopped") => Some(GateVerdict::Stopped),
             Some("suppressed") => Some(GateVerdict::Suppressed),
             Some("closed") => Some(GateVerdict::Closed),
+            Some("broken") => Some(GateVerdict::Broken),
             Some("open") => None,
             _ => Some(GateVerdict::Refused),
         };

@@ -24,6 +24,8 @@ pub struct QueueRow {
     pub prefetch: Option<i32>,
     pub rate_per_second: Option<i32>,
     pub retention_days: Option<i32>,
+    /// Whose limits its jobs keep to, beside its own.
+    pub provider: Option<String>,
     /// Due and not dispatched, counted up to 10,000.
     pub due: i64,
     pub dispatched: i64,
@@ -58,6 +60,9 @@ pub struct QueueChange {
     /// Whole days after which its finished jobs are forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_days: Option<Option<i32>>,
+    /// Whose limits its jobs keep to. It must be there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Option<String>>,
 }
 
 /// A kind: how its jobs are tried.
@@ -153,8 +158,9 @@ const QUEUES: &str = "
            extract(epoch from q.pipe_ttl)::double precision, q.prefetch, q.rate_per_second,
            q.retention_days, due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
-           extract(epoch from now() - due.oldest)::double precision, coalesce(stopped.n, 0)
+           extract(epoch from now() - due.oldest)::double precision, coalesce(stopped.n, 0), v.name
     from postroad.queue q
+    left join postroad.provider v on v.id = q.provider_id
     left join pipe on pipe.queue_id = q.id
     left join failed on failed.queue_id = q.id
     left join held on held.queue_id = q.id
@@ -181,8 +187,11 @@ const SET_QUEUE: &str = "
         pipe_ttl = coalesce($3::float8 * interval '1 ms', pipe_ttl),
         prefetch = case when $4 then $5 else prefetch end,
         rate_per_second = case when $6 then $7 else rate_per_second end,
-        retention_days = case when $8 then $9 else retention_days end
-    where name = $1 returning id";
+        retention_days = case when $8 then $9 else retention_days end,
+        provider_id = case when $10 then (select v.id from postroad.provider v where v.name = $11)
+                           else provider_id end
+    where name = $1 and ($11::text is null or exists (select from postroad.provider where name = $11))
+    returning id";
 
 const KINDS: &str = "
     select name, on_lost, max_attempts, extract(epoch from backoff_base)::double precision,
@@ -227,6 +236,7 @@ impl Store {
             held: row.get(11),
             oldest_due_seconds: row.get::<_, Option<f64>>(12).map(|age| age.max(0.0)),
             stopped: row.get(13),
+            provider: row.get(14),
         };
         Ok(rows.iter().map(queue).collect())
     }
@@ -246,7 +256,7 @@ impl Store {
         Ok(Changed::of(&self.change(change, if_so(name)).await?))
     }
 
-    /// Sets a queue. False: there is none of this name.
+    /// Sets a queue. False: there is none of this name, or no such provider.
     pub async fn set_queue(&self, name: &str, settings: &QueueChange) -> Result<bool, Error> {
         let change = Change {
             operation: "setting a queue",
@@ -261,6 +271,8 @@ impl Store {
                 &settings.rate_per_second.flatten(),
                 &settings.retention_days.is_some(),
                 &settings.retention_days.flatten(),
+                &settings.provider.is_some(),
+                &settings.provider.as_ref().and_then(Option::as_ref),
             ],
             action: "queue.set",
             detail: json!(settings),
@@ -325,10 +337,13 @@ impl Store {
         Ok(rows.iter().map(timeout).collect())
     }
 
-    /// How many jobs of a queue a worker is to run at once, where somebody has set it.
+    /// How many jobs of a queue a worker is to run at once at most, where somebody has set it: there,
+    /// or for its provider.
     pub async fn prefetch_hints(&self, queues: &[String]) -> Result<Vec<(String, u16)>, Error> {
         const SQL: &str = "
-            select name, prefetch from postroad.queue where name = any($1) and prefetch is not null";
+            select q.name, least(q.prefetch, v.unanswered_max)
+            from postroad.queue q left join postroad.provider v on v.id = q.provider_id
+            where q.name = any($1) and (q.prefetch is not null or v.unanswered_max is not null)";
         let rows = self
             .query("reading prefetch hints", SQL, &[&queues])
             .await?;

@@ -54,13 +54,42 @@ const FAILED_LONG_AGO: &str = failed!(
      order by j.ended_at limit $2"
 );
 
+/// A provider gets further attempts at the pace of its budget: those that come together, as after an
+/// outage, are spread by chance over the time that the budget needs for all that was asked of it and has
+/// not been given yet. Without a number of its own the budget is a tenth of the provider's rate.
 const RETRY: &str = "
+    with ruled as (
+        select * from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)),
+    asked as materialized (
+        select q.provider_id, count(*) as n
+        from ruled d
+        join postroad.job j on j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
+        join postroad.queue q on q.id = j.queue_id
+        where q.provider_id is not null group by q.provider_id),
+    budget as materialized (
+        select v.id, coalesce(v.retries_per_second, greatest(v.rate_per_second / 10, 1)) as per_second,
+               v.retry_debt, v.retry_at
+        from postroad.provider v
+        where v.id = any(array(select provider_id from asked))
+          and (v.retries_per_second is not null or v.rate_per_second is not null)
+        order by v.id
+        for no key update),
+    spread as materialized (
+        select b.id, b.per_second,
+               greatest(b.retry_debt - b.per_second
+                   * greatest(extract(epoch from clock_timestamp() - b.retry_at), 0), 0) + a.n as debt
+        from budget b join asked a on a.provider_id = b.id),
+    noted as (
+        update postroad.provider v set retry_debt = s.debt, retry_at = clock_timestamp()
+        from spread s where v.id = s.id)
     update postroad.job j
     set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
         claimed_by = null, started_at = null, worker_id = null,
         run_at = now() + d.wait_ms * interval '1 ms'
-    from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)
+            + coalesce(random() * s.debt / s.per_second, 0) * interval '1 second'
+    from ruled d, postroad.queue q left join spread s on s.id = q.provider_id
     where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
+      and q.id = j.queue_id
     returning j.id";
 
 const BURY: &str = concat!(

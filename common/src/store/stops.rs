@@ -54,6 +54,9 @@ pub struct StopScope {
     pub queue: Option<String>,
     /// Of this kind.
     pub kind: Option<String>,
+    /// In any queue of this provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
 }
 
 /// A stop to make.
@@ -80,6 +83,8 @@ pub struct Stop {
     pub queue: Option<String>,
     /// The kind that it names.
     pub kind: Option<String>,
+    /// The provider that it names.
+    pub provider: Option<String>,
     /// Why.
     pub reason: String,
     /// Who made it.
@@ -130,6 +135,8 @@ pub enum Missing {
     Queue,
     /// The kind.
     Kind,
+    /// The provider.
+    Provider,
     /// There are as many stops in force as there may be.
     Room,
 }
@@ -140,6 +147,7 @@ impl Missing {
         match self {
             Self::Queue => "queue",
             Self::Kind => "kind",
+            Self::Provider => "provider",
             Self::Room => "room for another stop",
         }
     }
@@ -156,18 +164,20 @@ pub struct Swept {
     pub has_more: bool,
 }
 
-/// No row: the queue ($4) or the kind ($5) is not there, or there are as many as there may be ($8 of a
+/// No row: the queue ($4), the kind ($5) or the provider ($11) is not there, or there are as many as there may be ($8 of a
 /// tenant's own, $9 of operators').
 const CREATE: &str = "
     insert into postroad.stop
-        (id, tenant_id, queue_id, kind_id, mode, reason, actor, is_operators, open_then)
-    select $1, $2::int, q.id, k.id, $3, $6, $7, $10,
+        (id, tenant_id, queue_id, kind_id, provider_id, mode, reason, actor, is_operators, open_then)
+    select $1, $2::int, q.id, k.id, v.id, $3, $6, $7, $10,
            array(select l.virtualxid from pg_locks l
                  where l.locktype = 'virtualxid' and l.pid <> pg_backend_pid())
     from (select) one
     left join postroad.queue q on q.name = $4
     left join postroad.kind k on k.name = $5
+    left join postroad.provider v on v.name = $11
     where ($4::text is null or q.id is not null) and ($5::text is null or k.id is not null)
+      and ($11::text is null or v.id is not null)
       and (select count(*) from postroad.stop o
            where o.lifted_at is null and o.campaign_id is null and o.is_operators = $10
              and ($10 or o.tenant_id = $2)) < case when $10 then $9::bigint else $8::bigint end
@@ -178,14 +188,16 @@ const SAME: &str = "
     select s.id from postroad.stop s
     left join postroad.queue q on q.id = s.queue_id
     left join postroad.kind k on k.id = s.kind_id
+    left join postroad.provider v on v.id = s.provider_id
     where s.lifted_at is null and s.campaign_id is null and s.mode = $1 and s.is_operators = $5
       and s.tenant_id is not distinct from $2::int and q.name is not distinct from $3::text
-      and k.name is not distinct from $4::text
+      and k.name is not distinct from $4::text and v.name is not distinct from $6::text
     order by s.id limit 1";
 
-const HAS_QUEUE_AND_KIND: &str = "
+const ARE_THERE: &str = "
     select $1::text is null or exists (select from postroad.queue where name = $1),
-           $2::text is null or exists (select from postroad.kind where name = $2)";
+           $2::text is null or exists (select from postroad.kind where name = $2),
+           $3::text is null or exists (select from postroad.provider where name = $3)";
 
 /// What the stop of alias `s` names, of jobs `j`. Those that a stop came too late for, or that were
 /// accepted after one that cancels, do not count.
@@ -194,6 +206,8 @@ macro_rules! named_by_s {
         "(s.tenant_id is null or j.tenant_id = s.tenant_id)
          and (s.queue_id is null or j.queue_id = s.queue_id)
          and (s.kind_id is null or j.kind_id = s.kind_id)
+         and (s.provider_id is null
+              or s.provider_id = (select o.provider_id from postroad.queue o where o.id = j.queue_id))
          and (s.campaign_id is null or j.campaign_id = s.campaign_id)
          and (s.mode = 'pause' or s.campaign_id is not null or j.created_at <= s.created_at)"
     };
@@ -207,11 +221,12 @@ const STOPS: &str = concat!(
            case when s.is_operators and $1::int is not null then 'operator' else s.actor end,
            s.created_at, s.lifted_at,
            coalesce(caught.waiting, 0), coalesce(caught.pipe, 0), coalesce(caught.prefetched, 0),
-           coalesce(named.waiting, 0), coalesce(named.in_pipe, 0), coalesce(named.running, 0)
+           coalesce(named.waiting, 0), coalesce(named.in_pipe, 0), coalesce(named.running, 0), v.name
     from postroad.stop s
     left join postroad.tenant t on t.id = s.tenant_id
     left join postroad.queue q on q.id = s.queue_id
     left join postroad.kind k on k.id = s.kind_id
+    left join postroad.provider v on v.id = s.provider_id
     left join lateral (
         select (sum(c.jobs) filter (where c.place = 'waiting'))::bigint as waiting,
                (sum(c.jobs) filter (where c.place = 'pipe'))::bigint as pipe,
@@ -381,8 +396,14 @@ impl Store {
         let tenant = self.own_tenant().or(scope.tenant);
         let is_operators = self.own_tenant().is_none();
         let (mode, id) = (mode.as_str(), Uuid::now_v7());
-        let same: [&(dyn ToSql + Sync); 5] =
-            [&mode, &tenant, &scope.queue, &scope.kind, &is_operators];
+        let same: [&(dyn ToSql + Sync); 6] = [
+            &mode,
+            &tenant,
+            &scope.queue,
+            &scope.kind,
+            &is_operators,
+            &scope.provider,
+        ];
         let same = self.query("looking for a stop", SAME, &same).await?;
         // A cancelling one is about what was there when it was made.
         if let Some(row) = same.first().filter(|_| mode == "pause") {
@@ -406,22 +427,26 @@ impl Store {
                 &OWN_MAX,
                 &OPERATORS_MAX,
                 &is_operators,
+                &scope.provider,
             ],
             action: "stop.create",
             detail: json!({
-                "mode": mode, "queue": scope.queue, "kind": scope.kind, "reason": reason,
+                "mode": mode, "queue": scope.queue, "kind": scope.kind, "provider": scope.provider,
+                "reason": reason,
             }),
         };
         let rows = self.change(change, one(tenant, &id.to_string())).await?;
         if rows.is_empty() {
-            let names: [&(dyn ToSql + Sync); 2] = [&scope.queue, &scope.kind];
+            let names: [&(dyn ToSql + Sync); 3] = [&scope.queue, &scope.kind, &scope.provider];
             let found = self
-                .query("looking for a queue and a kind", HAS_QUEUE_AND_KIND, &names)
+                .query("looking for what a stop names", ARE_THERE, &names)
                 .await?;
-            return Ok(Err(match (found[0].get(0), found[0].get(1)) {
-                (false, _) => Missing::Queue,
-                (true, false) => Missing::Kind,
-                (true, true) => Missing::Room,
+            let is_there = |column| found[0].get::<usize, bool>(column);
+            return Ok(Err(match (is_there(0), is_there(1), is_there(2)) {
+                (false, ..) => Missing::Queue,
+                (_, false, _) => Missing::Kind,
+                (.., false) => Missing::Provider,
+                _ => Missing::Room,
             }));
         }
         let made = self.counted_or_not(id).await?;
@@ -546,6 +571,7 @@ fn stop(row: &Row, is_counted: bool) -> Stop {
         tenant: row.get(2),
         queue: row.get(3),
         kind: row.get(4),
+        provider: row.get(15),
         reason: row.get(5),
         actor: row.get(6),
         created_at: row.get(7),

@@ -23,6 +23,8 @@ pub struct TenantRow {
     pub default_priority: Option<i16>,
     pub default_max_attempts: Option<i32>,
     pub default_expires_after_seconds: Option<f64>,
+    pub in_pipe_max: Option<i32>,
+    pub rate_per_second: Option<i32>,
     pub disabled_at: Option<Timestamp>,
     pub created_at: Timestamp,
     /// Whether its webhooks are signed by a secret of its own.
@@ -57,6 +59,12 @@ pub struct TenantChange {
         skip_serializing_if = "Option::is_none"
     )]
     pub default_expires_after: Option<Option<Duration>>,
+    /// Jobs of it in each queue that may be between the claim and the finish line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_pipe_max: Option<Option<i32>>,
+    /// Jobs of it that may enter the pipe in a second, of all queues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_second: Option<Option<i32>>,
 }
 
 impl TenantChange {
@@ -77,8 +85,8 @@ fn seconds<S: Serializer>(
 const CREATE: &str = "
     insert into postroad.tenant
         (name, weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
-         default_expires_after)
-    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms')
+         default_expires_after, in_pipe_max, rate_per_second)
+    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms', $8, $9)
     on conflict (name) do nothing
     returning true, id";
 
@@ -86,7 +94,8 @@ const TENANTS: &str = "
     select t.name, t.weight, t.unfinished_max, t.submit_rate, t.disabled_at, t.created_at,
            s.tenant_id is not null, case when s.previous_until > now() then s.previous_until end,
            t.default_priority, t.default_max_attempts,
-           extract(epoch from t.default_expires_after)::double precision
+           extract(epoch from t.default_expires_after)::double precision,
+           t.in_pipe_max, t.rate_per_second
     from postroad.tenant t left join postroad.tenant_secret s on s.tenant_id = t.id
     where ($1::text is null or t.name = $1) order by t.name";
 
@@ -98,7 +107,9 @@ const SET: &str = "
         default_priority = case when $7 then $8 else default_priority end,
         default_max_attempts = case when $9 then $10 else default_max_attempts end,
         default_expires_after = case when $11 then $12::float8 * interval '1 ms'
-                                     else default_expires_after end
+                                     else default_expires_after end,
+        in_pipe_max = case when $13 then $14 else in_pipe_max end,
+        rate_per_second = case when $15 then $16 else rate_per_second end
     where name = $1
     returning true, id";
 
@@ -167,6 +178,8 @@ impl Store {
                 &settings.default_priority.flatten(),
                 &settings.default_max_attempts.flatten(),
                 &settings.default_expires_after_millis(),
+                &settings.in_pipe_max.flatten(),
+                &settings.rate_per_second.flatten(),
             ],
             action: "tenant.create",
             detail: json!(settings),
@@ -189,6 +202,8 @@ impl Store {
             default_priority: row.get(8),
             default_max_attempts: row.get(9),
             default_expires_after_seconds: row.get(10),
+            in_pipe_max: row.get(11),
+            rate_per_second: row.get(12),
         };
         Ok(rows.iter().map(tenant).collect())
     }
@@ -211,6 +226,10 @@ impl Store {
                 &settings.default_max_attempts.flatten(),
                 &settings.default_expires_after.is_some(),
                 &settings.default_expires_after_millis(),
+                &settings.in_pipe_max.is_some(),
+                &settings.in_pipe_max.flatten(),
+                &settings.rate_per_second.is_some(),
+                &settings.rate_per_second.flatten(),
             ],
             action: "tenant.set",
             detail: json!(settings),

@@ -1,0 +1,433 @@
+//! At what pace work enters the pipe: rates, bounds of tenants and providers, whose turn it is, breakers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use postroad_common::job::NewJob;
+use postroad_common::job::retry::Verdict;
+use postroad_common::store::{
+    BreakerOf, BreakerState, Cursor, Deleted, DueQueue, GateVerdict, NewProcess, NewStop,
+    ProviderSettings, Role, Ruling, StopMode, StopScope, TenantChange,
+};
+
+use crate::store_fixture::{ALL, AN_HOUR, Room, failed, fence, job};
+
+fn of_tenant(name: &str) -> NewJob {
+    NewJob {
+        tenant: name.parse().unwrap(),
+        ..job()
+    }
+}
+
+fn in_queue(name: &str) -> NewJob {
+    NewJob {
+        queue: name.parse().unwrap(),
+        ..job()
+    }
+}
+
+fn many(count: usize, make: impl Fn() -> NewJob) -> Vec<NewJob> {
+    std::iter::repeat_with(make).take(count).collect()
+}
+
+impl Room {
+    /// With a provider `gateway` for some queues.
+    async fn with_provider(settings: ProviderSettings, queues: &[&str]) -> Self {
+        let room = Self::open().await;
+        assert!(room.store.put_provider("gateway", &settings).await.unwrap());
+        for queue in queues {
+            room.execute(&format!("select postroad.queue_id('{queue}')"))
+                .await;
+        }
+        let queues = queues.join("','");
+        room.execute(&format!(
+            "update postroad.queue set provider_id = (select id from postroad.provider)
+             where name in ('{queues}')"
+        ))
+        .await;
+        room
+    }
+
+    async fn breaker_of(&self, tenant: Option<&str>) -> BreakerOf {
+        BreakerOf {
+            provider: self.value("select id from postroad.provider").await,
+            tenant: tenant.map(str::to_owned),
+        }
+    }
+
+    /// Buckets are as full as they can be.
+    async fn fill_buckets(&self) {
+        self.execute(
+            "update postroad.queue set rate_at = rate_at - interval '1 hour';
+             update postroad.provider set rate_at = rate_at - interval '1 hour';
+             update postroad.tenant_bucket set rate_at = rate_at - interval '1 hour'",
+        )
+        .await;
+    }
+
+    /// How many jobs of each tenant a claim takes.
+    async fn shares(&self, queue: &DueQueue, limit: i64) -> BTreeMap<String, usize> {
+        let mut shares = BTreeMap::new();
+        for claim in self.claim(queue, limit).await {
+            *shares.entry(claim.tenant.to_string()).or_default() += 1;
+        }
+        shares
+    }
+}
+
+fn limits(rate: Option<i32>, unanswered: Option<i32>) -> ProviderSettings {
+    ProviderSettings {
+        unanswered_max: unanswered,
+        rate_per_second: rate,
+        failure_max: Some(0.5),
+        ..ProviderSettings::default()
+    }
+}
+
+#[tokio::test]
+async fn a_rate_saves_up_a_quarter_of_a_second_and_no_more() {
+    let room = Room::open().await;
+    room.enqueue_all(&many(100, job)).await;
+    room.execute("update postroad.queue set rate_per_second = 40")
+        .await;
+    room.fill_buckets().await;
+    let queue = room.due_queue("default").await;
+    assert_eq!(room.claim(&queue, ALL).await.len(), 10);
+}
+
+/// One of them has had all that there is: the others wait for the next.
+#[tokio::test]
+async fn queues_of_a_provider_share_its_rate() {
+    let room = Room::with_provider(limits(Some(40), None), &["one", "two"]).await;
+    let jobs = [many(50, || in_queue("one")), many(50, || in_queue("two"))].concat();
+    room.enqueue_all(&jobs).await;
+    room.fill_buckets().await;
+    let (one, two) = (room.due_queue("one").await, room.due_queue("two").await);
+    let claims = [&one, &two].map(|queue| room.claim(queue, ALL));
+    let claimed: usize = futures_util::future::join_all(claims)
+        .await
+        .iter()
+        .map(Vec::len)
+        .sum();
+    // And what drips in while they are at it.
+    assert!((10..=13).contains(&claimed), "{claimed}");
+}
+
+#[tokio::test]
+async fn a_providers_pipe_holds_what_its_workers_may_have_under_way_twice() {
+    let room = Room::with_provider(limits(None, Some(10)), &["one", "two"]).await;
+    let jobs = [many(50, || in_queue("one")), many(50, || in_queue("two"))].concat();
+    room.enqueue_all(&jobs).await;
+    let (one, two) = (room.due_queue("one").await, room.due_queue("two").await);
+    assert_eq!(room.claim(&one, 15).await.len(), 15);
+    assert_eq!(room.claim(&two, ALL).await.len(), 5);
+    assert_eq!(room.claim(&two, ALL).await.len(), 0);
+
+    for _ in 0..3 {
+        let process = NewProcess {
+            role: Role::Worker,
+            host: "test".to_owned(),
+            pid: 1,
+            version: "0",
+            queues: vec!["one".to_owned(), "two".to_owned(), "other".to_owned()],
+            lease: AN_HOUR,
+            prefetch: Some(100),
+        };
+        room.store.register(&process).await.unwrap();
+    }
+    assert_eq!(room.claim(&two, ALL).await.len(), 40, "three workers now");
+}
+
+#[tokio::test]
+async fn a_tenant_has_no_more_in_a_queues_pipe_than_it_may() {
+    let room = Room::open().await;
+    let jobs = [
+        many(100, || of_tenant("bounded")),
+        many(30, || of_tenant("free")),
+    ]
+    .concat();
+    room.enqueue_all(&jobs).await;
+    let bound = TenantChange {
+        in_pipe_max: Some(Some(7)),
+        ..TenantChange::default()
+    };
+    assert!(room.store.set_tenant("bounded", &bound).await.unwrap());
+    let queue = room.due_queue("default").await;
+
+    let (mut bounded, mut free) = (0, 0);
+    for _ in 0..4 {
+        let shares = room.shares(&queue, 20).await;
+        bounded += shares.get("bounded").unwrap_or(&0);
+        free += shares.get("free").unwrap_or(&0);
+    }
+
+    assert_eq!((bounded, free), (7, 30));
+}
+
+/// Two queues are claimed from at once, again and again: the bucket is one.
+#[tokio::test]
+async fn a_tenants_rate_is_that_of_all_its_queues() {
+    let room = Room::open().await;
+    let of = |queue: &'static str| {
+        many(200, move || NewJob {
+            queue: queue.parse().unwrap(),
+            ..of_tenant("acme")
+        })
+    };
+    room.enqueue_all(&[of("one"), of("two")].concat()).await;
+    let rate = TenantChange {
+        rate_per_second: Some(Some(100)),
+        ..TenantChange::default()
+    };
+    assert!(room.store.set_tenant("acme", &rate).await.unwrap());
+    room.fill_buckets().await;
+    let (one, two) = (room.due_queue("one").await, room.due_queue("two").await);
+    let started = std::time::Instant::now();
+
+    let mut claimed = 0;
+    while started.elapsed() < Duration::from_millis(700) {
+        let claims = [&one, &two].map(|queue| room.claim(queue, 20));
+        let claims = futures_util::future::join_all(claims).await;
+        claimed += claims.iter().map(Vec::len).sum::<usize>();
+    }
+
+    let most = 25.0 + 100.0 * started.elapsed().as_secs_f64() + 1.0;
+    assert!(
+        (60.0..=most).contains(&(claimed as f64)),
+        "{claimed} of {most}"
+    );
+}
+
+/// More tenants than one claim serves: nobody is passed over, and nobody is served twice before all
+/// others were.
+#[tokio::test]
+async fn of_many_tenants_every_one_has_its_turn() {
+    let room = Room::open().await;
+    let jobs: Vec<_> = (0..40)
+        .flat_map(|_| (0..200).map(|n| of_tenant(&format!("t{n:03}"))))
+        .collect();
+    room.execute("update postroad.queue set window_size = 100000")
+        .await;
+    room.enqueue_all(&jobs).await;
+    let queue = room.due_queue("default").await;
+    let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+
+    // 3,200 jobs are sixteen of each; the batches end in the middle of somebody's turn.
+    let mut left = 3200;
+    while left > 0 {
+        for (tenant, jobs) in room.shares(&queue, left.min(777)).await {
+            *shares.entry(tenant).or_default() += jobs;
+            left -= jobs as i64;
+        }
+    }
+
+    assert_eq!(shares.len(), 200);
+    assert!(shares.values().all(|jobs| *jobs == 16), "{shares:?}");
+}
+
+/// Claims of one job, as where the pipe is full: what a weight is worth does not depend on their size.
+#[tokio::test]
+async fn weights_hold_for_claims_of_one() {
+    let room = Room::open().await;
+    let jobs = [
+        many(60, || of_tenant("heavy")),
+        many(60, || of_tenant("light")),
+    ]
+    .concat();
+    room.enqueue_all(&jobs).await;
+    let weight = TenantChange {
+        weight: Some(3),
+        ..TenantChange::default()
+    };
+    assert!(room.store.set_tenant("heavy", &weight).await.unwrap());
+    let (queue, mut heavy) = (room.due_queue("default").await, 0);
+    for _ in 0..40 {
+        heavy += room.shares(&queue, 1).await.get("heavy").unwrap_or(&0);
+    }
+    assert_eq!(heavy, 30);
+}
+
+/// What fails costs a few jobs; then they stay where they are, until a few may try.
+#[tokio::test]
+async fn a_breaker_that_is_open_keeps_jobs_in_postgres_and_those_of_others_go_on() {
+    let room = Room::with_provider(limits(None, None), &["default"]).await;
+    let jobs = [
+        many(30, || of_tenant("acme")),
+        many(30, || of_tenant("beta")),
+    ]
+    .concat();
+    room.enqueue_all(&jobs).await;
+    let queue = room.due_queue("default").await;
+    let before = room.claim(&queue, 10).await;
+    let acme = room.breaker_of(Some("acme")).await;
+
+    let rest = room.store.trip_breaker(&acme, "timeouts").await.unwrap();
+    assert_eq!(rest, Some(Duration::from_secs(5)));
+    let again = room.store.trip_breaker(&acme, "timeouts").await.unwrap();
+    assert_eq!(again, None, "it is open");
+    assert!(
+        !room.store.close_breaker(&acme).await.unwrap(),
+        "it is open"
+    );
+
+    // What was in the pipe goes back, and is not charged.
+    for claim in &before {
+        let is_acme = &*claim.tenant == "acme";
+        let verdict = room.start(fence(claim)).await;
+        assert_eq!(verdict == GateVerdict::Broken, is_acme, "{verdict:?}");
+        if is_acme {
+            assert_eq!(room.state(claim.id).await, "scheduled");
+            assert_eq!(room.look::<i32>(claim.id, "attempt").await, 0);
+        }
+    }
+    let shares = room.shares(&queue, ALL).await;
+    assert_eq!(shares, BTreeMap::from([("beta".to_owned(), 25)]));
+
+    // It has rested: a few try, and no more until somebody has seen how they end.
+    room.execute("update postroad.breaker set probe_at = now()")
+        .await;
+    let probed = room.store.probed_breakers(&[acme.provider]).await.unwrap();
+    assert_eq!(probed, [acme.clone()]);
+    assert_eq!(room.shares(&queue, ALL).await["acme"], 5);
+    assert_eq!(room.claim(&queue, ALL).await.len(), 0);
+    let rest = room.store.trip_breaker(&acme, "again").await.unwrap();
+    assert_eq!(rest, Some(Duration::from_secs(10)));
+
+    room.execute("update postroad.breaker set probe_at = now()")
+        .await;
+    assert!(room.store.close_breaker(&acme).await.unwrap());
+    assert_eq!(room.shares(&queue, ALL).await["acme"], 25);
+}
+
+#[tokio::test]
+async fn a_breaker_of_all_tenants_keeps_every_queue_of_its_provider_back() {
+    let room = Room::with_provider(limits(None, None), &["one", "two"]).await;
+    let jobs = ["one", "two", "other"].map(|queue| many(20, || in_queue(queue)));
+    room.enqueue_all(&jobs.concat()).await;
+    let everybody = room.breaker_of(None).await;
+    room.store.trip_breaker(&everybody, "down").await.unwrap();
+
+    let mut claimed = Vec::new();
+    for name in ["one", "two", "other"] {
+        let queue = room.due_queue(name).await;
+        claimed.push(room.claim(&queue, ALL).await.len());
+    }
+    assert_eq!(claimed, [0, 0, 20]);
+
+    room.execute("update postroad.breaker set probe_at = now()")
+        .await;
+    let (one, two) = (room.due_queue("one").await, room.due_queue("two").await);
+    let tried = room.claim(&one, ALL).await.len() + room.claim(&two, ALL).await.len();
+    assert_eq!(tried, 5);
+    let shown = room.store.providers(Some("gateway")).await.unwrap();
+    let breaker = &shown[0].breakers[0];
+    assert_eq!(
+        (breaker.tenant.as_deref(), breaker.state, &*breaker.reason),
+        (None, BreakerState::HalfOpen, "down")
+    );
+    assert_eq!(room.store.close_breakers("gateway", None).await.unwrap(), 1);
+    assert_eq!(room.claim(&one, ALL).await.len(), 15);
+}
+
+#[tokio::test]
+async fn a_stop_by_provider_holds_all_its_queues() {
+    let room = Room::with_provider(limits(None, None), &["one"]).await;
+    let jobs = ["one", "other"].map(|queue| many(10, || in_queue(queue)));
+    room.enqueue_all(&jobs.concat()).await;
+    let (one, other) = (room.due_queue("one").await, room.due_queue("other").await);
+    let in_pipe = room.claim(&one, 4).await;
+    let scope = StopScope {
+        provider: Some("gateway".to_owned()),
+        ..StopScope::default()
+    };
+    let new = NewStop {
+        scope: &scope,
+        mode: StopMode::Pause,
+        reason: "",
+    };
+    let stop = room.store.create_stop(&new).await.unwrap().unwrap();
+    assert_eq!(stop.provider.as_deref(), Some("gateway"));
+    let named = stop.named.unwrap();
+    assert_eq!((named.waiting, named.in_pipe), (6, 4));
+
+    assert_eq!(room.claim(&one, ALL).await.len(), 0);
+    assert_eq!(room.claim(&other, ALL).await.len(), 10);
+    for claim in &in_pipe {
+        assert_eq!(room.start(fence(claim)).await, GateVerdict::Stopped);
+    }
+    assert_eq!(
+        room.store.delete_provider("gateway").await.unwrap(),
+        Deleted::InUse
+    );
+    assert!(room.store.lift_stop(stop.id).await.unwrap());
+    assert_eq!(room.claim(&one, ALL).await.len(), 6);
+}
+
+/// A thousand that fail together come back at the pace that the budget gives.
+#[tokio::test]
+async fn retries_of_a_provider_are_spread_over_the_time_that_its_budget_needs() {
+    let budget = ProviderSettings {
+        retries_per_second: Some(50),
+        ..ProviderSettings::default()
+    };
+    let room = Room::with_provider(budget, &["default"]).await;
+    room.enqueue_all(&many(1000, job)).await;
+    let jobs = room.claim_all().await;
+    room.store.gate(room.worker, &jobs).await.unwrap();
+    let ended: Vec<_> = jobs
+        .iter()
+        .map(|job| postroad_common::store::Outcome {
+            job: *job,
+            ending: failed(),
+        })
+        .collect();
+    room.store.finish(&ended).await.unwrap();
+
+    for half in jobs.chunks(500) {
+        let ruling = |job: &_| Ruling {
+            job: *job,
+            verdict: Verdict::RetryAfter(Duration::from_secs(1)),
+        };
+        let rulings: Vec<_> = half.iter().map(ruling).collect();
+        assert_eq!(room.store.rule(&rulings).await.unwrap(), 500);
+    }
+
+    let in_ten = "select count(*) from postroad.job
+        where run_at between now() + $1 * interval '1 s' and now() + ($1 + 10) * interval '1 s'";
+    // The first half over ten seconds, and the second over twenty: 750, then 250.
+    for (from, least, most) in [(0.0, 600, 800), (10.0, 180, 330), (22.0, 0, 0)] {
+        let row = room.sql.query_one(in_ten, &[&from]).await.unwrap();
+        let jobs: i64 = row.get(0);
+        assert!((least..=most).contains(&jobs), "{jobs} from {from} s on");
+    }
+    let early: i64 = room
+        .value("select count(*) from postroad.job where run_at < now() + interval '0.5 s'")
+        .await;
+    assert_eq!(early, 0, "none before its own time");
+}
+
+/// As many schedulers as there may be, and one bucket.
+#[tokio::test]
+async fn a_provider_that_is_locked_by_another_claim_is_waited_for() {
+    let room = Room::with_provider(limits(Some(1000), None), &["one", "two"]).await;
+    let jobs = ["one", "two"].map(|queue| many(10, || in_queue(queue)));
+    room.enqueue_all(&jobs.concat()).await;
+    room.fill_buckets().await;
+    let two = room.due_queue("two").await;
+    let mut other = room.database.client().await;
+    let open = other.transaction().await.unwrap();
+    open.batch_execute(
+        "update postroad.provider set rate_tokens = 3, rate_per_second = 1, rate_at = now()",
+    )
+    .await
+    .unwrap();
+    let nothing = Cursor::default();
+    let claim = room.store.claim(&two, ALL, 1, room.scheduler, &nothing);
+    let end = async {
+        room.somebody_waits().await;
+        open.commit().await.unwrap();
+    };
+    let (claimed, ()) = tokio::join!(claim, end);
+    // A bucket holds one at least, and not the three that were written.
+    assert_eq!(claimed.unwrap().unwrap().jobs.len(), 1);
+}
