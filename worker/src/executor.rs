@@ -156,7 +156,7 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 fn ending(result: Result<Done, JobError>) -> Ending {
     match result {
         Ok(done) => completed(&done),
-        Err(JobError::Retry { error, after }) => Ending::Failed {
+        Err(JobError::Retry { error, after, .. }) => Ending::Failed {
             fatal: false,
             retry_after: after.map(|after| after.min(RETRY_AFTER_MAX)),
             code: "failed",
@@ -168,7 +168,7 @@ fn ending(result: Result<Done, JobError>) -> Ending {
             code: "fatal",
             message: format!("{error:#}"),
         },
-        Err(JobError::Unknown { error }) => unknown("unknown", format!("{error:#}")),
+        Err(JobError::Unknown { error, .. }) => unknown("unknown", format!("{error:#}")),
         Err(JobError::Snooze { after }) => Ending::Snoozed(after.min(SNOOZE_MAX)),
     }
 }

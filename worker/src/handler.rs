@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use postroad_common::job::{JobId, KindPolicy};
+use postroad_common::job::{JobId, KindPolicy, ProviderFailure};
 use postroad_common::settings::TenantSettings;
 use postroad_common::store::COMPLETE_IN_TRANSACTION;
 use serde::Serialize;
@@ -159,6 +159,8 @@ pub enum JobError {
         error: anyhow::Error,
         /// How long the other side asked us to wait.
         after: Option<Duration>,
+        /// Whether it was the provider who failed, and how.
+        provider: Option<ProviderFailure>,
     },
     /// It definitely had no effect, and trying again cannot help: the job is dead.
     Fatal {
@@ -170,6 +172,8 @@ pub enum JobError {
     Unknown {
         /// What went wrong.
         error: anyhow::Error,
+        /// Whether it was the provider who failed, and how.
+        provider: Option<ProviderFailure>,
     },
     /// Not now: run again after this long. Does not count as an attempt.
     Snooze {
@@ -184,6 +188,7 @@ impl JobError {
         Self::Retry {
             error: error.into(),
             after: None,
+            provider: None,
         }
     }
 
@@ -192,6 +197,7 @@ impl JobError {
         Self::Retry {
             error: error.into(),
             after: Some(after),
+            provider: None,
         }
     }
 
@@ -206,6 +212,33 @@ impl JobError {
     pub fn unknown(error: impl Into<anyhow::Error>) -> Self {
         Self::Unknown {
             error: error.into(),
+            provider: None,
+        }
+    }
+
+    /// Says that it is the provider who failed, and how; none: that it is not. Other jobs for the
+    /// same provider are spared a failure by it.
+    #[must_use]
+    pub fn by_provider(mut self, failure: impl Into<Option<ProviderFailure>>) -> Self {
+        if let Self::Retry { provider, .. } | Self::Unknown { provider, .. } = &mut self {
+            *provider = failure.into();
+        }
+        self
+    }
+
+    /// How the provider failed. None: the failure is the job's own, or ours.
+    pub fn provider_failure(&self) -> Option<ProviderFailure> {
+        match self {
+            Self::Retry { provider, .. } | Self::Unknown { provider, .. } => *provider,
+            Self::Fatal { .. } | Self::Snooze { .. } => None,
+        }
+    }
+
+    /// How long the other side asked us to wait.
+    pub fn told_to_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Retry { after, .. } => *after,
+            Self::Unknown { .. } | Self::Fatal { .. } | Self::Snooze { .. } => None,
         }
     }
 
@@ -218,13 +251,16 @@ impl JobError {
 impl fmt::Debug for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Retry { error, after: None } => write!(f, "retry: {error:#}"),
+            Self::Retry {
+                error, after: None, ..
+            } => write!(f, "retry: {error:#}"),
             Self::Retry {
                 error,
                 after: Some(after),
+                ..
             } => write!(f, "retry in {after:?}: {error:#}"),
             Self::Fatal { error } => write!(f, "fatal: {error:#}"),
-            Self::Unknown { error } => write!(f, "outcome unknown: {error:#}"),
+            Self::Unknown { error, .. } => write!(f, "outcome unknown: {error:#}"),
             Self::Snooze { after } => write!(f, "snooze for {after:?}"),
         }
     }

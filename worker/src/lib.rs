@@ -29,7 +29,7 @@ mod worker;
 pub use config::Config;
 pub use handler::{CompleteInError, Done, Handler, JobContext, JobError};
 pub use postroad_common::config::Env;
-pub use postroad_common::job::{JobId, KindPolicy, OnLost};
+pub use postroad_common::job::{JobId, KindPolicy, OnLost, ProviderFailure};
 pub use postroad_common::program;
 pub use registry::RegisterError;
 pub use worker::{Builder, Worker};

@@ -5,6 +5,7 @@ mod input;
 mod kind;
 mod name;
 mod new_job;
+mod provider;
 pub mod retry;
 mod state;
 
@@ -15,4 +16,5 @@ pub use name::{InvalidName, KindName, NAME_BYTES_MAX, ProviderName, QueueName, T
 pub use new_job::{
     ARGS_BYTES_MAX, ARGS_NESTING_MAX, DEDUP_FOR, InvalidJob, NewJob, RunAt, TRACEPARENT_BYTES_MAX,
 };
+pub use provider::ProviderFailure;
 pub use state::{IllegalTransition, JobEvent, JobState};

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Serialize;
 
-use crate::{Done, JobError};
+use crate::{Done, JobError, ProviderFailure};
 
 /// The longest wait a provider may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -104,9 +104,13 @@ impl Answer {
                 body,
             }),
             Verdict::Gone => Err(JobError::fatal(self.refusal(body))),
-            Verdict::Failed { after: None } => Err(JobError::retry(self.refusal(body))),
-            Verdict::Failed { after: Some(after) } => {
-                Err(JobError::retry_after(self.refusal(body), after))
+            Verdict::Failed { after } => {
+                let refusal = self.refusal(body);
+                let error = match after {
+                    None => JobError::retry(refusal),
+                    Some(after) => JobError::retry_after(refusal, after),
+                };
+                Err(error.by_provider(ProviderFailure::of_status(self.status.as_u16())))
             }
         }
     }

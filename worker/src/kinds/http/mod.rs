@@ -2,7 +2,7 @@
 //!
 //! The three ways a call can end are kept apart, because a kind that holds what is in doubt must
 //! hold neither more nor less: it was answered ([`Answer`]), nothing was sent
-//! ([`Failure::NotSent`], [`Failure::Blocked`]), or the request may have arrived and no answer
+//! ([`Failure::NotSent`], [`Failure::NotMade`], [`Failure::Blocked`]), or the request may have arrived and no answer
 //! came ([`Failure::Unanswered`]).
 //!
 //! Whoever answers is taken to be hostile: every wait and every buffer has a limit.
@@ -22,7 +22,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 pub(super) use self::answer::Answer;
-use crate::{JobContext, JobError};
+use crate::{JobContext, JobError, ProviderFailure};
 
 /// How long one attempt of a kind that calls a provider may take.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,6 +76,8 @@ impl Default for Limits {
 pub(super) enum Failure {
     /// The address may not be reached. Nothing was sent.
     Blocked(BlockedAddress),
+    /// The request could not be made of what was given. Nothing was sent.
+    NotMade(anyhow::Error),
     /// No connection came about. Nothing was sent.
     NotSent(anyhow::Error),
     /// The request may have arrived; what came back, if anything, was no HTTP answer.
@@ -91,12 +93,12 @@ impl Failure {
         if let Some(blocked) = find_cause::<BlockedAddress>(&error) {
             return Self::Blocked(blocked.clone());
         }
-        let not_sent = error.is_connect() || error.is_builder();
+        let (not_made, not_sent) = (error.is_builder(), error.is_connect());
         let error = anyhow::Error::new(error);
-        if not_sent {
-            Self::NotSent(error)
-        } else {
-            Self::Unanswered(error)
+        match (not_made, not_sent) {
+            (true, _) => Self::NotMade(error),
+            (_, true) => Self::NotSent(error),
+            _ => Self::Unanswered(error),
         }
     }
 }
@@ -105,9 +107,12 @@ impl From<Failure> for JobError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Blocked(error) => Self::fatal(error),
-            Failure::NotSent(error) => Self::retry(error.context("nothing was sent")),
+            Failure::NotMade(error) => Self::retry(error.context("nothing was sent")),
+            Failure::NotSent(error) => Self::retry(error.context("nothing was sent"))
+                .by_provider(ProviderFailure::Unreachable),
             Failure::Unanswered(error) => {
                 Self::unknown(error.context("the request may have arrived, but no answer came"))
+                    .by_provider(ProviderFailure::Silent)
             }
         }
     }

@@ -2,7 +2,7 @@ use super::provider::{End, Provider, Reply};
 use super::{Ending, LIMITS, PATIENT, args, ending, job, refusal};
 use crate::kinds::http::Limits;
 use crate::kinds::sms::{Sms, SmsArgs, SmsConfig};
-use crate::{Done, Handler, JobError, OnLost};
+use crate::{Done, Handler, JobError, OnLost, ProviderFailure};
 
 const ARGS: &str = r#"{ "text" : "Hi \u00e9 \"you\"",  "to": "+33639980606" }"#;
 const TOKEN: &str = "gw_5f2c9b";
@@ -90,6 +90,36 @@ async fn what_may_have_been_sent_is_unknown_and_sent_once() {
         assert_eq!(ending(&send(&provider, LIMITS).await), Ending::Unknown);
         assert_eq!(provider.requests().len(), 1);
     }
+}
+
+/// What a limit and a breaker go by: a job that no provider would take is not the provider's failure.
+#[tokio::test]
+async fn a_failed_attempt_says_whose_failure_it_is() {
+    use ProviderFailure::{Broken, Overloaded, Silent, Unreachable};
+
+    let cases = [
+        ("400 Bad Request", None),
+        ("404 Not Found", None),
+        ("410 Gone", None),
+        ("429 Too Many Requests", Some(Overloaded)),
+        ("500 Internal Server Error", Some(Broken)),
+        ("502 Bad Gateway", Some(Overloaded)),
+        ("503 Service Unavailable", Some(Overloaded)),
+        ("504 Gateway Timeout", Some(Overloaded)),
+    ];
+    let failure = async |provider: &Provider, limits| {
+        let error = send(provider, limits).await.expect_err("a failed attempt");
+        error.provider_failure()
+    };
+    for (status, expected) in cases {
+        let provider = Provider::start(Reply::with_body(status, "no")).await;
+        assert_eq!(failure(&provider, PATIENT).await, expected, "{status}");
+    }
+    let provider = Provider::start(Reply::new("", End::Hang)).await;
+    assert_eq!(failure(&provider, LIMITS).await, Some(Silent));
+    let sms = sms("http://127.0.0.1:1/", None, LIMITS).expect("a handler");
+    let error = sms.run(job(&sms), args(ARGS)).await.expect_err("refused");
+    assert_eq!(error.provider_failure(), Some(Unreachable));
 }
 
 #[test]
