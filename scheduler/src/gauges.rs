@@ -64,6 +64,9 @@ impl Service for Gauges {
         for (mode, count) in self.store.stop_gauges().await? {
             metrics::stops(mode.as_str(), count);
         }
+        for (state, count) in self.store.breaker_gauges().await? {
+            metrics::breakers(state.as_str(), count);
+        }
         Ok(Progress::Idle)
     }
 }

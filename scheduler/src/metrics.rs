@@ -18,6 +18,7 @@ const EXPIRED: &str = "postroad_jobs_expired_total";
 const EXPANDED: &str = "postroad_campaign_jobs_total";
 const STOPPED: &str = "postroad_jobs_stopped_total";
 const STOPS: &str = "postroad_stops";
+const BREAKERS: &str = "postroad_breakers";
 const TICKS: &str = "postroad_schedule_ticks_total";
 const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
 const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
@@ -73,6 +74,11 @@ pub fn describe() {
         "jobs that stops were about, by what this scheduler did: set aside at a claim, released, cancelled"
     );
     describe_gauge!(STOPS, Unit::Count, "stops that are in force, by mode");
+    describe_gauge!(
+        BREAKERS,
+        Unit::Count,
+        "breakers that are not closed, by state"
+    );
     describe_counter!(
         TICKS,
         Unit::Count,
@@ -215,6 +221,10 @@ pub(crate) fn stopped(what: &'static str, jobs: usize) {
 
 pub(crate) fn stops(mode: &'static str, count: i64) {
     gauge!(STOPS, "mode" => mode).set(count as f64);
+}
+
+pub(crate) fn breakers(state: &'static str, count: i64) {
+    gauge!(BREAKERS, "state" => state).set(count as f64);
 }
 
 pub(crate) fn ledger_imbalance(jobs: u64) {

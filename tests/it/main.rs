@@ -12,6 +12,7 @@ mod api_campaigns;
 mod api_dead_letters;
 mod api_fixture;
 mod api_jobs;
+mod api_providers;
 mod api_queues;
 mod api_stops;
 mod api_tenants;

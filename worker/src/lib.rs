@@ -10,6 +10,7 @@
 //! See `examples/greet.rs` for a worker with a kind of its own.
 
 mod args;
+mod breaker;
 mod canceller;
 pub mod config;
 mod consumer;

@@ -12,6 +12,7 @@ const OUTCOMES: &str = "postroad_outcomes_total";
 const REFUSED: &str = "postroad_deliveries_refused_total";
 const REJECTED: &str = "postroad_deliveries_rejected_total";
 const REDELIVERED: &str = "postroad_redelivered_total";
+const BREAKERS: &str = "postroad_breakers_moved_total";
 
 /// Says what each metric means. Once, after the recorder is installed.
 pub(crate) fn describe() {
@@ -46,6 +47,11 @@ pub(crate) fn describe() {
         Unit::Count,
         "deliveries the broker had made before"
     );
+    describe_counter!(
+        BREAKERS,
+        Unit::Count,
+        "breakers that this worker has opened or closed"
+    );
 }
 
 pub(crate) fn attempt(kind: &str, ended: &'static str, late: Duration, took: Duration) {
@@ -71,6 +77,10 @@ pub(crate) fn refused(reason: &'static str) {
 
 pub(crate) fn rejected(reason: &'static str) {
     counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn breaker(what: &'static str) {
+    counter!(BREAKERS, "what" => what).increment(1);
 }
 
 pub(crate) fn redelivered() {

@@ -1,7 +1,7 @@
 //! How much is where, at one moment, for the gauges of a scheduler. Read every few seconds by each
 //! of them, so every count is the range of a small index or ends at a bound.
 
-use super::{Error, StopMode, Store};
+use super::{BreakerState, Error, StopMode, Store};
 
 /// Due jobs that are counted in one queue, and failed and held ones over all queues; there may be
 /// more.
@@ -105,7 +105,19 @@ const STOPS: &str = "
     select (select count(*) from postroad.stop where lifted_at is null and mode = 'pause'),
            (select count(*) from postroad.stop where lifted_at is null and mode = 'cancel')";
 
+/// Both states, also the one in which there is no breaker.
+const BREAKERS: &str = "
+    select count(*) filter (where probe_at > now()), count(*) filter (where probe_at <= now())
+    from postroad.breaker";
+
 impl Store {
+    /// How many breakers are not closed: those that are open, and those that are half open.
+    pub async fn breaker_gauges(&self) -> Result<[(BreakerState, i64); 2], Error> {
+        let rows = self.query("counting breakers", BREAKERS, &[]).await?;
+        let count = |(column, state)| (state, rows[0].get(column));
+        Ok([(0, BreakerState::Open), (1, BreakerState::HalfOpen)].map(count))
+    }
+
     /// How many stops are in force: those that pause, and those that cancel.
     pub async fn stop_gauges(&self) -> Result<[(StopMode, i64); 2], Error> {
         let rows = self.query("counting stops", STOPS, &[]).await?;

@@ -1,0 +1,412 @@
+//! What this worker sees of providers, and what that says of their breakers, which the fleet shares.
+//!
+//! A breaker is of a provider and a tenant: one tenant's credentials may be refused while all others'
+//! work. Where most tenants fail it is the provider, and that one's breaker keeps everybody's jobs back.
+//!
+//! Each worker judges by what it has seen itself, a share of the same traffic. What it concludes is
+//! written by a service, and written again if that fails. If the worker dies first, the others come to
+//! the same conclusion.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use postroad_common::job::ProviderFailure;
+use postroad_common::service::{Nudge, Progress, Service};
+use postroad_common::store::{self, BreakerOf, Store, WorkerProvider};
+
+use crate::metrics;
+
+/// What was seen is forgotten after one to two of these.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Fewer failures say nothing.
+const FAILURES_MIN: u32 = 10;
+/// Fewer tenants that fail are each their own affair.
+const TENANTS_MIN: usize = 3;
+/// Tenants of a provider that are told apart, at most. What more of them do is not judged.
+const TENANTS_MAX: usize = 10_000;
+/// How often is looked for breakers that are half open.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How an attempt went, as far as its provider is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It answered.
+    Good,
+    /// It failed.
+    Bad(ProviderFailure),
+}
+
+/// What is seen of the providers of this worker's queues.
+#[derive(Clone, Default)]
+pub(crate) struct Breakers {
+    state: Arc<Mutex<State>>,
+    nudge: Nudge,
+}
+
+#[derive(Default)]
+struct State {
+    /// By queue.
+    providers: HashMap<String, Provider>,
+    windows: HashMap<i32, HashMap<String, Window>>,
+    half_open: HashSet<BreakerOf>,
+    /// Not written yet.
+    verdicts: HashMap<BreakerOf, Verdict>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Provider {
+    id: i32,
+    failure_max: f64,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Trip(String),
+    Close,
+}
+
+impl Breakers {
+    /// Notes how an attempt of a job went that came from this queue.
+    pub(crate) fn note(&self, queue: &str, tenant: &str, seen: Seen) {
+        let mut state = self.lock();
+        let Some(provider) = state.providers.get(queue).cloned() else {
+            return;
+        };
+        if state.note(&provider, tenant, seen, Instant::now()) {
+            drop(state);
+            self.nudge.wake();
+        }
+    }
+
+    /// Takes what is set now.
+    pub(crate) fn set(&self, providers: &[WorkerProvider]) {
+        let mut state = self.lock();
+        let of_queue = |provider: &WorkerProvider| {
+            let one = provider.failure_max.map(|failure_max| Provider {
+                id: provider.id,
+                failure_max,
+            });
+            let queues = provider.queues.clone().into_iter();
+            queues.filter_map(move |queue| Some((queue, one.clone()?)))
+        };
+        state.providers = providers.iter().flat_map(of_queue).collect();
+        let known: HashSet<i32> = state.providers.values().map(|one| one.id).collect();
+        state.windows.retain(|id, _| known.contains(id));
+        state.half_open.retain(|of| known.contains(&of.provider));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Says whether there is something to be written.
+    fn note(&mut self, provider: &Provider, tenant: &str, seen: Seen, now: Instant) -> bool {
+        let of_tenant = BreakerOf {
+            provider: provider.id,
+            tenant: Some(tenant.to_owned()),
+        };
+        let of_all = BreakerOf {
+            provider: provider.id,
+            tenant: None,
+        };
+        let windows = self.windows.entry(provider.id).or_default();
+        if windows.len() >= TENANTS_MAX && !windows.contains_key(tenant) {
+            windows.retain(|_, window| !window.at(now).is_empty());
+            if windows.len() >= TENANTS_MAX {
+                return false;
+            }
+        }
+        let window = windows.entry(tenant.to_owned()).or_default().at(now);
+        window.note(seen);
+        let window = *window;
+        let mut is_news = false;
+        match seen {
+            Seen::Good => {
+                for of in [of_tenant, of_all] {
+                    if self.half_open.remove(&of) {
+                        self.verdicts.insert(of, Verdict::Close);
+                        is_news = true;
+                    }
+                }
+            }
+            Seen::Bad(failure) => {
+                let what = failure.as_str();
+                for of in [&of_tenant, &of_all] {
+                    if self.half_open.remove(of) {
+                        let reason = format!("tried again, and it was {what}");
+                        self.verdicts.insert(of.clone(), Verdict::Trip(reason));
+                        is_news = true;
+                    }
+                }
+                if window.fails(provider.failure_max) {
+                    let reason = window.reason(what);
+                    windows_of(&mut self.windows, provider.id).remove(tenant);
+                    self.verdicts.insert(of_tenant, Verdict::Trip(reason));
+                    is_news = true;
+                }
+                if let Some(reason) = self.fails_for_most(provider, what, now) {
+                    self.windows.remove(&provider.id);
+                    self.verdicts.insert(of_all, Verdict::Trip(reason));
+                    is_news = true;
+                }
+            }
+        }
+        is_news
+    }
+
+    /// Whether most tenants whose jobs were run lately have seen failures, mostly.
+    fn fails_for_most(&mut self, provider: &Provider, what: &str, now: Instant) -> Option<String> {
+        let windows = windows_of(&mut self.windows, provider.id);
+        let (mut all, mut failing, mut failures) = (0, 0, 0);
+        for window in windows.values_mut() {
+            let window = window.at(now);
+            all += usize::from(!window.is_empty());
+            failing += usize::from(window.share() >= provider.failure_max);
+            failures += window.failed();
+        }
+        let is_most = failing >= TENANTS_MIN && failing as f64 >= all as f64 * provider.failure_max;
+        (is_most && failures >= FAILURES_MIN)
+            .then(|| format!("{failing} of {all} tenants saw it fail; at last it was {what}"))
+    }
+}
+
+fn windows_of(
+    windows: &mut HashMap<i32, HashMap<String, Window>>,
+    provider: i32,
+) -> &mut HashMap<String, Window> {
+    windows.entry(provider).or_default()
+}
+
+/// What was seen of one provider by one tenant: in this period, and in the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    since: Option<Instant>,
+    now: Counts,
+    before: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    good: u32,
+    bad: u32,
+}
+
+impl Window {
+    /// Forgets what is too old.
+    fn at(&mut self, now: Instant) -> &mut Self {
+        let age = self
+            .since
+            .map_or(Duration::MAX, |since| now.saturating_duration_since(since));
+        if age >= PERIOD {
+            *self = Self {
+                since: Some(now),
+                now: Counts::default(),
+                before: if age < 2 * PERIOD { self.now } else { Counts::default() },
+            };
+        }
+        self
+    }
+
+    fn note(&mut self, seen: Seen) {
+        match seen {
+            Seen::Good => self.now.good += 1,
+            Seen::Bad(_) => self.now.bad += 1,
+        }
+    }
+
+    fn failed(&self) -> u32 {
+        self.now.bad + self.before.bad
+    }
+
+    fn all(&self) -> u32 {
+        self.failed() + self.now.good + self.before.good
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all() == 0
+    }
+
+    fn share(&self) -> f64 {
+        f64::from(self.failed()) / f64::from(self.all().max(1))
+    }
+
+    fn fails(&self, failure_max: f64) -> bool {
+        self.failed() >= FAILURES_MIN && self.share() >= failure_max
+    }
+
+    fn reason(&self, what: &str) -> String {
+        let (failed, all) = (self.failed(), self.all());
+        format!("{failed} of {all} answers failed; at last it was {what}")
+    }
+}
+
+/// Writes what was concluded, and looks for breakers that are half open.
+pub(crate) struct Writer {
+    pub(crate) store: Store,
+    pub(crate) breakers: Breakers,
+}
+
+impl Writer {
+    /// Wakes the service when something was concluded.
+    pub(crate) fn nudge(&self) -> Nudge {
+        self.breakers.nudge.clone()
+    }
+
+    async fn write(&self, of: &BreakerOf, verdict: &Verdict) -> Result<(), store::Error> {
+        let whose = of.tenant.as_deref().unwrap_or("all tenants");
+        let provider = of.provider;
+        match verdict {
+            Verdict::Trip(reason) => {
+                if let Some(rest) = self.store.trip_breaker(of, reason).await? {
+                    metrics::breaker("opened");
+                    tracing::warn!(
+                        provider,
+                        tenant = of.tenant,
+                        "the breaker of provider {provider} for {whose} is open for {rest:?}: {reason}"
+                    );
+                }
+            }
+            Verdict::Close => {
+                if self.store.close_breaker(of).await? {
+                    metrics::breaker("closed");
+                    tracing::info!(
+                        provider,
+                        tenant = of.tenant,
+                        "the breaker of provider {provider} for {whose} is closed: a job has gone through"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Service for Writer {
+    const NAME: &'static str = "breakers";
+    type Error = store::Error;
+
+    fn period(&self) -> Duration {
+        LOOK
+    }
+
+    async fn run_once(&mut self) -> Result<Progress, store::Error> {
+        loop {
+            let next = {
+                let state = self.breakers.lock();
+                let next = state.verdicts.iter().next();
+                next.map(|(of, verdict)| (of.clone(), verdict.clone()))
+            };
+            let Some((of, verdict)) = next else { break };
+            self.write(&of, &verdict).await?;
+            let mut state = self.breakers.lock();
+            // What was concluded meanwhile is newer.
+            if state.verdicts.get(&of) == Some(&verdict) {
+                state.verdicts.remove(&of);
+            }
+        }
+        let providers: HashSet<i32> = {
+            let state = self.breakers.lock();
+            state.providers.values().map(|one| one.id).collect()
+        };
+        if !providers.is_empty() {
+            let providers: Vec<_> = providers.into_iter().collect();
+            let half_open = self.store.probed_breakers(&providers).await?;
+            self.breakers.lock().half_open = half_open.into_iter().collect();
+        }
+        Ok(Progress::Idle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: Seen = Seen::Bad(ProviderFailure::Silent);
+
+    fn provider() -> Provider {
+        Provider {
+            id: 1,
+            failure_max: 0.5,
+        }
+    }
+
+    fn of(tenant: Option<&str>) -> BreakerOf {
+        BreakerOf {
+            provider: 1,
+            tenant: tenant.map(str::to_owned),
+        }
+    }
+
+    fn trips(state: &State, tenant: Option<&str>) -> bool {
+        matches!(state.verdicts.get(&of(tenant)), Some(Verdict::Trip(_)))
+    }
+
+    #[test]
+    fn a_breaker_opens_when_enough_and_most_answers_failed() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for _ in 0..FAILURES_MIN - 1 {
+            assert!(!state.note(&provider(), "acme", BAD, now));
+        }
+        for _ in 0..FAILURES_MIN + 1 {
+            assert!(!state.note(&provider(), "acme", Seen::Good, now));
+        }
+        assert!(!state.note(&provider(), "acme", BAD, now), "ten of 21");
+        assert!(state.note(&provider(), "acme", BAD, now), "eleven of 22");
+        assert!(trips(&state, Some("acme")));
+        assert!(!trips(&state, None), "one tenant is not the provider");
+    }
+
+    #[test]
+    fn what_was_seen_long_ago_is_forgotten() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for _ in 0..FAILURES_MIN - 1 {
+            state.note(&provider(), "acme", BAD, now);
+        }
+        assert!(!state.note(&provider(), "acme", BAD, now + 3 * PERIOD));
+        let soon = now + 3 * PERIOD + PERIOD;
+        for _ in 0..FAILURES_MIN - 2 {
+            assert!(!state.note(&provider(), "acme", BAD, soon));
+        }
+        assert!(state.note(&provider(), "acme", BAD, soon), "with the one before");
+    }
+
+    #[test]
+    fn many_tenants_with_few_jobs_each_open_the_providers_own() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for n in 0..20 {
+            state.note(&provider(), &format!("good-{n}"), Seen::Good, now);
+        }
+        for n in 0..20 {
+            let is_news = state.note(&provider(), &format!("bad-{n}"), BAD, now);
+            assert_eq!(is_news, n == 19, "{n}: half of them have to fail");
+        }
+        assert!(trips(&state, None));
+        assert_eq!(state.verdicts.len(), 1);
+    }
+
+    #[test]
+    fn one_that_is_half_open_is_closed_by_a_success_and_opened_by_a_failure() {
+        let (mut state, now) = (State::default(), Instant::now());
+        state.half_open = HashSet::from([of(Some("acme")), of(Some("beta")), of(None)]);
+        assert!(state.note(&provider(), "acme", BAD, now));
+        assert!(trips(&state, Some("acme")) && trips(&state, None));
+        assert!(state.note(&provider(), "beta", Seen::Good, now));
+        assert_eq!(state.verdicts[&of(Some("beta"))], Verdict::Close);
+        assert!(!state.note(&provider(), "gamma", Seen::Good, now));
+    }
+
+    #[test]
+    fn tenants_that_are_told_apart_are_bounded() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for n in 0..TENANTS_MAX + 10 {
+            state.note(&provider(), &format!("t{n}"), Seen::Good, now);
+        }
+        assert_eq!(state.windows[&1].len(), TENANTS_MAX);
+        state.note(&provider(), "new", Seen::Good, now + 2 * PERIOD);
+        assert_eq!(state.windows[&1].len(), 1);
+    }
+}
