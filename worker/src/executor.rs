@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::canceller::Cancellations;
+use crate::destinations::Evidence;
 use crate::finisher::Finished;
 use crate::gate::Asking;
 use crate::handler::{Done, JobContext, JobError};
@@ -55,6 +56,7 @@ impl Executor {
                 kind,
                 envelope,
                 permit,
+                call,
             } = asking;
             let job = JobContext {
                 id: envelope.id,
@@ -76,24 +78,37 @@ impl Executor {
                 // then the job has been judged, and somebody may have decided by what there was.
                 if membership.id() != Some(to) {
                     metrics::refused("late");
-                    return Ending::Snoozed(Duration::ZERO);
+                    return (Ending::Snoozed(Duration::ZERO), None);
                 }
                 let attempted = kind.run(job, envelope.body);
                 tokio::select! {
                     biased;
                     result = tokio::time::timeout(timeout, attempted) => match result {
-                        Ok(result) => ending(result),
-                        Err(_) => unknown("timeout", format!("no end after {timeout:?}")),
+                        Ok(result) => {
+                            let evidence = Evidence::of(&result);
+                            (ending(result), evidence)
+                        }
+                        Err(_) => {
+                            let ending = unknown("timeout", format!("no end after {timeout:?}"));
+                            (ending, call.is_some().then(Evidence::silence))
+                        }
                     },
-                    () = called_off.cancelled() => Ending::Cancelled,
-                    () = shutdown.cancel.cancelled() => Ending::Interrupted,
+                    () = called_off.cancelled() => (Ending::Cancelled, None),
+                    () = shutdown.cancel.cancelled() => (Ending::Interrupted, None),
                 }
             });
-            let ending = match attempt_ended.catch_unwind().await {
-                Ok(ending) => ending,
-                Err(panic) => unknown("panic", panic_text(&*panic)),
+            let (ending, evidence) = match attempt_ended.catch_unwind().await {
+                Ok(ended) => ended,
+                Err(panic) => (unknown("panic", panic_text(&*panic)), None),
             };
             failpoint!("executor.ended");
+            if let Some(failure) = evidence.and_then(Evidence::failure) {
+                metrics::provider_failed(name.as_str(), failure);
+            }
+            match (call, evidence) {
+                (Some(call), Some(evidence)) => call.ended(evidence, started),
+                (call, _) => drop(call),
+            }
             let (word, took) = (word(&ending), started.elapsed());
             metrics::attempt(name.as_str(), word, late, took);
             if let Some(line) = line {

@@ -22,6 +22,7 @@ use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Fenced, Gate, GateVerdict, ProcessId, Store};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use crate::destinations::Call;
 use crate::executor::Executor;
 use crate::gather::gather;
 use crate::inflight::{self, Ticket};
@@ -41,6 +42,8 @@ pub(crate) struct Asking {
     pub(crate) envelope: Envelope,
     /// The room it takes in its queue's concurrency.
     pub(crate) permit: OwnedSemaphorePermit,
+    /// What it is counted by, where its destination is limited.
+    pub(crate) call: Option<Call>,
     /// When its delivery was opened.
     pub(crate) taken_at: Instant,
 }

@@ -82,6 +82,12 @@ impl Room {
         }
     }
 
+    /// How many there are, taken or free.
+    pub(crate) fn places(&self) -> usize {
+        let size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        size.places
+    }
+
     fn is_one_too_many(&self) -> bool {
         let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
         let is_one = size.too_many > 0;
