@@ -28,15 +28,6 @@ const TENANTS_MAX: usize = 10_000;
 /// How often is looked for breakers that are half open.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How an attempt went, as far as its provider is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// It answered.
-    Good,
-    /// It failed.
-    Bad(ProviderFailure),
-}
-
 /// What is seen of the providers of this worker's queues.
 #[derive(Clone, Default)]
 pub(crate) struct Breakers {
@@ -57,6 +48,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq)]
 struct Provider {
     id: i32,
+    name: Arc<str>,
     failure_max: f64,
 }
 
@@ -68,13 +60,18 @@ enum Verdict {
 }
 
 impl Breakers {
-    /// Notes how an attempt of a job went that came from this queue.
-    pub(crate) fn note(&self, queue: &str, tenant: &str, seen: Seen) {
+    /// Whether what its jobs see of their provider is of interest.
+    pub(crate) fn watches(&self, queue: &str) -> bool {
+        self.lock().providers.contains_key(queue)
+    }
+
+    /// Notes how the provider failed an attempt of a job that came from this queue; or that it did not.
+    pub(crate) fn note(&self, queue: &str, tenant: &str, failure: Option<ProviderFailure>) {
         let mut state = self.lock();
         let Some(provider) = state.providers.get(queue).cloned() else {
             return;
         };
-        if state.note(&provider, tenant, seen, Instant::now()) {
+        if state.note(&provider, tenant, failure, Instant::now()) {
             drop(state);
             self.nudge.wake();
         }
@@ -86,6 +83,7 @@ impl Breakers {
         let of_queue = |provider: &WorkerProvider| {
             let one = provider.failure_max.map(|failure_max| Provider {
                 id: provider.id,
+                name: provider.name.as_str().into(),
                 failure_max,
             });
             let queues = provider.queues.clone().into_iter();
@@ -97,6 +95,13 @@ impl Breakers {
         state.half_open.retain(|of| known.contains(&of.provider));
     }
 
+    fn name_of(&self, provider: i32) -> Arc<str> {
+        let state = self.lock();
+        let mut known = state.providers.values();
+        let found = known.find(|one| one.id == provider);
+        found.map_or_else(|| provider.to_string().into(), |one| one.name.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +109,13 @@ impl Breakers {
 
 impl State {
     /// Says whether there is something to be written.
-    fn note(&mut self, provider: &Provider, tenant: &str, seen: Seen, now: Instant) -> bool {
+    fn note(
+        &mut self,
+        provider: &Provider,
+        tenant: &str,
+        failure: Option<ProviderFailure>,
+        now: Instant,
+    ) -> bool {
         let of_tenant = BreakerOf {
             provider: provider.id,
             tenant: Some(tenant.to_owned()),
@@ -121,11 +132,11 @@ impl State {
             }
         }
         let window = windows.entry(tenant.to_owned()).or_default().at(now);
-        window.note(seen);
+        window.note(failure.is_none());
         let window = *window;
         let mut is_news = false;
-        match seen {
-            Seen::Good => {
+        match failure {
+            None => {
                 for of in [of_tenant, of_all] {
                     if self.half_open.remove(&of) {
                         self.verdicts.insert(of, Verdict::Close);
@@ -133,7 +144,7 @@ impl State {
                     }
                 }
             }
-            Seen::Bad(failure) => {
+            Some(failure) => {
                 let what = failure.as_str();
                 for of in [&of_tenant, &of_all] {
                     if self.half_open.remove(of) {
@@ -205,17 +216,23 @@ impl Window {
             *self = Self {
                 since: Some(now),
                 now: Counts::default(),
-                before: if age < 2 * PERIOD { self.now } else { Counts::default() },
+                before: if age < 2 * PERIOD {
+                    self.now
+                } else {
+                    Counts::default()
+                },
             };
         }
         self
     }
 
-    fn note(&mut self, seen: Seen) {
-        match seen {
-            Seen::Good => self.now.good += 1,
-            Seen::Bad(_) => self.now.bad += 1,
-        }
+    fn note(&mut self, is_good: bool) {
+        let counts = &mut self.now;
+        *(if is_good {
+            &mut counts.good
+        } else {
+            &mut counts.bad
+        }) += 1;
     }
 
     fn failed(&self) -> u32 {
@@ -258,13 +275,13 @@ impl Writer {
 
     async fn write(&self, of: &BreakerOf, verdict: &Verdict) -> Result<(), store::Error> {
         let whose = of.tenant.as_deref().unwrap_or("all tenants");
-        let provider = of.provider;
+        let provider = self.breakers.name_of(of.provider);
         match verdict {
             Verdict::Trip(reason) => {
                 if let Some(rest) = self.store.trip_breaker(of, reason).await? {
                     metrics::breaker("opened");
                     tracing::warn!(
-                        provider,
+                        provider = &*provider,
                         tenant = of.tenant,
                         "the breaker of provider {provider} for {whose} is open for {rest:?}: {reason}"
                     );
@@ -274,7 +291,7 @@ impl Writer {
                 if self.store.close_breaker(of).await? {
                     metrics::breaker("closed");
                     tracing::info!(
-                        provider,
+                        provider = &*provider,
                         tenant = of.tenant,
                         "the breaker of provider {provider} for {whose} is closed: a job has gone through"
                     );
@@ -325,11 +342,13 @@ impl Service for Writer {
 mod tests {
     use super::*;
 
-    const BAD: Seen = Seen::Bad(ProviderFailure::Silent);
+    const GOOD: Option<ProviderFailure> = None;
+    const BAD: Option<ProviderFailure> = Some(ProviderFailure::Silent);
 
     fn provider() -> Provider {
         Provider {
             id: 1,
+            name: "gateway".into(),
             failure_max: 0.5,
         }
     }
@@ -352,7 +371,7 @@ mod tests {
             assert!(!state.note(&provider(), "acme", BAD, now));
         }
         for _ in 0..FAILURES_MIN + 1 {
-            assert!(!state.note(&provider(), "acme", Seen::Good, now));
+            assert!(!state.note(&provider(), "acme", GOOD, now));
         }
         assert!(!state.note(&provider(), "acme", BAD, now), "ten of 21");
         assert!(state.note(&provider(), "acme", BAD, now), "eleven of 22");
@@ -371,14 +390,17 @@ mod tests {
         for _ in 0..FAILURES_MIN - 2 {
             assert!(!state.note(&provider(), "acme", BAD, soon));
         }
-        assert!(state.note(&provider(), "acme", BAD, soon), "with the one before");
+        assert!(
+            state.note(&provider(), "acme", BAD, soon),
+            "with the one before"
+        );
     }
 
     #[test]
     fn many_tenants_with_few_jobs_each_open_the_providers_own() {
         let (mut state, now) = (State::default(), Instant::now());
         for n in 0..20 {
-            state.note(&provider(), &format!("good-{n}"), Seen::Good, now);
+            state.note(&provider(), &format!("good-{n}"), GOOD, now);
         }
         for n in 0..20 {
             let is_news = state.note(&provider(), &format!("bad-{n}"), BAD, now);
@@ -394,19 +416,19 @@ mod tests {
         state.half_open = HashSet::from([of(Some("acme")), of(Some("beta")), of(None)]);
         assert!(state.note(&provider(), "acme", BAD, now));
         assert!(trips(&state, Some("acme")) && trips(&state, None));
-        assert!(state.note(&provider(), "beta", Seen::Good, now));
+        assert!(state.note(&provider(), "beta", GOOD, now));
         assert_eq!(state.verdicts[&of(Some("beta"))], Verdict::Close);
-        assert!(!state.note(&provider(), "gamma", Seen::Good, now));
+        assert!(!state.note(&provider(), "gamma", GOOD, now));
     }
 
     #[test]
     fn tenants_that_are_told_apart_are_bounded() {
         let (mut state, now) = (State::default(), Instant::now());
         for n in 0..TENANTS_MAX + 10 {
-            state.note(&provider(), &format!("t{n}"), Seen::Good, now);
+            state.note(&provider(), &format!("t{n}"), GOOD, now);
         }
         assert_eq!(state.windows[&1].len(), TENANTS_MAX);
-        state.note(&provider(), "new", Seen::Good, now + 2 * PERIOD);
+        state.note(&provider(), "new", GOOD, now + 2 * PERIOD);
         assert_eq!(state.windows[&1].len(), 1);
     }
 }

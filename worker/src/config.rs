@@ -6,6 +6,7 @@
 //! | `AMQP_URL` | `amqp://postroad:postroad@127.0.0.1:5672/postroad` | RabbitMQ 3.10 or newer |
 //! | `POSTROAD_QUEUES` | `default` | queues to consume, comma separated |
 //! | `POSTROAD_PREFETCH` | `100` | unacknowledged deliveries per queue = jobs that run at once (1 to 2000) |
+//! | `POSTROAD_DESTINATION_MAX` | `1000` | calls at once to one destination (a webhook's host, the SMS gateway), at most; fewer as it answers. 0: no limit but the prefetch |
 //! | `POSTROAD_ADMIN_LISTEN` | a free port, logged | `/healthz`, `/readyz`, `/metrics` |
 //! | `POSTROAD_LEASE` | `30s` | silence after which this process is called lost (2s to 1h) |
 //! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
@@ -16,6 +17,7 @@
 //! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use postroad_common::config::{ConfigError, Env};
@@ -29,6 +31,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Connections to Postgres: gate, outcomes, heartbeat, and one to spare.
 const CONNECTIONS_MAX: usize = 4;
+/// Calls at once to one destination: a bound for what adapts, and not a guess of what is right.
+const DESTINATION_DEFAULT: u32 = 1000;
 /// RabbitMQ's limit for quorum queues.
 pub(crate) const PREFETCH_MAX: u32 = 2000;
 
@@ -43,6 +47,8 @@ pub struct Config {
     pub queues: Vec<QueueName>,
     /// Unacknowledged deliveries per queue.
     pub prefetch: u16,
+    /// Calls at once to one destination, at most. None: they are not limited.
+    pub destination_max: Option<NonZeroUsize>,
     /// Where the admin page listens.
     pub admin_listen: SocketAddr,
     /// Silence after which this process is called lost.
@@ -62,6 +68,7 @@ impl Config {
             queues: queues(env),
             prefetch: u16::try_from(env.number("POSTROAD_PREFETCH", 100, 1, PREFETCH_MAX))
                 .expect("the upper limit fits"),
+            destination_max: destination_max(env),
             admin_listen: env.parse("POSTROAD_ADMIN_LISTEN", (Ipv4Addr::LOCALHOST, 0).into()),
             lease: env.duration("POSTROAD_LEASE", LEASE_DEFAULT, LEASE_MIN, LEASE_MAX),
             grace: env.duration("POSTROAD_GRACE", GRACE_DEFAULT, Duration::ZERO, HOUR),
@@ -75,6 +82,13 @@ impl Config {
         env.finish()?;
         Ok(config)
     }
+}
+
+/// 0 turns the limit off.
+fn destination_max(env: &mut Env) -> Option<NonZeroUsize> {
+    let (most, default) = (PREFETCH_MAX, DESTINATION_DEFAULT);
+    let set = env.number("POSTROAD_DESTINATION_MAX", default, 0, most);
+    NonZeroUsize::new(usize::try_from(set).unwrap_or(usize::MAX))
 }
 
 fn queues(env: &mut Env) -> Vec<QueueName> {
@@ -111,6 +125,20 @@ mod tests {
         assert_eq!(names, ["sms", "webhooks"]);
         for bad in ["sms,sms", "sms,", "SMS", ","] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_destinations_has_a_bound_and_can_be_turned_off() {
+        let read = |text| Config::read(Env::of_map([("POSTROAD_DESTINATION_MAX", text)]));
+        assert_eq!(read("0").unwrap().destination_max, None);
+        assert_eq!(read("7").unwrap().destination_max, NonZeroUsize::new(7));
+        for bad in ["2001", "-1", "off"] {
+            let text = read(bad).err().map(|error| error.to_string());
+            assert!(
+                text.is_some_and(|text| text.contains("from 0 to 2000")),
+                "{bad:?}"
+            );
         }
     }
 

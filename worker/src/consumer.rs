@@ -10,7 +10,6 @@
 //! The prefetch is how many messages RabbitMQ hands out, and how many jobs run: the jobs of a bundle
 //! wait here, each for a place of its own.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 use std::vec;
 
@@ -21,16 +20,13 @@ use postroad_common::broker::{
 };
 use postroad_common::failpoint;
 use postroad_common::health::Health;
-use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::Fenced;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::watch;
 
-use crate::gate::Asking;
-use crate::inflight::{self, InFlight, Receipt, Taken};
+use crate::inflight;
+use crate::intake::{Intake, Received};
 use crate::metrics;
-use crate::prefetch::{Prefetch, Room};
-use crate::registry::Registry;
+use crate::prefetch::{Place, Prefetch};
 
 pub(crate) const HEALTH: &str = "rabbitmq_consume";
 
@@ -93,7 +89,7 @@ impl Consumer {
         let name = topology::work_queue(queue);
         let subscription =
             Subscription::open(connection, &name, prefetch, &self.consumer_tag).await?;
-        self.intake.rooms[queue].resize(prefetch);
+        self.intake.room(queue).resize(prefetch);
         Ok(Lane {
             queue: queue.to_owned(),
             prefetch,
@@ -119,14 +115,6 @@ struct Inbox {
     opened: vec::IntoIter<Received>,
 }
 
-/// A job and how to settle its delivery.
-struct Received {
-    job: Envelope,
-    receipt: Receipt,
-    /// When its delivery was opened.
-    taken_at: Instant,
-}
-
 impl Lane {
     /// Takes deliveries until the subscription ends.
     async fn receive(&mut self, connection: &Connection, consumer: &Consumer) -> Error {
@@ -144,9 +132,9 @@ impl Lane {
     ) -> Result<(), Error> {
         let intake = &consumer.intake;
         tokio::select! {
-            received = self.inbox.next(&intake.rooms[&self.queue]) => {
+            received = self.inbox.next(&self.queue, intake) => {
                 let (place, received) = received?;
-                intake.take(place, received).await;
+                intake.take(&self.queue, place, received).await;
             }
             () = is_changed(consumer.prefetch.clone(), &self.queue, self.prefetch) => {
                 let lane = consumer.open_lane(connection, &self.queue).await?;
@@ -163,9 +151,9 @@ impl Lane {
 impl Inbox {
     /// The next job, and a place to run it. Nothing is lost if this is given up: a delivery that was
     /// being rejected comes again when the channel ends.
-    async fn next(&mut self, room: &Room) -> Result<(OwnedSemaphorePermit, Received), Error> {
+    async fn next(&mut self, queue: &str, intake: &Intake) -> Result<(Place, Received), Error> {
         // Room first: after a lost connection the jobs of the old one still run.
-        let place = room.enter().await;
+        let place = intake.enter(queue).await;
         loop {
             if let Some(received) = self.opened.next() {
                 return Ok((place, received));
@@ -259,66 +247,6 @@ impl Session {
         drop(self.lanes);
         if let Err(error) = self.connection.close_settled().await {
             tracing::debug!("{error}");
-        }
-    }
-}
-
-/// From a delivery to the gate.
-pub(crate) struct Intake {
-    registry: Registry,
-    rooms: BTreeMap<String, Room>,
-    in_flight: InFlight,
-    asking: mpsc::Sender<Asking>,
-}
-
-impl Intake {
-    /// There is no room for jobs of any queue before it is consumed.
-    pub(crate) fn new(registry: Registry, queues: &[String], asking: mpsc::Sender<Asking>) -> Self {
-        let room = |queue: &String| (queue.clone(), Room::default());
-        let rooms = queues.iter().map(room).collect();
-        Self {
-            registry,
-            rooms,
-            in_flight: InFlight::default(),
-            asking,
-        }
-    }
-
-    async fn take(&self, place: OwnedSemaphorePermit, received: Received) {
-        let Received {
-            job,
-            receipt,
-            taken_at,
-        } = received;
-        let Some(kind) = self.registry.find(&job.kind) else {
-            metrics::rejected("unknown_kind");
-            tracing::warn!(
-                job.kind = job.kind.chars().take(80).collect::<String>(),
-                "rejecting a job whose kind this worker does not know"
-            );
-            receipt.settle(Settle::DeadLetter).await;
-            return;
-        };
-        let fenced = Fenced {
-            id: job.id,
-            dispatch: job.dispatch,
-        };
-        match self.in_flight.take(fenced, receipt) {
-            Taken::New(ticket) => {
-                // Fails only when the gate has stopped: then the broker delivers it elsewhere.
-                drop(
-                    self.asking
-                        .send(Asking {
-                            ticket,
-                            kind,
-                            envelope: job,
-                            permit: place,
-                            taken_at,
-                        })
-                        .await,
-                );
-            }
-            Taken::Again(before) => before.settle(Settle::Ack).await,
         }
     }
 }

@@ -21,7 +21,9 @@ use postroad_common::telemetry::ATTEMPT_TARGET;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::Breakers;
 use crate::canceller::Cancellations;
+use crate::destinations::Evidence;
 use crate::finisher::Finished;
 use crate::gate::Asking;
 use crate::handler::{Done, JobContext, JobError};
@@ -39,6 +41,7 @@ pub(crate) struct Executor {
     pub(crate) shutdown: Shutdown,
     pub(crate) settings: TenantSettings,
     pub(crate) cancellations: Cancellations,
+    pub(crate) breakers: Breakers,
 }
 
 impl Executor {
@@ -46,15 +49,17 @@ impl Executor {
     pub(crate) fn start(&self, asking: Asking, to: ProcessId, attempt: i32, late: Duration) {
         let membership = self.membership.clone();
         let (finished, shutdown) = (self.finished.clone(), self.shutdown.clone());
-        let settings = self.settings.clone();
+        let (settings, breakers) = (self.settings.clone(), self.breakers.clone());
         let called_off = self.cancellations.enter(asking.ticket.job());
         self.running.spawn(async move {
             let Asking {
                 taken_at: _,
                 ticket,
+                queue,
                 kind,
                 envelope,
                 permit,
+                call,
             } = asking;
             let job = JobContext {
                 id: envelope.id,
@@ -69,6 +74,7 @@ impl Executor {
             let (started, timeout) = (Instant::now(), kind.timeout());
             let (id, name) = (job.id, kind.name.clone());
             let line = AttemptLine::of(&job, late);
+            let tenant = breakers.watches(&queue).then(|| job.tenant.clone());
             // A handler's code also runs when its future is dropped and when its error is printed:
             // a panic there must not swallow the outcome either.
             let attempt_ended = AssertUnwindSafe(async {
@@ -76,24 +82,41 @@ impl Executor {
                 // then the job has been judged, and somebody may have decided by what there was.
                 if membership.id() != Some(to) {
                     metrics::refused("late");
-                    return Ending::Snoozed(Duration::ZERO);
+                    return (Ending::Snoozed(Duration::ZERO), None);
                 }
                 let attempted = kind.run(job, envelope.body);
                 tokio::select! {
                     biased;
                     result = tokio::time::timeout(timeout, attempted) => match result {
-                        Ok(result) => ending(result),
-                        Err(_) => unknown("timeout", format!("no end after {timeout:?}")),
+                        Ok(result) => {
+                            let evidence = Evidence::of(&result);
+                            (ending(result), evidence)
+                        }
+                        Err(_) => {
+                            let ending = unknown("timeout", format!("no end after {timeout:?}"));
+                            let is_call = call.is_some() || tenant.is_some();
+                            (ending, is_call.then(Evidence::silence))
+                        }
                     },
-                    () = called_off.cancelled() => Ending::Cancelled,
-                    () = shutdown.cancel.cancelled() => Ending::Interrupted,
+                    () = called_off.cancelled() => (Ending::Cancelled, None),
+                    () = shutdown.cancel.cancelled() => (Ending::Interrupted, None),
                 }
             });
-            let ending = match attempt_ended.catch_unwind().await {
-                Ok(ending) => ending,
-                Err(panic) => unknown("panic", panic_text(&*panic)),
+            let (ending, evidence) = match attempt_ended.catch_unwind().await {
+                Ok(ended) => ended,
+                Err(panic) => (unknown("panic", panic_text(&*panic)), None),
             };
             failpoint!("executor.ended");
+            if let Some(failure) = evidence.and_then(Evidence::failure) {
+                metrics::provider_failed(name.as_str(), failure);
+            }
+            if let Some((tenant, evidence)) = tenant.zip(evidence) {
+                breakers.note(&queue, &tenant, evidence.failure());
+            }
+            match (call, evidence) {
+                (Some(call), Some(evidence)) => call.ended(evidence, started),
+                (call, _) => drop(call),
+            }
             let (word, took) = (word(&ending), started.elapsed());
             metrics::attempt(name.as_str(), word, late, took);
             if let Some(line) = line {

@@ -20,13 +20,14 @@ use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Fenced, Gate, GateVerdict, ProcessId, Store};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
+use crate::destinations::Call;
 use crate::executor::Executor;
 use crate::gather::gather;
 use crate::inflight::{self, Ticket};
 use crate::metrics;
-use crate::prefetch::Prefetch;
+use crate::prefetch::{Place, Prefetch};
 use crate::registry::Kind;
 
 /// Deliveries per statement.
@@ -37,10 +38,14 @@ const HEALTH: &str = "gate";
 /// A delivery that asks to be started.
 pub(crate) struct Asking {
     pub(crate) ticket: Ticket,
+    /// The queue it came from.
+    pub(crate) queue: Arc<str>,
     pub(crate) kind: Arc<Kind>,
     pub(crate) envelope: Envelope,
-    /// The room it takes in its queue's concurrency.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// The room it takes in its queue's and its provider's concurrency.
+    pub(crate) permit: Place,
+    /// What it is counted by, where its destination is limited.
+    pub(crate) call: Option<Call>,
     /// When its delivery was opened.
     pub(crate) taken_at: Instant,
 }

@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use crate::destinations::Destination;
+
 /// The code of one job kind.
 ///
 /// ```
@@ -47,6 +49,37 @@ pub trait Handler: Send + Sync + 'static {
     /// Attempts, backoff, timeout, and what becomes of a job whose worker is lost.
     fn policy(&self) -> KindPolicy {
         KindPolicy::default()
+    }
+
+    /// Whom an attempt with these args will call. The worker then finds out how many calls that
+    /// destination takes at once, and a job that finds no room waits in Postgres, with no attempt
+    /// charged, instead of in the place of a job for somebody else. None: it calls nobody, or nobody
+    /// who has to be spared.
+    ///
+    /// It is asked before the job is started, for each job and in between deliveries: it should be
+    /// quick. The args are as they came, JSON that may not even fit [`Self::Args`]: read no more of them
+    /// than it takes, and answer with none if they make no sense; the attempt itself says so then.
+    ///
+    /// What the destination takes follows from how long attempts need that end well, and from those
+    /// that end in an error [by the provider](JobError::by_provider).
+    ///
+    /// ```
+    /// # use postroad_worker::{Destination, Done, Handler, JobContext, JobError};
+    /// # struct Push;
+    /// # impl Handler for Push {
+    /// #     const KIND: &'static str = "push";
+    /// #     type Args = serde_json::Value;
+    /// fn destination(&self, _args: &[u8]) -> Option<Destination> {
+    ///     Some(Destination::new("push.example"))
+    /// }
+    /// #     async fn run(&self, _: JobContext, _: Self::Args) -> Result<Done, JobError> {
+    /// #         Ok(Done::empty())
+    /// #     }
+    /// # }
+    /// ```
+    fn destination(&self, args: &[u8]) -> Option<Destination> {
+        let _ = args;
+        None
     }
 
     /// Runs one attempt. May be dropped at any await when the timeout passes or the worker stops.

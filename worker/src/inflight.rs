@@ -142,6 +142,13 @@ impl Ticket {
         self.job
     }
 
+    /// Gives the newest delivery of the job back, with all that is in it: the job has not been started.
+    pub(crate) async fn give_back(self) {
+        if let Some(receipt) = self.redeem() {
+            receipt.give_back().await;
+        }
+    }
+
     /// The newest delivery of the job, which is in hand no longer. From here on the next delivery
     /// has an entry of its own, which the end of this ticket must not touch.
     fn redeem(mut self) -> Option<Receipt> {

@@ -25,6 +25,8 @@ Configured by environment:
   AMQP_URL                    RabbitMQ 3.10+ [amqp://postroad:postroad@127.0.0.1:5672/postroad]
   POSTROAD_QUEUES             queues to consume, comma separated [default]
   POSTROAD_PREFETCH           unacknowledged deliveries per queue = jobs at once [100]
+  POSTROAD_DESTINATION_MAX    calls at once to one host or gateway, at most; fewer as it answers,
+                              0: no limit but the prefetch [1000]
   POSTROAD_WEBHOOK_SECRET     whsec_..., signs webhooks [none]
   POSTROAD_WEBHOOK_ALLOW      private networks that webhooks may reach, as CIDR [none]
   POSTROAD_SMS_GATEWAY_URL    where sms jobs go [none: this worker does not run them]
@@ -146,9 +148,10 @@ mod tests {
 
         const SECRET: &str = "S3CRET";
 
-        const OPEN: [&str; 7] = [
+        const OPEN: [&str; 8] = [
             "POSTROAD_QUEUES",
             "POSTROAD_PREFETCH",
+            "POSTROAD_DESTINATION_MAX",
             "POSTROAD_ADMIN_LISTEN",
             "POSTROAD_LEASE",
             "POSTROAD_GRACE",

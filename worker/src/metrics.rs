@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use postroad_common::job::ProviderFailure;
 use postroad_common::store::Moved;
 
 const ATTEMPTS: &str = "postroad_job_attempts_total";
@@ -11,6 +14,9 @@ const LATENESS: &str = "postroad_job_lateness_seconds";
 const OUTCOMES: &str = "postroad_outcomes_total";
 const REFUSED: &str = "postroad_deliveries_refused_total";
 const REJECTED: &str = "postroad_deliveries_rejected_total";
+const PROVIDER_FAILURES: &str = "postroad_provider_failures_total";
+const PUT_OFF: &str = "postroad_jobs_put_off_total";
+const DESTINATIONS: &str = "postroad_destinations";
 const REDELIVERED: &str = "postroad_redelivered_total";
 const BREAKERS: &str = "postroad_breakers_moved_total";
 
@@ -41,6 +47,20 @@ pub(crate) fn describe() {
         REJECTED,
         Unit::Count,
         "deliveries rejected unread, by reason"
+    );
+    describe_counter!(
+        PROVIDER_FAILURES,
+        Unit::Count,
+        "attempts that failed by their provider, by kind and how"
+    );
+    describe_counter!(
+        PUT_OFF,
+        Unit::Count,
+        "jobs sent back to the schedule because their destination takes no more, by reason"
+    );
+    describe_gauge!(
+        DESTINATIONS,
+        "destinations that are known, that jobs were put off for, and that asked for a pause"
     );
     describe_counter!(
         REDELIVERED,
@@ -81,6 +101,19 @@ pub(crate) fn rejected(reason: &'static str) {
 
 pub(crate) fn breaker(what: &'static str) {
     counter!(BREAKERS, "what" => what).increment(1);
+}
+
+pub(crate) fn provider_failed(kind: &str, failure: ProviderFailure) {
+    counter!(PROVIDER_FAILURES, "kind" => kind.to_owned(), "failure" => failure.as_str())
+        .increment(1);
+}
+
+pub(crate) fn put_off(reason: &'static str) {
+    counter!(PUT_OFF, "reason" => reason).increment(1);
+}
+
+pub(crate) fn destinations(state: &'static str, count: usize) {
+    gauge!(DESTINATIONS, "state" => state).set(count as f64);
 }
 
 pub(crate) fn redelivered() {

@@ -1,9 +1,11 @@
 //! How many jobs of each queue are in hand and run at once here: as the worker is configured, or as
-//! an operator has set the queue, also while it works.
+//! an operator has set the queue, also while it works; and no more than their provider takes at once
+//! from one worker, whatever queues they came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use postroad_common::store::WorkerProvider;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::PREFETCH_MAX;
@@ -13,6 +15,8 @@ use crate::config::PREFETCH_MAX;
 pub(crate) struct Prefetch {
     default: u16,
     set: BTreeMap<String, u16>,
+    /// What the queue's provider takes at once.
+    most: BTreeMap<String, u16>,
 }
 
 impl Prefetch {
@@ -21,11 +25,14 @@ impl Prefetch {
         Self {
             default,
             set: BTreeMap::new(),
+            most: BTreeMap::new(),
         }
     }
 
     pub(crate) fn of(&self, queue: &str) -> u16 {
-        self.set.get(queue).copied().unwrap_or(self.default)
+        let set = self.set.get(queue).copied().unwrap_or(self.default);
+        let most = self.most.get(queue).copied();
+        most.map_or(set, |most| set.min(most))
     }
 
     /// Half of the places of the queue that has most of them.
@@ -34,14 +41,86 @@ impl Prefetch {
         usize::from(set.fold(self.default, u16::max)) / 2
     }
 
-    /// Takes what operators have set, and says whether that is news.
-    pub(crate) fn set(&mut self, set: Vec<(String, u16)>) -> bool {
+    /// Takes what operators have set, for queues and for their providers, and says whether that is
+    /// news.
+    pub(crate) fn set(&mut self, set: Vec<(String, u16)>, providers: &[WorkerProvider]) -> bool {
         let most = u16::try_from(PREFETCH_MAX).unwrap_or(u16::MAX);
         let set = set.into_iter().map(|(queue, to)| (queue, to.min(most)));
-        let set = BTreeMap::from_iter(set);
-        let is_news = self.set != set;
-        self.set = set;
+        let now = Self {
+            default: self.default,
+            set: set.collect(),
+            most: by_queue(providers, |provider| provider.unanswered_max).collect(),
+        };
+        let is_news = *self != now;
+        *self = now;
         is_news
+    }
+}
+
+/// What is set for providers, by the queues whose jobs go to them.
+fn by_queue<'a, T: Copy + 'a>(
+    providers: &'a [WorkerProvider],
+    set: impl Fn(&WorkerProvider) -> Option<T> + 'a,
+) -> impl Iterator<Item = (String, T)> + 'a {
+    providers.iter().flat_map(move |provider| {
+        let set = set(provider);
+        let queues = provider.queues.iter();
+        queues.filter_map(move |queue| Some((queue.clone(), set?)))
+    })
+}
+
+/// A job's place among those of its queue, and among those of all queues of its provider.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _of_queue: OwnedSemaphorePermit,
+    _of_provider: Option<OwnedSemaphorePermit>,
+}
+
+/// The rooms of providers that take so many jobs at once from a worker.
+#[derive(Debug, Default)]
+pub(crate) struct ProviderRooms {
+    rooms: Mutex<Rooms>,
+}
+
+#[derive(Debug, Default)]
+struct Rooms {
+    /// One that is not limited any more stays: some of its places may be taken.
+    by_provider: HashMap<i32, Arc<Room>>,
+    of_queue: HashMap<String, Arc<Room>>,
+}
+
+impl ProviderRooms {
+    /// Takes what is set now.
+    pub(crate) fn set(&self, providers: &[WorkerProvider]) {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        rooms.of_queue.clear();
+        for provider in providers {
+            let Some(most) = provider.unanswered_max else {
+                continue;
+            };
+            let room = rooms.by_provider.entry(provider.id).or_default().clone();
+            room.resize(most);
+            for queue in &provider.queues {
+                rooms.of_queue.insert(queue.clone(), room.clone());
+            }
+        }
+    }
+
+    /// Waits for a place for a job of this queue. Nothing is lost if this is given up.
+    pub(crate) async fn enter(&self, queue: &str, room: &Room) -> Place {
+        let of_queue = room.enter().await;
+        let shared = {
+            let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            rooms.of_queue.get(queue).cloned()
+        };
+        let of_provider = match shared {
+            Some(room) => Some(room.enter().await),
+            None => None,
+        };
+        Place {
+            _of_queue: of_queue,
+            _of_provider: of_provider,
+        }
     }
 }
 
@@ -82,6 +161,12 @@ impl Room {
         }
     }
 
+    /// How many there are, taken or free.
+    pub(crate) fn places(&self) -> usize {
+        let size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        size.places
+    }
+
     fn is_one_too_many(&self) -> bool {
         let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
         let is_one = size.too_many > 0;
@@ -115,13 +200,53 @@ mod tests {
     #[test]
     fn an_operator_goes_before_the_configuration() {
         let mut prefetch = Prefetch::new(100);
-        assert!(prefetch.set(vec![("slow".to_owned(), 2)]));
-        assert!(!prefetch.set(vec![("slow".to_owned(), 2)]));
+        assert!(prefetch.set(vec![("slow".to_owned(), 2)], &[]));
+        assert!(!prefetch.set(vec![("slow".to_owned(), 2)], &[]));
         assert_eq!((prefetch.of("slow"), prefetch.of("default")), (2, 100));
-        assert!(prefetch.set(vec![("slow".to_owned(), u16::MAX)]));
+        assert!(prefetch.set(vec![("slow".to_owned(), u16::MAX)], &[]));
         assert_eq!(prefetch.of("slow"), 2000, "what RabbitMQ takes");
-        assert!(prefetch.set(Vec::new()));
+        assert!(prefetch.set(Vec::new(), &[]));
         assert_eq!(prefetch.of("slow"), 100);
+    }
+
+    fn gateway(unanswered_max: Option<u16>) -> WorkerProvider {
+        WorkerProvider {
+            id: 1,
+            name: "gateway".to_owned(),
+            unanswered_max,
+            failure_max: None,
+            queues: vec!["one".to_owned(), "two".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_provider_bounds_each_of_its_queues() {
+        let mut prefetch = Prefetch::new(100);
+        assert!(prefetch.set(vec![("one".to_owned(), 7)], &[gateway(Some(50))]));
+        assert_eq!(
+            ["one", "two", "other"].map(|queue| prefetch.of(queue)),
+            [7, 50, 100]
+        );
+        assert!(prefetch.set(Vec::new(), &[gateway(None)]));
+        assert_eq!(prefetch.of("two"), 100);
+    }
+
+    #[test]
+    fn queues_of_a_provider_share_its_places() {
+        let (rooms, one, two) = (ProviderRooms::default(), Room::default(), Room::default());
+        one.resize(10);
+        two.resize(10);
+        rooms.set(&[gateway(Some(3))]);
+        let first: Vec<_> = (0..2)
+            .filter_map(|_| rooms.enter("one", &one).now_or_never())
+            .collect();
+        let last = rooms.enter("two", &two).now_or_never();
+        assert!(first.len() == 2 && last.is_some());
+        assert!(rooms.enter("two", &two).now_or_never().is_none());
+        drop(first);
+        assert!(rooms.enter("two", &two).now_or_never().is_some());
+        rooms.set(&[gateway(None)]);
+        assert!(rooms.enter("two", &two).now_or_never().is_some());
     }
 
     proptest! {

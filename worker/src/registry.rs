@@ -1,6 +1,7 @@
 //! Which kinds this worker runs.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use postroad_common::job::{InvalidName, KindName, KindPolicy};
 
 use crate::args;
+use crate::destinations::Destination;
 use crate::handler::{Done, Handler, JobContext, JobError};
 
 /// The longest wait between two attempts that the database takes.
@@ -115,6 +117,13 @@ impl Kind {
         self.timeout_set.store(millis, Ordering::Relaxed);
     }
 
+    /// Whom an attempt with these args calls.
+    pub(crate) fn destination(&self, args: &[u8]) -> Option<Destination> {
+        // A handler's code: a panic in it must not take the consumer along. The attempt will say more.
+        let destination = AssertUnwindSafe(|| self.handler.destination(args));
+        std::panic::catch_unwind(destination).unwrap_or_default()
+    }
+
     /// Parses the args and runs the handler.
     pub(crate) fn run(&self, job: JobContext, args: Vec<u8>) -> Attempt {
         self.handler.run(job, args)
@@ -125,12 +134,18 @@ type Attempt = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 
 /// A handler without its types.
 trait ErasedHandler: Send + Sync {
+    fn destination(&self, args: &[u8]) -> Option<Destination>;
+
     fn run(&self, job: JobContext, args: Vec<u8>) -> Attempt;
 }
 
 struct Erased<H>(Arc<H>);
 
 impl<H: Handler> ErasedHandler for Erased<H> {
+    fn destination(&self, args: &[u8]) -> Option<Destination> {
+        self.0.destination(args)
+    }
+
     fn run(&self, job: JobContext, args: Vec<u8>) -> Attempt {
         let handler = self.0.clone();
         Box::pin(async move {

@@ -7,7 +7,8 @@ use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, Listener, Store};
 use tokio::sync::watch;
 
-use crate::prefetch::Prefetch;
+use crate::breaker::Breakers;
+use crate::prefetch::{Prefetch, ProviderRooms};
 use crate::registry::Kind;
 
 /// A change is called out. How often is looked all the same.
@@ -15,12 +16,14 @@ const LOOK: Duration = Duration::from_secs(60);
 /// And while nothing can be heard.
 const LOOK_WHILE_DEAF: Duration = Duration::from_secs(1);
 
-/// Reads the timeouts of these kinds and the prefetch of these queues again and again.
+/// Reads the timeouts of these kinds, the prefetch of these queues and their providers again and again.
 pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) kinds: Vec<Arc<Kind>>,
     pub(crate) queues: Vec<String>,
     pub(crate) prefetch: watch::Sender<Prefetch>,
+    pub(crate) provider_rooms: Arc<ProviderRooms>,
+    pub(crate) breakers: Breakers,
     pub(crate) listener: Listener,
     pub(crate) looked: Option<Looked>,
 }
@@ -40,8 +43,11 @@ impl Settings {
             kind.set_timeout(set.get(kind.name.as_str()).copied());
         }
         let hints = self.store.prefetch_hints(&self.queues).await?;
+        let providers = self.store.worker_providers(&self.queues).await?;
+        self.provider_rooms.set(&providers);
+        self.breakers.set(&providers);
         self.prefetch
-            .send_if_modified(|prefetch| prefetch.set(hints));
+            .send_if_modified(|prefetch| prefetch.set(hints, &providers));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A worker from its parts: what is started in which order, and how it comes to its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,19 +17,23 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::{self, Breakers};
 use crate::canceller::{Cancellations, Canceller};
 use crate::config::Config;
-use crate::consumer::{self, Consumer, Intake, Session};
+use crate::consumer::{self, Consumer, Session};
+use crate::destinations::{Destinations, Tidier};
 use crate::executor::Executor;
 use crate::finisher::Finisher;
-use crate::gate::{Asking, Gatekeeper};
+use crate::gate::Gatekeeper;
 use crate::handler::Handler;
+use crate::intake::{Exits, Intake};
 use crate::metrics;
-use crate::prefetch::Prefetch;
+use crate::prefetch::{Prefetch, ProviderRooms};
 use crate::registry::{RegisterError, Registry};
+use crate::releaser::Releaser;
 use crate::settings::Settings;
 
-/// Jobs waiting for the gate. They have places, which bound them long before.
+/// Jobs waiting for the gate, or to be sent back. They have places, which bound them long before.
 const CHANNEL: usize = 1024;
 /// After it was told to let go, how long a worker may still take to write what it has: moments when
 /// Postgres answers, and two tries when it does not.
@@ -121,15 +126,14 @@ impl Worker {
         let settings = TenantSettings::new(&store, &listener);
         let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
         let places = usize::from(config.prefetch) * names.len();
-        let (stages, asking) = Stages::start(
-            places,
-            &store,
-            &membership,
-            settings,
-            &prefetch,
-            &health,
-            &shutdown,
-        );
+        let (provider_rooms, breakers) = (Arc::new(ProviderRooms::default()), Breakers::default());
+        let outside = Outside {
+            store: &store,
+            membership: &membership,
+            health: &health,
+            shutdown: &shutdown,
+        };
+        let (stages, exits) = Stages::start(places, outside, settings, breakers.clone(), &prefetch);
         let canceller = Canceller {
             store: store.clone(),
             membership: membership.clone(),
@@ -144,11 +148,19 @@ impl Worker {
             self.registry.names().join(", ")
         );
         let queues = process.queues.clone();
+        let most = config.destination_max;
+        let destinations = most.map(|most| Destinations::new(most.get(), &queues));
+        if let Some(destinations) = destinations.clone() {
+            let tidier = Tidier(destinations);
+            drop(spawn(tidier, Nudge::default(), &health, &shutdown));
+        }
         let settings = Settings {
             store: store.clone(),
             kinds: self.registry.all(),
             queues: queues.clone(),
             prefetch: prefetch_set,
+            provider_rooms: provider_rooms.clone(),
+            breakers: breakers.clone(),
             listener,
             looked: None,
         };
@@ -156,9 +168,15 @@ impl Worker {
         startup::repeat(&health, &shutdown, async || settings.read().await).await?;
         let nudge = settings.nudged();
         drop(spawn(settings, nudge, &health, &shutdown));
+        let writer = breaker::Writer {
+            store: store.clone(),
+            breakers,
+        };
+        let nudge = writer.nudge();
+        drop(spawn(writer, nudge, &health, &shutdown));
         let consumer = Consumer {
             broker,
-            intake: Intake::new(self.registry, &queues, asking),
+            intake: Intake::new(self.registry, &queues, provider_rooms, destinations, exits),
             queues,
             prefetch,
             consumer_tag: format!("worker.{host}.{pid}"),
@@ -180,9 +198,19 @@ impl Worker {
     }
 }
 
+/// What every stage has to do with.
+struct Outside<'a> {
+    store: &'a Store,
+    membership: &'a Membership,
+    health: &'a Health,
+    shutdown: &'a Shutdown,
+}
+
 /// What stands between the consumer and the database.
 struct Stages {
     gatekeeper: JoinHandle<Vec<Fenced>>,
+    waiting: TaskTracker,
+    releaser: JoinHandle<()>,
     running: TaskTracker,
     cancellations: Cancellations,
     finisher: JoinHandle<bool>,
@@ -191,20 +219,26 @@ struct Stages {
 }
 
 impl Stages {
-    /// Starts them, for so many jobs at once. Deliveries go into the sender; when it is dropped, the
-    /// stages come to an end.
+    /// Starts them, for so many jobs at once. Jobs go into the exits of the consumer; when those are
+    /// dropped, the stages come to an end.
     fn start(
         places: usize,
-        store: &Store,
-        membership: &Membership,
+        outside: Outside<'_>,
         settings: TenantSettings,
+        breakers: Breakers,
         prefetch: &watch::Receiver<Prefetch>,
-        health: &Health,
-        shutdown: &Shutdown,
-    ) -> (Self, mpsc::Sender<Asking>) {
+    ) -> (Self, Exits) {
+        let Outside {
+            store,
+            membership,
+            health,
+            shutdown,
+        } = outside;
         let (asking, asked) = mpsc::channel(CHANNEL);
         // So many wait to be written, and then no more begin.
         let (finished, outcomes) = mpsc::channel(places.max(1));
+        let (releases, released) = mpsc::channel(CHANNEL);
+        let waiting = TaskTracker::new();
         let running = TaskTracker::new();
         let cancellations = Cancellations::default();
         let gatekeeper = Gatekeeper {
@@ -217,6 +251,7 @@ impl Stages {
                 shutdown: shutdown.clone(),
                 settings,
                 cancellations: cancellations.clone(),
+                breakers,
             },
             prefetch: prefetch.clone(),
             health: health.clone(),
@@ -228,15 +263,29 @@ impl Stages {
             health: health.clone(),
             shutdown: shutdown.clone(),
         };
+        let releaser = Releaser {
+            store: store.clone(),
+            prefetch: prefetch.clone(),
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        };
         let ended = CancellationToken::new();
         let stages = Self {
             gatekeeper: tokio::spawn(alarmed(gatekeeper.run(asked), &ended)),
             finisher: tokio::spawn(alarmed(finisher.run(outcomes), &ended)),
+            releaser: tokio::spawn(alarmed(releaser.run(released), &ended)),
+            waiting: waiting.clone(),
             running,
             cancellations,
             ended,
         };
-        (stages, asking)
+        let exits = Exits {
+            asking,
+            releases,
+            waiting,
+            quiesce: shutdown.quiesce.clone(),
+        };
+        (stages, exits)
     }
 
     /// Resolves when a stage has ended although nobody asked the worker to stop.
@@ -255,6 +304,9 @@ impl Stages {
         membership: Membership,
     ) -> anyhow::Result<()> {
         let unanswered = self.gatekeeper.await.context("the gate")?;
+        self.waiting.close();
+        self.waiting.wait().await;
+        self.releaser.await.context("sending jobs back")?;
         self.running.close();
         self.running.wait().await;
         let is_all_written = self.finisher.await.context("writing outcomes")?;

@@ -111,6 +111,10 @@ pub enum Deleted {
 pub struct WorkerProvider {
     /// Its id.
     pub id: i32,
+    /// Its name.
+    pub name: String,
+    /// How many jobs of its queues the worker may have under way at once.
+    pub unanswered_max: Option<u16>,
     /// The share of failed answers from which on its breaker opens. None: never.
     pub failure_max: Option<f64>,
     /// The queues of the worker whose jobs go to it.
@@ -168,7 +172,7 @@ const CLOSE_BY_HAND: &str = "
     returning b.provider_id";
 
 const OF_WORKER: &str = "
-    select v.id, v.failure_max, array_agg(q.name order by q.name)
+    select v.id, v.name, v.unanswered_max, v.failure_max, array_agg(q.name order by q.name)
     from postroad.queue q join postroad.provider v on v.id = q.provider_id
     where q.name = any($1) group by v.id order by v.id";
 
@@ -291,8 +295,12 @@ impl Store {
             .await?;
         let provider = |row: &Row| WorkerProvider {
             id: row.get(0),
-            failure_max: row.get(1),
-            queues: row.get(2),
+            name: row.get(1),
+            unanswered_max: row
+                .get::<_, Option<i32>>(2)
+                .map(|most| u16::try_from(most).unwrap_or(u16::MAX)),
+            failure_max: row.get(3),
+            queues: row.get(4),
         };
         Ok(rows.iter().map(provider).collect())
     }

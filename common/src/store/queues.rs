@@ -337,13 +337,10 @@ impl Store {
         Ok(rows.iter().map(timeout).collect())
     }
 
-    /// How many jobs of a queue a worker is to run at once at most, where somebody has set it: there,
-    /// or for its provider.
+    /// How many jobs of a queue a worker is to run at once, where somebody has set it.
     pub async fn prefetch_hints(&self, queues: &[String]) -> Result<Vec<(String, u16)>, Error> {
         const SQL: &str = "
-            select q.name, least(q.prefetch, v.unanswered_max)
-            from postroad.queue q left join postroad.provider v on v.id = q.provider_id
-            where q.name = any($1) and (q.prefetch is not null or v.unanswered_max is not null)";
+            select name, prefetch from postroad.queue where name = any($1) and prefetch is not null";
         let rows = self
             .query("reading prefetch hints", SQL, &[&queues])
             .await?;

@@ -14,7 +14,7 @@ use url::Url;
 use super::http::compact::compact;
 use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, header_value, job_headers};
 use super::read_object;
-use crate::{Done, Handler, JobContext, JobError, KindPolicy, OnLost};
+use crate::{Destination, Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 const TEXT_CHARS_MAX: usize = 1600;
@@ -97,6 +97,7 @@ fn is_phone_number(text: &str) -> bool {
 #[derive(Debug)]
 pub struct Sms {
     config: SmsConfig,
+    destination: Destination,
     authorization: Option<HeaderValue>,
     http: HttpClient,
 }
@@ -122,6 +123,7 @@ impl Sms {
         let authorization = config.token.as_ref().map(authorization).transpose()?;
         let http = HttpClient::new(limits, None)?;
         Ok(Self {
+            destination: Destination::of_url(gateway),
             config,
             authorization,
             http,
@@ -147,6 +149,10 @@ impl Handler for Sms {
             timeout: ATTEMPT_TIMEOUT,
             ..KindPolicy::default()
         }
+    }
+
+    fn destination(&self, _args: &[u8]) -> Option<Destination> {
+        Some(self.destination.clone())
     }
 
     async fn run(&self, job: JobContext, args: SmsArgs) -> Result<Done, JobError> {

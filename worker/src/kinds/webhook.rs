@@ -3,6 +3,7 @@
 //! The receiver knows the job's id (`webhook-id`, `idempotency-key`), which stays the same at
 //! every attempt, so an attempt that may or may not have arrived is made again.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::http::compact::compact;
 use super::http::signature::SigningSecret;
 use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, VettedDns, header_value, job_headers};
 use super::read_object;
-use crate::{Done, Handler, JobContext, JobError, KindPolicy, OnLost};
+use crate::{Destination, Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -68,6 +69,13 @@ struct Fields {
     body: Box<RawValue>,
     #[serde(default)]
     headers: Option<BTreeMap<String, String>>,
+}
+
+/// All that has to be read to know whom a webhook calls.
+#[derive(Deserialize)]
+struct Target<'a> {
+    #[serde(borrow)]
+    url: Cow<'a, str>,
 }
 
 /// Args that are no webhook.
@@ -218,6 +226,12 @@ impl Handler for Webhook {
             timeout: ATTEMPT_TIMEOUT,
             ..KindPolicy::default()
         }
+    }
+
+    fn destination(&self, args: &[u8]) -> Option<Destination> {
+        let target: Target<'_> = serde_json::from_slice(args).ok()?;
+        let url = self.egress.check(&target.url).ok()?;
+        Some(Destination::of_url(&url))
     }
 
     async fn run(&self, job: JobContext, args: WebhookArgs) -> Result<Done, JobError> {
