@@ -77,6 +77,7 @@ pub struct Dispatcher {
     lanes: HashMap<i32, Lane>,
     called: Called,
     has_looked: bool,
+    round: usize,
     room: Arc<Semaphore>,
     shutdown: Shutdown,
     rest: Duration,
@@ -98,6 +99,7 @@ impl Dispatcher {
             lanes: HashMap::new(),
             called,
             has_looked: false,
+            round: 0,
             room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
             shutdown,
             rest: IDLE_REST,
@@ -217,10 +219,14 @@ impl Service for Dispatcher {
             Vec::new()
         };
         self.has_looked = called.is_empty();
-        let queues = match self.has_looked {
+        let mut queues = match self.has_looked {
             true => self.look().await?,
             false => called,
         };
+        // Queues of one provider take what it has room for from each other: each goes first in turn.
+        self.round = self.round.wrapping_add(1);
+        let first = self.round.checked_rem(queues.len()).unwrap_or(0);
+        queues.rotate_left(first);
         // One batch from each, then another look: no queue waits for the end of another's backlog,
         // or for another's error.
         let (mut any, mut first_error) = (false, None);

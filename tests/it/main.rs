@@ -35,6 +35,7 @@ mod cluster_library;
 mod cluster_log;
 mod cluster_lost_worker;
 mod cluster_outage;
+mod cluster_pace;
 mod cluster_poison;
 mod cluster_prefetch;
 mod cluster_redelivery;

@@ -153,10 +153,14 @@ impl Inbox {
     /// being rejected comes again when the channel ends.
     async fn next(&mut self, queue: &str, intake: &Intake) -> Result<(Place, Received), Error> {
         // Room first: after a lost connection the jobs of the old one still run.
-        let place = intake.enter(queue).await;
+        let of_queue = intake.room(queue).enter().await;
         loop {
-            if let Some(received) = self.opened.next() {
-                return Ok((place, received));
+            if !self.opened.as_slice().is_empty() {
+                // And not before there is a job: other queues of the provider may have one.
+                let of_provider = intake.enter_provider(queue).await;
+                if let Some(received) = self.opened.next() {
+                    return Ok((Place::new(of_queue, of_provider), received));
+                }
             }
             let delivery = self.subscription.next().await?;
             let settler = self.subscription.settler();

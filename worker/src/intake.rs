@@ -11,7 +11,7 @@ use std::time::Instant;
 use postroad_common::broker::Settle;
 use postroad_common::message::Envelope;
 use postroad_common::store::Fenced;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,9 +84,10 @@ impl Intake {
         &self.rooms[queue].1
     }
 
-    /// Waits for a place for a job of this queue. Nothing is lost if this is given up.
-    pub(crate) async fn enter(&self, queue: &str) -> Place {
-        self.provider_rooms.enter(queue, self.room(queue)).await
+    /// Waits for a place among the jobs of all queues of its provider, if that has a limit. Nothing is
+    /// lost if this is given up.
+    pub(crate) async fn enter_provider(&self, queue: &str) -> Option<OwnedSemaphorePermit> {
+        self.provider_rooms.enter(queue).await
     }
 
     pub(crate) async fn take(&self, queue: &str, place: Place, received: Received) {

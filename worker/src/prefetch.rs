@@ -76,6 +76,18 @@ pub(crate) struct Place {
     _of_provider: Option<OwnedSemaphorePermit>,
 }
 
+impl Place {
+    pub(crate) fn new(
+        of_queue: OwnedSemaphorePermit,
+        of_provider: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            _of_queue: of_queue,
+            _of_provider: of_provider,
+        }
+    }
+}
+
 /// The rooms of providers that take so many jobs at once from a worker.
 #[derive(Debug, Default)]
 pub(crate) struct ProviderRooms {
@@ -106,21 +118,14 @@ impl ProviderRooms {
         }
     }
 
-    /// Waits for a place for a job of this queue. Nothing is lost if this is given up.
-    pub(crate) async fn enter(&self, queue: &str, room: &Room) -> Place {
-        let of_queue = room.enter().await;
-        let shared = {
+    /// Waits for a place for a job of this queue, if its provider has a limit. Nothing is lost if this is
+    /// given up.
+    pub(crate) async fn enter(&self, queue: &str) -> Option<OwnedSemaphorePermit> {
+        let room = {
             let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
             rooms.of_queue.get(queue).cloned()
         };
-        let of_provider = match shared {
-            Some(room) => Some(room.enter().await),
-            None => None,
-        };
-        Place {
-            _of_queue: of_queue,
-            _of_provider: of_provider,
-        }
+        Some(room?.enter().await)
     }
 }
 
@@ -233,20 +238,18 @@ mod tests {
 
     #[test]
     fn queues_of_a_provider_share_its_places() {
-        let (rooms, one, two) = (ProviderRooms::default(), Room::default(), Room::default());
-        one.resize(10);
-        two.resize(10);
+        let rooms = ProviderRooms::default();
         rooms.set(&[gateway(Some(3))]);
-        let first: Vec<_> = (0..2)
-            .filter_map(|_| rooms.enter("one", &one).now_or_never())
-            .collect();
-        let last = rooms.enter("two", &two).now_or_never();
+        let enter = |queue| rooms.enter(queue).now_or_never();
+        let first: Vec<_> = (0..2).filter_map(|_| enter("one").flatten()).collect();
+        let last = enter("two").flatten();
         assert!(first.len() == 2 && last.is_some());
-        assert!(rooms.enter("two", &two).now_or_never().is_none());
+        assert!(enter("two").is_none(), "it waits");
+        assert!(enter("other").is_some_and(|place| place.is_none()));
         drop(first);
-        assert!(rooms.enter("two", &two).now_or_never().is_some());
+        assert!(enter("two").flatten().is_some());
         rooms.set(&[gateway(None)]);
-        assert!(rooms.enter("two", &two).now_or_never().is_some());
+        assert!(enter("two").is_some_and(|place| place.is_none()));
     }
 
     proptest! {

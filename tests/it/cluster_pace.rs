@@ -1,0 +1,137 @@
+//! Providers against running programs: what one takes at once, and what becomes of its jobs when it is
+//! down.
+
+use anyhow::ensure;
+use postroad_common::job::NewJob;
+use postroad_common::store::ProviderSettings;
+use postroad_tests::harness::cluster::{Cluster, Program, eventually, many_sms};
+use postroad_tests::simulator::{Behaviour, Latency, Report};
+
+/// A provider for these queues.
+async fn with_provider(
+    cluster: &Cluster,
+    settings: ProviderSettings,
+    queues: &[&str],
+) -> anyhow::Result<()> {
+    cluster.store.put_provider("gateway", &settings).await?;
+    cluster.store.register_queues(queues).await?;
+    let sql = "update postroad.queue set provider_id = (select id from postroad.provider)
+               where name = any($1) returning id";
+    let set = cluster.query(sql, &[&queues]).await?;
+    ensure!(set.len() == queues.len());
+    Ok(())
+}
+
+/// Two workers with two queues each: what is unanswered at the provider is what it takes from one
+/// worker, twice.
+#[tokio::test]
+async fn a_worker_has_no_more_unanswered_than_a_provider_takes_whatever_queues_they_came_from()
+-> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let settings = ProviderSettings {
+        unanswered_max: Some(5),
+        ..ProviderSettings::default()
+    };
+    with_provider(&cluster, settings, &["one", "two"]).await?;
+    let behaviour = |latency| Behaviour {
+        latency,
+        max_in_flight: Some(10),
+        ..Behaviour::default()
+    };
+    cluster.provider.set(behaviour(Latency::Hold))?;
+    for _ in 0..2 {
+        // Nobody answers yet, so a limit that learns from answers would not grow.
+        let worker = Program::worker()
+            .env("POSTROAD_QUEUES", "one,two")
+            .env("POSTROAD_DESTINATION_MAX", 0);
+        cluster.start(worker).await?;
+    }
+    let in_queue = |n: usize, job: NewJob| NewJob {
+        queue: ["one", "two"][n % 2].parse().expect("a name"),
+        ..job
+    };
+    let jobs = many_sms(100).into_iter().enumerate();
+    let jobs: Vec<_> = jobs.map(|(n, job)| in_queue(n, job)).collect();
+    cluster.enqueue(&jobs).await?;
+
+    cluster
+        .provider
+        .wait_for(|report: &Report| report.held == 10)
+        .await?;
+    eventually("the pipe holds as many again", async || {
+        let census = cluster.store.census().await?;
+        ensure!(
+            (census.dispatched, census.running) == (10, 10),
+            "{census:?}"
+        );
+        Ok(())
+    })
+    .await?;
+
+    let millis = std::time::Duration::from_millis(5);
+    cluster.provider.set(behaviour(Latency::Fixed(millis)))?;
+    cluster.provider.release();
+    cluster.wait_for("completed", 100).await?;
+    let report = cluster.provider.report();
+    assert_eq!((report.violations, report.peak_in_flight), (0, 10));
+    cluster.finish().await
+}
+
+/// A few hundred jobs meet a provider that is down: some of them find out, and the rest wait in Postgres.
+#[tokio::test]
+async fn jobs_of_a_provider_that_is_down_wait_in_postgres_until_one_goes_through()
+-> anyhow::Result<()> {
+    const JOBS: usize = 500;
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let settings = ProviderSettings {
+        failure_max: Some(0.5),
+        ..ProviderSettings::default()
+    };
+    with_provider(&cluster, settings, &["default"]).await?;
+    let quick = "update postroad.kind set backoff_base = '100 ms', backoff_cap = '1 s',
+                        overridden_at = now() where name = 'sms' returning id";
+    cluster.query(quick, &[]).await?;
+    cluster.provider.set(Behaviour {
+        rate_500: 1.0,
+        ..Behaviour::default()
+    })?;
+    for _ in 0..2 {
+        let worker = Program::worker().env("POSTROAD_PREFETCH", 20);
+        cluster.start(worker).await?;
+    }
+    cluster.enqueue(&many_sms(JOBS)).await?;
+
+    eventually("the breaker is open, and the pipe empty", async || {
+        let providers = cluster.store.providers(None).await?;
+        ensure!(providers[0].breakers.len() == 1, "{providers:?}");
+        let census = cluster.store.census().await?;
+        ensure!(census.dispatched + census.running == 0, "{census:?}");
+        Ok(())
+    })
+    .await?;
+    let requests = cluster.provider.report().requests;
+    assert!(requests < JOBS as u64 / 2, "{requests} found out");
+
+    // It tries again, finds it down as before, and rests for longer.
+    let due = "update postroad.breaker set probe_at = now() returning trips";
+    cluster.query(due, &[]).await?;
+    eventually("it was opened again", async || {
+        let trips = cluster
+            .query("select trips from postroad.breaker", &[])
+            .await?;
+        ensure!(trips.len() == 1 && trips[0].get::<_, i32>(0) > 1);
+        Ok(())
+    })
+    .await?;
+    assert!(cluster.provider.report().requests < JOBS as u64 / 2);
+
+    cluster.provider.set(Behaviour::default())?;
+    cluster.query(due, &[]).await?;
+    cluster.wait_for("completed", JOBS as i64).await?;
+    let left = cluster
+        .query("select from postroad.breaker", &[])
+        .await?
+        .len();
+    assert_eq!(left, 0, "it is closed");
+    cluster.finish().await
+}
