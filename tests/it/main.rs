@@ -30,6 +30,7 @@ mod cli_schedules;
 mod cli_tenants;
 mod cluster_bundles;
 mod cluster_campaigns;
+mod cluster_destinations;
 mod cluster_ledger;
 mod cluster_library;
 mod cluster_log;
