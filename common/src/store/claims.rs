@@ -340,6 +340,7 @@ macro_rules! claim {
                     where j.queue_id = $1 and j.tenant_id = next.tenant_id and j.priority = p.priority
                       and j.stage = 0 and j.run_at <= now()
                       and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
+                      and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
                     limit 1) one) as is_due) one
         where w.due < 64 and next.tenant_id is not null
           and not (w.has_wrapped and next.tenant_id >= $10)),
