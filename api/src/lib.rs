@@ -7,6 +7,7 @@
 //! | `frame` | what every request has around it |
 //! | `auth`, `quota` | who asks, and how much they may |
 //! | `body`, `ndjson`, `trace`, `problem` | what comes in, and what is said against it |
+//! | `shown` | announcements, kept in memory as long as nobody changes them |
 //! | `collector`, `waker` | single jobs in one statement; schedulers that look at once |
 //! | `routes` | one file for each kind of thing |
 
@@ -27,6 +28,7 @@ mod problem;
 mod quota;
 mod routes;
 mod server;
+mod shown;
 mod trace;
 mod waker;
 
@@ -50,6 +52,7 @@ use auth::{TokenUse, Tokens};
 use collector::Collector;
 use config::Config;
 use quota::Quotas;
+use shown::Shown;
 use waker::Waker;
 
 /// What handlers share.
@@ -61,6 +64,7 @@ pub(crate) struct App {
     waker: Waker,
     quotas: Quotas,
     previews: Arc<Semaphore>,
+    shown: Shown,
     egress: EgressPolicy,
 }
 
@@ -97,6 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         waker,
         quotas: Quotas::default(),
         previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
+        shown: Shown::new(),
         egress: config.egress,
         store: store.clone(),
     };

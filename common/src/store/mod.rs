@@ -69,6 +69,7 @@ macro_rules! stop_of_j {
     };
 }
 
+mod announcements;
 mod audience_sql;
 mod audiences;
 mod audit;
@@ -101,6 +102,7 @@ mod session;
 mod stops;
 mod suppressions;
 mod tenants;
+mod timeline;
 mod token_admin;
 mod tokens;
 mod view;
@@ -115,6 +117,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use announcements::{Announced, AnnouncementRow, Corrected};
 pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
@@ -147,6 +150,7 @@ pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
 pub use suppressions::{SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX, Suppression};
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use timeline::NewEntry;
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
@@ -211,6 +215,15 @@ impl Settings {
             config,
             connections_max,
         })
+    }
+
+    /// The same with another number of connections.
+    #[must_use]
+    pub fn with_connections(self, most: usize) -> Self {
+        Self {
+            connections_max: most,
+            ..self
+        }
     }
 }
 
