@@ -215,7 +215,9 @@ pub(crate) async fn list(
     let before = query.cursor.as_deref().map(before).transpose()?;
     let tenant = tenant_of(&caller, query.tenant.as_deref()).await?;
     let store = caller.store();
-    let rows = store.announcements(tenant, query.all, before, limit).await?;
+    let rows = store
+        .announcements(tenant, query.all, before, limit)
+        .await?;
     let is_full = rows.len() as i64 == limit;
     let last = rows.last().filter(|_| is_full);
     Ok(axum::Json(Announcements {

@@ -190,7 +190,10 @@ pub(crate) async fn read(
         }
         (None, None) => return Err(Problem::invalid("", "ids or up_to is required")),
         (Some(_), Some(_)) => {
-            return Err(Problem::invalid("/up_to", "must be left out where there are ids"));
+            return Err(Problem::invalid(
+                "/up_to",
+                "must be left out where there are ids",
+            ));
         }
     }
     let nothing = Asked {

@@ -276,7 +276,9 @@ impl Store {
 
     /// All announcements of a tenant that have not ended, with their rules read.
     pub async fn shown_announcements(&self, tenant: i32) -> Result<Announcements, Error> {
-        let rows = self.query("reading announcements", SHOWN, &[&tenant]).await?;
+        let rows = self
+            .query("reading announcements", SHOWN, &[&tenant])
+            .await?;
         let bytes = |row: &Row| row.get::<_, &str>(3).len() + row.get::<_, &str>(4).len();
         let bytes = rows.iter().map(bytes).sum();
         Ok(Announcements::new(

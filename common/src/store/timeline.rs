@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::recipients::json_of;
 use super::{Error, Store};
 use crate::audience::Recipient;
-use crate::timeline::{Asked, DAYS_DEFAULT, DAYS_MAX, Entry, Glance, Message, Position, UNREAD_MAX};
+use crate::timeline::{
+    Asked, DAYS_DEFAULT, DAYS_MAX, Entry, Glance, Message, Position, UNREAD_MAX,
+};
 
 /// Something to be shown to one recipient.
 #[derive(Clone, Debug)]
@@ -207,12 +209,7 @@ impl Store {
 
     /// Marks these as read by a recipient: announcements that are shown now, and its entries. What is
     /// neither is passed over.
-    pub async fn mark_read(
-        &self,
-        tenant: i32,
-        recipient: &str,
-        ids: &[Uuid],
-    ) -> Result<(), Error> {
+    pub async fn mark_read(&self, tenant: i32, recipient: &str, ids: &[Uuid]) -> Result<(), Error> {
         let params: [&(dyn ToSql + Sync); 3] = [&tenant, &recipient, &ids];
         self.query("marking as read", MARK, &params).await.map(drop)
     }
@@ -308,10 +305,7 @@ fn glance_of(row: &Row, recipient: &str) -> Glance {
             addresses: std::collections::BTreeMap::new(),
             timezone: None,
         },
-        read_to: read_to.map_or(Position::NOWHERE, |at| Position {
-            at,
-            id: row.get(8),
-        }),
+        read_to: read_to.map_or(Position::NOWHERE, |at| Position { at, id: row.get(8) }),
         read_ids,
         entries: entries(row),
         unread_entries: usize::try_from(row.get::<_, i64>(16)).unwrap_or(0),
@@ -332,14 +326,16 @@ fn entries(row: &Row) -> Vec<Entry> {
     columns
         .zip(languages)
         .zip(messages)
-        .map(|(((((id, created_at), ends_at), is_marked), language), message)| Entry {
-            id,
-            created_at,
-            ends_at,
-            is_marked,
-            language,
-            // What the database took for JSON is JSON.
-            message: RawValue::from_string(message).unwrap_or_default(),
-        })
+        .map(
+            |(((((id, created_at), ends_at), is_marked), language), message)| Entry {
+                id,
+                created_at,
+                ends_at,
+                is_marked,
+                language,
+                // What the database took for JSON is JSON.
+                message: RawValue::from_string(message).unwrap_or_default(),
+            },
+        )
         .collect()
 }

@@ -266,9 +266,7 @@ fn announced<'a>(
             continue;
         }
         *unread += usize::from(counts);
-        if let Some((language, message)) =
-            one.content.message_for(language).filter(|_| is_wanted)
-        {
+        if let Some((language, message)) = one.content.message_for(language).filter(|_| is_wanted) {
             items.push(Item {
                 id: one.id,
                 source: Source::Announcement,

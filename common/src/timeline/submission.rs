@@ -73,7 +73,10 @@ impl Submission {
             (None, Some(name)) if audience::is_name(&name) => Whom::Audience(name),
             (None, Some(_)) => return Err(no_audience()),
             (Some(_), Some(_)) => {
-                return Err(Invalid::at("/audience", "must be left out where rules are given"));
+                return Err(Invalid::at(
+                    "/audience",
+                    "must be left out where rules are given",
+                ));
             }
             (None, None) => {
                 let rule = "is required, or audience: {\"all\":true} is everybody";
