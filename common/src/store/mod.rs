@@ -145,6 +145,7 @@ pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
 pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickRow, Ticked};
 pub use schema::{SCHEMA_VERSION, SchemaState};
+use scope::Plan;
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
@@ -289,11 +290,21 @@ impl Store {
         sql: &'static str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Error> {
+        self.query_by(Plan::Anew, operation, sql, params).await
+    }
+
+    async fn query_by(
+        &self,
+        plan: Plan,
+        operation: &'static str,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
         self.with_connection(operation, async |connection| {
             let statement = connection.prepare_cached(sql).await?;
             match self.scope {
                 None => connection.query(&statement, params).await,
-                Some(scope) => scope.query(connection, &statement, params).await,
+                Some(scope) => scope.query(connection, &statement, params, plan).await,
             }
         })
         .await

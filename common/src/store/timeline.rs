@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::recipients::json_of;
+use super::scope::Plan;
 use super::{Error, Store};
 use crate::audience::Recipient;
 use crate::timeline::{
@@ -203,7 +204,9 @@ impl Store {
             true => GLANCE_UNREAD,
             false => GLANCE,
         };
-        let rows = self.query("reading a timeline", sql, &params).await?;
+        let rows = self
+            .query_by(Plan::Once, "reading a timeline", sql, &params)
+            .await?;
         Ok(glance_of(&rows[0], recipient))
     }
 
