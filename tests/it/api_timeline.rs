@@ -342,7 +342,7 @@ async fn what_cannot_be_announced_or_asked_for_is_refused_at_its_place() {
     let (cluster, _, api) = quiet().await;
     let now = Timestamp::now();
     let hours = |hours: i64| (now + SignedDuration::from_hours(hours)).to_string();
-    let deep = (0..40).fold(json!({"all": true}), |rule, _| json!({"not": rule}));
+    let deep = (0..100).fold(json!({"all": true}), |rule, _| json!({"not": rule}));
     let with = |field: &str, value: Value| {
         let mut body = json!({"content": message("x"), "rules": {"all": true}});
         body[field] = value;

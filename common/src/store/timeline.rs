@@ -43,7 +43,8 @@ const BATCH: i64 = 5000;
 /// $1 tenant, $2 recipient, $3 and $4 the cursor, $5 items, $6 unread ones.
 ///
 /// Each part of the row is found by the start of an index; what is not read is an index of its own,
-/// so that marks by the thousand are not walked over.
+/// so that marks by the thousand are not walked over. The watermark is made in a query of its own
+/// (`offset 0` keeps it one): behind a policy Postgres compares an index only with plain values.
 macro_rules! glance {
     ($which:literal) => {
         concat!(
@@ -53,7 +54,13 @@ macro_rules! glance {
              from (select) one
              left join postroad.announcement_set s on s.tenant_id = $1
              left join postroad.recipient r on r.tenant_id = $1 and r.key = $2
-             left join postroad.timeline_reader w on w.tenant_id = $1 and w.recipient = $2
+             cross join (
+                 select coalesce(w.read_to, 'epoch') as read_to,
+                        coalesce(w.read_to_id, '00000000-0000-0000-0000-000000000000') as read_to_id,
+                        coalesce(w.read_ids, '{}') as read_ids
+                 from (select) one
+                 left join postroad.timeline_reader w on w.tenant_id = $1 and w.recipient = $2
+                 offset 0) w
              cross join lateral (
                  select array_agg(e.id) as ids, array_agg(e.created_at) as created,
                         array_agg(e.ends_at) as ends, array_agg(e.read_at is not null) as marked,
@@ -70,9 +77,7 @@ macro_rules! glance {
                  from (select from postroad.timeline_entry e
                        where e.tenant_id = $1 and e.recipient = $2 and e.ends_at > now()
                          and e.read_at is null
-                         and (e.created_at, e.id)
-                             > (coalesce(w.read_to, 'epoch'),
-                                coalesce(w.read_to_id, '00000000-0000-0000-0000-000000000000'))
+                         and (e.created_at, e.id) > (w.read_to, w.read_to_id)
                        limit $6) e) u"
         )
     };
@@ -80,12 +85,8 @@ macro_rules! glance {
 
 const GLANCE: &str = glance!("");
 
-const GLANCE_UNREAD: &str = glance!(
-    " and e.read_at is null
-      and (e.created_at, e.id)
-          > (coalesce(w.read_to, 'epoch'),
-             coalesce(w.read_to_id, '00000000-0000-0000-0000-000000000000'))"
-);
+const GLANCE_UNREAD: &str =
+    glance!(" and e.read_at is null and (e.created_at, e.id) > (w.read_to, w.read_to_id)");
 
 /// Announcements that nobody sees any more are left out of the list, so it is never longer than
 /// there may be of them. Entries in the order of ids: two that mark the same ones wait for each
@@ -288,8 +289,7 @@ impl Store {
 }
 
 fn glance_of(row: &Row, recipient: &str) -> Glance {
-    let read_to = row.get::<_, Option<Timestamp>>(7);
-    let mut read_ids: Vec<Uuid> = row.get::<_, Option<_>>(9).unwrap_or_default();
+    let mut read_ids: Vec<Uuid> = row.get(9);
     read_ids.sort_unstable();
     Glance {
         now: row.get(0),
@@ -308,7 +308,10 @@ fn glance_of(row: &Row, recipient: &str) -> Glance {
             addresses: std::collections::BTreeMap::new(),
             timezone: None,
         },
-        read_to: read_to.map_or(Position::NOWHERE, |at| Position { at, id: row.get(8) }),
+        read_to: Position {
+            at: row.get(7),
+            id: row.get(8),
+        },
         read_ids,
         entries: entries(row),
         unread_entries: usize::try_from(row.get::<_, i64>(16)).unwrap_or(0),

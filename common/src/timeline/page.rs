@@ -24,12 +24,6 @@ pub struct Position {
 }
 
 impl Position {
-    /// Behind everything.
-    pub const NOWHERE: Self = Self {
-        at: Timestamp::UNIX_EPOCH,
-        id: Uuid::nil(),
-    };
-
     /// The one that [`Self::to_string`] has written.
     pub fn of_cursor(text: &str) -> Option<Self> {
         let (micros, id) = text.split_once('.')?;

@@ -128,11 +128,11 @@ impl Handler for Timeline {
             message: args.message,
         };
         let (made, answer) = oneshot::channel();
-        let gone = |_| JobError::retry(anyhow!("the worker is about to end"));
+        let gone = || JobError::retry(anyhow!("the worker is about to end"));
         let sent = self.rows.send(Row { entry, made }).await;
-        sent.map_err(|row| gone(drop(row)))?;
+        sent.map_err(|_| gone())?;
         // An error leaves it open whether the row is there: making it again is no harm.
-        let made = answer.await.map_err(|closed| gone(drop(closed)))?;
+        let made = answer.await.map_err(|_| gone())?;
         made.map_err(|error| JobError::retry(anyhow!("{error}")))?;
         Ok(Done::empty())
     }
