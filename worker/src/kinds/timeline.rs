@@ -55,7 +55,7 @@ struct Fields {
     url: Option<String>,
     data: Option<Map<String, Value>>,
     language: Option<String>,
-    ends_at: Option<Timestamp>,
+    ends_at: Option<String>,
 }
 
 /// Args that are nothing to be shown. What is wrong is said without repeating them: errors are logged.
@@ -70,6 +70,9 @@ pub enum InvalidEntry {
     /// Not the shape of BCP 47.
     #[error("language: not a tag such as fr or fr-CA")]
     Language,
+    /// Not a moment.
+    #[error("ends_at: not a time such as 2027-05-01T00:00:00Z")]
+    EndsAt,
     /// A part of the message cannot be taken.
     #[error("{0}")]
     Message(Invalid),
@@ -83,20 +86,23 @@ impl TryFrom<Box<RawValue>> for TimelineArgs {
         if !Recipient::is_key(&fields.recipient) {
             return Err(InvalidEntry::Recipient);
         }
-        let language = fields.language.filter(|tag| !tag.is_empty());
+        // Empty is what a template leaves of a variable that is.
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let language = given(fields.language);
         let language = language.map(|tag| audience::language(&tag)).transpose();
+        let ends_at = given(fields.ends_at).map(|at| at.parse::<Timestamp>());
+        let ends_at = ends_at.transpose().map_err(|_| InvalidEntry::EndsAt)?;
         let message = MessageInput {
             title: fields.title,
             body: fields.body,
-            // What a template leaves of a variable that is empty.
-            url: fields.url.filter(|url| !url.is_empty()),
+            url: given(fields.url),
             data: fields.data,
         };
         Ok(Self {
             recipient: fields.recipient,
             language: language.map_err(|_| InvalidEntry::Language)?,
             // Postgres knows no time before 4713 BC.
-            ends_at: fields.ends_at.map(|at| at.max(Timestamp::UNIX_EPOCH)),
+            ends_at: ends_at.map(|at| at.max(Timestamp::UNIX_EPOCH)),
             message: message.into_message().map_err(InvalidEntry::Message)?,
         })
     }
