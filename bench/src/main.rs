@@ -14,6 +14,7 @@
 //! | `client` | one connection of the load generator, as cheap as it can be |
 //! | `pages` | lists, with millions of finished jobs in the table |
 //! | `audiences` | a million recipients: in, counted, gone through |
+//! | `timeline` | an announcement to a million, and looks at timelines |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
 //! | `peers` | side by side with other systems, which are installed for it |
 //! | `usage` | processor time and memory, as the operating system counts them |
@@ -34,6 +35,7 @@ mod raw;
 mod settings;
 mod steady;
 mod table;
+mod timeline;
 mod usage;
 mod whole;
 
@@ -101,7 +103,7 @@ const PARTS: [&str; 7] = [
 ];
 /// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
 /// jobs, or is the same again.
-const NOT_QUICK: [&str; 4] = ["settings", "steady", "pages", "audiences"];
+const NOT_QUICK: [&str; 5] = ["settings", "steady", "pages", "audiences", "timeline"];
 
 fn parts() -> PossibleValuesParser {
     let all = PARTS.into_iter().chain(NOT_QUICK);
@@ -194,6 +196,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     if wants("audiences") {
         audiences::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("timeline") {
+        timeline::measure(&ground, scale, runs, &mut table).await?;
     }
     ground.stop().await?;
     table.write(&args.out.join("latest.json"))?;

@@ -71,6 +71,7 @@ macro_rules! stop_of_j {
     };
 }
 
+mod announcements;
 mod audience_sql;
 mod audiences;
 mod audit;
@@ -105,6 +106,7 @@ mod session;
 mod stops;
 mod suppressions;
 mod tenants;
+mod timeline;
 mod token_admin;
 mod tokens;
 mod view;
@@ -119,6 +121,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use announcements::{Announced, AnnouncementRow, Corrected};
 pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
@@ -151,11 +154,13 @@ pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
 pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickRow, Ticked};
 pub use schema::{SCHEMA_VERSION, SchemaState};
+use scope::Plan;
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
 pub use suppressions::{SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX, Suppression};
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use timeline::NewEntry;
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
 pub use view::{Census, JobFilter, JobRow, Resolution};
@@ -221,6 +226,15 @@ impl Settings {
             connections_max,
         })
     }
+
+    /// The same with another number of connections.
+    #[must_use]
+    pub fn with_connections(self, most: usize) -> Self {
+        Self {
+            connections_max: most,
+            ..self
+        }
+    }
 }
 
 /// A pool of connections to the database, and everything that may be asked of it.
@@ -285,11 +299,21 @@ impl Store {
         sql: &'static str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Error> {
+        self.query_by(Plan::Anew, operation, sql, params).await
+    }
+
+    async fn query_by(
+        &self,
+        plan: Plan,
+        operation: &'static str,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
         self.with_connection(operation, async |connection| {
             let statement = connection.prepare_cached(sql).await?;
             match self.scope {
                 None => connection.query(&statement, params).await,
-                Some(scope) => scope.query(connection, &statement, params).await,
+                Some(scope) => scope.query(connection, &statement, params, plan).await,
             }
         })
         .await
