@@ -158,7 +158,7 @@ pub(crate) async fn measure(
     site.cluster.take_down().await
 }
 
-/// Recipients a second.
+/// Puts so many recipients; answers how many a second.
 pub(crate) async fn import(api: &Api, count: usize) -> anyhow::Result<f64> {
     let chunk = move |first: usize| -> String {
         let lines = (first..(first + CHUNK).min(count)).map(|n| format!("{}\n", recipient(n)));

@@ -15,6 +15,7 @@
 //! | `pages` | lists, with millions of finished jobs in the table |
 //! | `audiences` | a million recipients: in, counted, gone through |
 //! | `timeline` | an announcement to a million, and looks at timelines |
+//! | `expansion` | jobs made of a campaign's recipients: of an uploaded list, of an audience |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
 //! | `peers` | side by side with other systems, which are installed for it |
 //! | `usage` | processor time and memory, as the operating system counts them |
@@ -25,6 +26,7 @@ mod audiences;
 mod chart;
 mod client;
 mod drain;
+mod expansion;
 mod ground;
 mod harder;
 mod latency;
@@ -103,7 +105,14 @@ const PARTS: [&str; 7] = [
 ];
 /// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
 /// jobs, or is the same again.
-const NOT_QUICK: [&str; 5] = ["settings", "steady", "pages", "audiences", "timeline"];
+const NOT_QUICK: [&str; 6] = [
+    "settings",
+    "steady",
+    "pages",
+    "audiences",
+    "expansion",
+    "timeline",
+];
 
 fn parts() -> PossibleValuesParser {
     let all = PARTS.into_iter().chain(NOT_QUICK);
@@ -199,6 +208,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     if wants("timeline") {
         timeline::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("expansion") {
+        expansion::measure(&ground, runs, &mut table).await?;
     }
     ground.stop().await?;
     table.write(&args.out.join("latest.json"))?;

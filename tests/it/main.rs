@@ -8,6 +8,7 @@
 mod api_audiences;
 mod api_bad_input;
 mod api_batch;
+mod api_campaign_audiences;
 mod api_campaigns;
 mod api_dead_letters;
 mod api_fixture;
@@ -29,6 +30,7 @@ mod cli_jobs;
 mod cli_queues;
 mod cli_schedules;
 mod cli_tenants;
+mod cluster_audiences;
 mod cluster_bundles;
 mod cluster_campaigns;
 mod cluster_destinations;

@@ -33,7 +33,7 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 25] = [
+static TABLES: [Table; 26] = [
     Table {
         name: "announcement",
         needs: &["tenant"],
@@ -105,6 +105,14 @@ static TABLES: [Table; 25] = [
         values: "{t}, {job}, 1, '', 1, '[]'",
         owner: "campaign_id = {t}",
         touched: "taken",
+    },
+    Table {
+        name: "campaign_cursor",
+        needs: &["tenant", "campaign"],
+        columns: "campaign_id, zone",
+        values: "{t}, ''",
+        owner: "campaign_id = {t}",
+        touched: "after_id",
     },
     Table {
         name: "campaign_entry",

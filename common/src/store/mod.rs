@@ -109,6 +109,7 @@ mod tenants;
 mod timeline;
 mod token_admin;
 mod tokens;
+mod uploads;
 mod view;
 
 use std::time::Duration;
@@ -122,16 +123,16 @@ use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use announcements::{Announced, AnnouncementRow, Corrected};
-pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
+pub use audiences::{AudienceMember, AudienceMembers, AudiencePart, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
-    Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk,
-    Progress,
+    Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignAudience, CampaignTexts, NewCampaign,
+    Planned, Progress,
 };
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
-pub use expansion::{Child, Expand, Expanding, Outlets, Turn};
+pub use expansion::{Child, Expand, Expanding, Made, Outlets, Rejected, Rejection, Turn};
 pub use gauges::{COUNTED_MAX, QueueGauges};
 pub use housekeeping::{DayToForget, PARTITION_DAYS_AHEAD};
 pub use job_actions::{Cancelled, Retried};
@@ -163,6 +164,7 @@ pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
 pub use timeline::NewEntry;
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
+pub use uploads::NewChunk;
 pub use view::{Census, JobFilter, JobRow, Resolution};
 
 use crate::config::{DATABASE_URL_DEFAULT, Env};
