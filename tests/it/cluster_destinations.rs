@@ -77,11 +77,7 @@ async fn a_destination_that_hangs_keeps_nobody_elses_jobs_waiting() -> anyhow::R
     cluster.query(now, &[]).await?;
     cluster.wait_for("completed", 700).await?;
     let report = slow.report();
-    assert_eq!(
-        (report.requests, report.duplicates),
-        (500, 0),
-        "{report:?}"
-    );
+    assert_eq!((report.requests, report.duplicates), (500, 0), "{report:?}");
     assert_eq!(attempts(&cluster).await?, 700);
     cluster.finish().await
 }
