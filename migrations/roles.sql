@@ -26,6 +26,8 @@ grant usage on schema postroad to postroad_scheduler, postroad_worker, postroad_
 grant select on postroad.schema_history
     to postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
 
+grant execute on function postroad.changes_since(text) to postroad_scheduler, postroad_worker, postroad_api;
+
 -- === The scheduler ===
 
 grant select, insert, update, delete on postroad.job, postroad.archive, postroad.attempt_error,

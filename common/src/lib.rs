@@ -13,6 +13,7 @@
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
 //! | `audience` (feature `store`) | whom a message is for: recipients and rules | clocks, SQL |
+//! | `changes`, `cached` (feature `store`) | what has changed in the database; values kept until they have | what the values are |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
@@ -35,6 +36,10 @@ pub mod campaign;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;
+#[cfg(feature = "store")]
+pub mod cached;
+#[cfg(feature = "store")]
+pub mod changes;
 #[cfg(feature = "runtime")]
 pub mod health;
 #[cfg(feature = "store")]

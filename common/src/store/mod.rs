@@ -73,6 +73,7 @@ mod audience_sql;
 mod audiences;
 mod audit;
 mod campaigns;
+mod changes;
 mod claims;
 mod diagnosis;
 mod error;
@@ -121,6 +122,7 @@ pub use campaigns::{
     Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk,
     Progress,
 };
+pub use changes::{Look, Seen, Topic};
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
@@ -304,8 +306,19 @@ impl Store {
         operation: &'static str,
         act: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
+        self.with_connection_within(CALL_TIMEOUT, operation, act)
+            .await
+    }
+
+    /// The same for less time.
+    async fn with_connection_within<T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
         let mut connection = self.connection().await?;
-        match tokio::time::timeout(CALL_TIMEOUT, act(&mut connection)).await {
+        match tokio::time::timeout(limit, act(&mut connection)).await {
             Ok(result) => result.map_err(|cause| Error::Query { operation, cause }),
             Err(_) => {
                 // Its answer may still be under way: nobody else may use this connection.
