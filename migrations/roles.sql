@@ -71,6 +71,9 @@ grant insert on postroad.stop_catch to postroad_worker;
 grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule,
     postroad.recipient, postroad.audience to postroad_api;
 grant select, insert, delete on postroad.archive to postroad_api;
+-- Of a tenant, what is its own to set; limits, for operators, too: postroad.refuse_limits tells them apart.
+grant update (weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
+    default_expires_after, language, timezone, sms_sender) on postroad.tenant to postroad_api;
 grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
     postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
     postroad.ledger_total, postroad.process to postroad_api;
@@ -89,7 +92,7 @@ grant select on postroad.campaign_entry, postroad.campaign_total to postroad_api
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days)
     on postroad.queue to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
-grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
+grant execute on function postroad.find_token(text), postroad.good_token(text), postroad.touch_tokens(text[]),
     postroad.recipients_with(integer, jsonb, bigint), postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
 
 -- === People who only look ===

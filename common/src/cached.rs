@@ -10,6 +10,7 @@
 //! that was revoked is not good for longer; [`Unknown::KeepFor`] goes on with what it has for a
 //! while, as an old setting is better than none.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -117,7 +118,7 @@ struct Counters {
 
 impl<K, V> Cached<K, V>
 where
-    K: Hash + Eq + Clone + Send + 'static,
+    K: Hash + Eq + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
     /// Nothing yet, and never more than so many values.
@@ -139,8 +140,10 @@ where
 
     /// The value of `key`, as it was committed no more than [`TRUSTED`] ago; read by `load`, in one
     /// query, if it is not kept or may have changed.
-    pub async fn get<L>(&self, key: &K, load: impl Fn() -> L) -> Result<V, Arc<Error>>
+    pub async fn get<Q, L>(&self, key: &Q, load: impl Fn() -> L) -> Result<V, Arc<Error>>
     where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         L: Future<Output = Result<Loaded<V>, Error>> + Send + 'static,
     {
         let shelf = &*self.0;
@@ -172,12 +175,14 @@ enum Found<V> {
 
 impl<K, V> Shelf<K, V>
 where
-    K: Hash + Eq + Clone + Send + 'static,
+    K: Hash + Eq + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
     /// What is kept, or the read that is under way, or one that begins now.
-    fn find<L>(&self, key: &K, load: impl Fn() -> L) -> Found<V>
+    fn find<Q, L>(&self, key: &Q, load: impl Fn() -> L) -> Found<V>
     where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         L: Future<Output = Result<Loaded<V>, Error>> + Send + 'static,
     {
         let mut slots = self.lock();
@@ -222,12 +227,16 @@ where
     }
 
     /// Keeps what a read has found, unless a later one has begun.
-    fn land(
+    fn land<Q>(
         &self,
-        key: &K,
+        key: &Q,
         number: u64,
         read: Result<Entry<V>, Arc<Error>>,
-    ) -> Result<Entry<V>, Arc<Error>> {
+    ) -> Result<Entry<V>, Arc<Error>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
         let mut slots = self.lock();
         let slot = slots.slot(key);
         if slot
@@ -273,8 +282,12 @@ where
     }
 }
 
-impl<K: Hash + Eq + Clone, V> Slots<K, V> {
-    fn slot(&mut self, key: &K) -> &mut Slot<V> {
+impl<K: Hash + Eq, V> Slots<K, V> {
+    fn slot<Q>(&mut self, key: &Q) -> &mut Slot<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
         if !self.younger.contains_key(key) {
             if self.younger.len() >= self.half {
                 self.older = std::mem::take(&mut self.younger);
@@ -283,7 +296,7 @@ impl<K: Hash + Eq + Clone, V> Slots<K, V> {
                 entry: None,
                 flight: None,
             });
-            self.younger.insert(key.clone(), slot);
+            self.younger.insert(key.to_owned(), slot);
         }
         self.younger
             .get_mut(key)

@@ -8,7 +8,7 @@
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
 //! | `campaign` (feature) | what a campaign says, to whom, and when they are reached | tokio, SQL, AMQP, clocks |
 //! | `draft` (`campaign` and `store`) | drafts of campaigns: made, given recipients, previewed | SQL, HTTP |
-//! | [`zone`] | what the name of a time zone is | clocks |
+//! | [`zone`], [`language`], [`sender`] | what the name of a time zone, the tag of a language and the sender of a text message are | clocks |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
@@ -27,7 +27,9 @@ pub mod config;
 pub mod egress;
 pub mod failpoint;
 pub mod job;
+pub mod language;
 pub mod message;
+pub mod sender;
 pub mod text;
 pub mod zone;
 

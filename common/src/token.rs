@@ -49,11 +49,15 @@ pub enum Permission {
     AudiencesRead,
     /// Put and delete recipients and audiences.
     AudiencesWrite,
+    /// Look at what is set for the tenant.
+    SettingsRead,
+    /// Set what is the tenant's own to set.
+    SettingsWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -68,6 +72,8 @@ impl Permission {
         Self::LedgerRead,
         Self::AudiencesRead,
         Self::AudiencesWrite,
+        Self::SettingsRead,
+        Self::SettingsWrite,
     ];
 
     /// Its name in a token's scopes.
@@ -87,6 +93,8 @@ impl Permission {
             Self::LedgerRead => "ledger:read",
             Self::AudiencesRead => "audiences:read",
             Self::AudiencesWrite => "audiences:write",
+            Self::SettingsRead => "settings:read",
+            Self::SettingsWrite => "settings:write",
         }
     }
 

@@ -50,6 +50,9 @@ create trigger tenant_is_noted after insert or update or delete on postroad.tena
     for each row execute function postroad.note_change('tenant', 'id');
 create trigger tenant_secret_is_noted after insert or update or delete on postroad.tenant_secret
     for each row execute function postroad.note_change('secret');
+-- A tenant that is disabled has no good tokens.
+create trigger tenant_tokens_are_noted after update of disabled_at on postroad.tenant
+    for each row execute function postroad.note_change('token', 'id');
 -- Not of last_used_at, which changes once a minute.
 create trigger token_is_noted after update of revoked_at, scopes, expires_at on postroad.token
     for each row execute function postroad.note_change('token');
@@ -59,3 +62,50 @@ create trigger queue_is_noted after update of prefetch on postroad.queue
 create trigger kind_is_noted after update of timeout_set on postroad.kind
     for each row execute function postroad.note_change('kind', '');
 revoke all on function postroad.changes_since(text) from public;
+
+-- === Tokens ===
+
+-- What find_token says, which is for the programs of the version before, without what is the
+-- tenant's own to say, and with how long it holds: time alone ends a token, too.
+create function postroad.good_token(token_id text)
+    returns table (secret_hash bytea, tenant_id integer, tenant text, scopes text[], good_for double precision)
+    language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select k.secret_hash, k.tenant_id, t.name, k.scopes,
+           extract(epoch from k.expires_at - now())::double precision
+    from postroad.token k left join postroad.tenant t on t.id = k.tenant_id
+    where k.id = token_id and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > now())
+      and (k.tenant_id is null or t.disabled_at is null)
+$$;
+comment on function postroad.good_token is
+    'The token of this id, if it is good now, and for how many seconds it is if nobody changes it (null: for ever).';
+
+-- === Settings ===
+
+alter table postroad.tenant
+    add column language   text
+               constraint tenant_language_is_a_tag check (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{1,8})*$' and length(language) <= 35),
+    add column timezone   text
+               constraint tenant_timezone_length_in_range check (length(timezone) between 1 and 100),
+    add column sms_sender text
+               constraint tenant_sms_sender_is_one
+               check (sms_sender ~ '^(\+[0-9]{7,15}|[A-Za-z0-9]{1,11})$' and sms_sender !~ '^[0-9]+$');
+comment on column postroad.tenant.language is
+    'The language of its campaigns that name none: a tag by BCP 47. Null: they must.';
+comment on column postroad.tenant.timezone is
+    'The time zone of its campaigns and schedules that name none, by its IANA name. Null: UTC.';
+comment on column postroad.tenant.sms_sender is
+    'Who its text messages are from: a name, or a phone number in E.164. Null: as the gateway has it.';
+
+-- Behind the API's own check: whoever acts for one tenant does not set what operators grant it.
+create function postroad.refuse_limits() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    raise exception 'limits of tenants are set by operators' using errcode = 'insufficient_privilege';
+end $$;
+create trigger tenant_limits_are_operators before update on postroad.tenant
+    for each row when (
+        (old.name, old.weight, old.unfinished_max, old.submit_rate, old.disabled_at)
+            is distinct from (new.name, new.weight, new.unfinished_max, new.submit_rate, new.disabled_at)
+        and postroad.visible_tenant() > 0)
+    execute function postroad.refuse_limits();

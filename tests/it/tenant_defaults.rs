@@ -20,6 +20,9 @@ const DEFAULTS: TenantChange = TenantChange {
     default_priority: Some(Some(3)),
     default_max_attempts: Some(Some(7)),
     default_expires_after: Some(Some(Duration::from_secs(90))),
+    language: None,
+    timezone: None,
+    sms_sender: None,
 };
 
 /// The three texts with which SQL may name the type of args.

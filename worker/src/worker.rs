@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use postroad_common::broker::Broker;
+use postroad_common::changes::Changes;
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
 use postroad_common::service::{Nudge, spawn};
-use postroad_common::settings::TenantSettings;
+use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{Channel, Fenced, Listener, NewProcess, Role, Store};
+use postroad_common::store::{Fenced, NewProcess, Role, Store};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,6 @@ impl Worker {
             .serve(health.clone());
         metrics::describe();
 
-        let listened = config.database.clone();
         let store = Store::new(config.database)?;
         let (host, pid) = (host_name(), std::process::id());
         let version = env!("CARGO_PKG_VERSION");
@@ -117,15 +117,15 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let listener = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
-        let settings = TenantSettings::new(&store, &listener);
+        let changes = Changes::spawn(store.clone(), &health, &shutdown);
+        let tenants = Tenants::new(store.clone(), &changes);
         let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
         let places = usize::from(config.prefetch) * names.len();
         let (stages, asking) = Stages::start(
             places,
             &store,
             &membership,
-            settings,
+            tenants,
             &prefetch,
             &health,
             &shutdown,
@@ -149,12 +149,12 @@ impl Worker {
             kinds: self.registry.all(),
             queues: queues.clone(),
             prefetch: prefetch_set,
-            listener,
+            changes,
             looked: None,
         };
         // Before the first job: it keeps to what is set now.
         startup::repeat(&health, &shutdown, async || settings.read().await).await?;
-        let nudge = settings.nudged();
+        let nudge = settings.changes.nudged();
         drop(spawn(settings, nudge, &health, &shutdown));
         let consumer = Consumer {
             broker,
@@ -197,7 +197,7 @@ impl Stages {
         places: usize,
         store: &Store,
         membership: &Membership,
-        settings: TenantSettings,
+        tenants: Tenants,
         prefetch: &watch::Receiver<Prefetch>,
         health: &Health,
         shutdown: &Shutdown,
@@ -215,7 +215,7 @@ impl Stages {
                 running: running.clone(),
                 finished,
                 shutdown: shutdown.clone(),
-                settings,
+                tenants,
                 cancellations: cancellations.clone(),
             },
             prefetch: prefetch.clone(),

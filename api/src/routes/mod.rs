@@ -13,6 +13,7 @@ mod queues;
 mod recipients;
 mod recipients_upload;
 mod schedules;
+mod settings;
 mod stops;
 mod suppressions;
 
@@ -76,6 +77,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
             suppressions::add,
             suppressions::remove
         ))
+        .routes(routes!(settings::get, settings::set))
         .routes(routes!(stops::list, stops::create))
         .routes(routes!(stops::get))
         .routes(routes!(stops::lift))

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postroad_common::config::parse_duration;
+use postroad_common::language::Language;
+use postroad_common::sender::SmsSender;
+use postroad_common::zone;
 
-/// A limit that may be taken away: a number, or `none`.
+/// What is set and may be taken away: a value, or `none`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit<T>(pub(crate) Option<T>);
 
@@ -22,6 +25,36 @@ pub(crate) fn quota(text: &str) -> Result<Limit<i64>, String> {
 /// RabbitMQ's limit for quorum queues.
 pub(crate) fn prefetch(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 2000)
+}
+
+/// What a parser takes, or none.
+fn or_none<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<Limit<T>, String> {
+    match text {
+        "none" => Ok(Limit(None)),
+        _ => text
+            .parse()
+            .map(|value| Limit(Some(value)))
+            .map_err(|error: T::Err| error.to_string()),
+    }
+}
+
+/// The tag of a language, or none.
+pub(crate) fn language(text: &str) -> Result<Limit<Language>, String> {
+    or_none(text)
+}
+
+/// Who text messages are from, or none.
+pub(crate) fn sms_sender(text: &str) -> Result<Limit<SmsSender>, String> {
+    or_none(text)
+}
+
+/// The name of a time zone, or none.
+pub(crate) fn timezone(text: &str) -> Result<Limit<String>, &'static str> {
+    match text {
+        "none" => Ok(Limit(None)),
+        _ if zone::find(text).is_some() => Ok(Limit(Some(text.to_owned()))),
+        _ => Err(zone::RULE),
+    }
 }
 
 /// Which jobs go first, or none.

@@ -1,11 +1,11 @@
-//! What Postgres calls out: that a job is due now, that a setting has changed.
+//! What Postgres calls out: that a job is due now.
 //!
 //! A call says only that it is worth looking: whoever was away looks when it is back. So nothing
 //! depends on a call that arrives, and everything is sooner for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,30 +19,14 @@ use crate::shutdown::Shutdown;
 /// Queues that are remembered as called, at most: of more, nobody needs to be told.
 const CALLED_MAX: usize = 64;
 
-/// What is called out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// A job was enqueued that is due now.
-    Due,
-    /// A tenant, a queue, a kind, a secret or a token has changed.
-    Settings,
-}
-
-impl Channel {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Due => "postroad_due",
-            Self::Settings => "postroad_settings",
-        }
-    }
-}
+/// What calls that a job is due; its payload is the name of the queue.
+const CHANNEL: &str = "postroad_due";
 
 /// A connection that listens, for as long as this process runs.
 #[derive(Clone)]
 pub struct Listener {
     heard: watch::Receiver<Heard>,
     called: Called,
-    lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 /// The queues of which it was called that a job is due, until somebody takes them.
@@ -78,17 +62,14 @@ struct Heard {
 }
 
 impl Listener {
-    /// Listens to these channels.
-    pub fn spawn(settings: &Settings, channels: &'static [Channel], shutdown: &Shutdown) -> Self {
+    /// Listens from now on.
+    pub fn spawn(settings: &Settings, shutdown: &Shutdown) -> Self {
         let (tell, heard) = watch::channel(Heard::default());
-        let lost_at = Arc::new(std::sync::Mutex::new(Some(Instant::now())));
         let called = Called::default();
         let task = Task {
             config: settings.config.clone(),
-            channels,
             tell,
             called: called.clone(),
-            lost_at: lost_at.clone(),
         };
         let stop = shutdown.cancel.clone();
         let _detached: JoinHandle<()> = tokio::spawn(async move {
@@ -97,11 +78,7 @@ impl Listener {
                 () = stop.cancelled() => {}
             }
         });
-        Self {
-            heard,
-            called,
-            lost_at,
-        }
+        Self { heard, called }
     }
 
     /// Waits until something is called out that was not there at the last call of this.
@@ -121,22 +98,12 @@ impl Listener {
     pub fn count(&self) -> u64 {
         self.heard.borrow().count
     }
-
-    /// Since when nothing can be heard, if that is so.
-    pub fn deaf_since(&self) -> Option<Instant> {
-        *self
-            .lost_at
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 struct Task {
     config: tokio_postgres::Config,
-    channels: &'static [Channel],
     tell: watch::Sender<Heard>,
     called: Called,
-    lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 impl Task {
@@ -145,27 +112,16 @@ impl Task {
         loop {
             match self.listen(&mut backoff).await {
                 Ok(()) => tracing::debug!("the listening connection was closed"),
-                Err(error) => tracing::debug!("listening for changes: {error}"),
+                Err(error) => tracing::debug!("listening for due jobs: {error}"),
             }
-            self.set_lost(Some(Instant::now()));
             tokio::time::sleep(backoff.next_wait()).await;
-        }
-    }
-
-    fn set_lost(&self, at: Option<Instant>) {
-        let mut lost_at = self
-            .lost_at
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if at.is_none() || lost_at.is_none() {
-            *lost_at = at;
         }
     }
 
     /// Until the connection ends.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), Error> {
         let failed = |cause| Error::Query {
-            operation: "listening for changes",
+            operation: "listening for due jobs",
             cause,
         };
         match self.config.get_ssl_mode() {
@@ -192,12 +148,7 @@ impl Task {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        let mut listen = String::new();
-        for channel in self.channels {
-            listen.push_str("listen ");
-            listen.push_str(channel.name());
-            listen.push(';');
-        }
+        let listen = format!("listen {CHANNEL}");
         let mut listening = std::pin::pin!(client.batch_execute(&listen));
         let mut is_listening = false;
         // A connection without traffic is looked after by TCP's own keepalive.
@@ -207,14 +158,11 @@ impl Task {
                     done?;
                     is_listening = true;
                     *backoff = Backoff::default();
-                    self.set_lost(None);
                     self.tell();
                 }
                 message = std::future::poll_fn(|cx| connection.poll_message(cx)) => match message {
                     Some(Ok(AsyncMessage::Notification(call))) => {
-                        if call.channel() == Channel::Due.name() {
-                            self.called.note(call.payload());
-                        }
+                        self.called.note(call.payload());
                         self.tell();
                     }
                     Some(Ok(_)) => {}

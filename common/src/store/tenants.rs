@@ -5,9 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+use tokio_postgres::types::ToSql;
 
 use super::audit::{Change, if_so};
 use super::{Changed, Error, Store, millis};
+use crate::language::Language;
+use crate::sender::SmsSender;
+use crate::settings::TenantSettings;
+use crate::zone;
 
 /// A tenant and what is set for it.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +28,9 @@ pub struct TenantRow {
     pub default_priority: Option<i16>,
     pub default_max_attempts: Option<i32>,
     pub default_expires_after_seconds: Option<f64>,
+    pub language: Option<String>,
+    pub timezone: Option<String>,
+    pub sms_sender: Option<String>,
     pub disabled_at: Option<Timestamp>,
     pub created_at: Timestamp,
     /// Whether its webhooks are signed by a secret of its own.
@@ -31,9 +39,28 @@ pub struct TenantRow {
     pub previous_secret_until: Option<Timestamp>,
 }
 
+/// What is set for a tenant, without what only workers and operators may know.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct SettingsRow {
+    pub name: String,
+    pub language: Option<String>,
+    pub timezone: Option<String>,
+    pub sms_sender: Option<String>,
+    pub default_priority: Option<i16>,
+    pub default_max_attempts: Option<i32>,
+    pub default_expires_after_seconds: Option<f64>,
+    pub weight: i32,
+    pub unfinished_max: Option<i64>,
+    pub submit_rate: Option<i32>,
+}
+
 /// What is set for a tenant. Empty fields stay as they are; an inner `None` takes the limit or the
 /// default away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TenantChange {
     /// Its share against other tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +84,15 @@ pub struct TenantChange {
         skip_serializing_if = "Option::is_none"
     )]
     pub default_expires_after: Option<Option<Duration>>,
+    /// The language of its campaigns that name none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub language: Option<Option<Language>>,
+    /// The time zone of its campaigns and schedules that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<Option<String>>,
+    /// Who its text messages are from.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub sms_sender: Option<Option<SmsSender>>,
 }
 
 impl TenantChange {
@@ -74,11 +110,24 @@ fn seconds<S: Serializer>(
     seconds.serialize(serializer)
 }
 
+fn text<T: ToString, S: Serializer>(
+    value: &Option<Option<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = value.as_ref().and_then(Option::as_ref);
+    text.map(ToString::to_string).serialize(serializer)
+}
+
+/// What is given as the database takes it; what is not and what is taken away are null.
+fn given<T>(value: &Option<Option<T>>, as_str: impl Fn(&T) -> &str) -> Option<&str> {
+    value.as_ref()?.as_ref().map(as_str)
+}
+
 const CREATE: &str = "
     insert into postroad.tenant
         (name, weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
-         default_expires_after)
-    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms')
+         default_expires_after, language, timezone, sms_sender)
+    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms', $8, $9, $10)
     on conflict (name) do nothing
     returning true, id";
 
@@ -86,7 +135,8 @@ const TENANTS: &str = "
     select t.name, t.weight, t.unfinished_max, t.submit_rate, t.disabled_at, t.created_at,
            s.tenant_id is not null, case when s.previous_until > now() then s.previous_until end,
            t.default_priority, t.default_max_attempts,
-           extract(epoch from t.default_expires_after)::double precision
+           extract(epoch from t.default_expires_after)::double precision,
+           t.language, t.timezone, t.sms_sender
     from postroad.tenant t left join postroad.tenant_secret s on s.tenant_id = t.id
     where ($1::text is null or t.name = $1) order by t.name";
 
@@ -98,9 +148,22 @@ const SET: &str = "
         default_priority = case when $7 then $8 else default_priority end,
         default_max_attempts = case when $9 then $10 else default_max_attempts end,
         default_expires_after = case when $11 then $12::float8 * interval '1 ms'
-                                     else default_expires_after end
-    where name = $1
+                                     else default_expires_after end,
+        language = case when $13 then $14 else language end,
+        timezone = case when $15 then $16 else timezone end,
+        sms_sender = case when $17 then $18 else sms_sender end
+    where name = $1 and ($19::int is null or id = $19)
     returning true, id";
+
+const SETTINGS_ROW: &str = "
+    select name, language, timezone, sms_sender, default_priority, default_max_attempts,
+           extract(epoch from default_expires_after)::double precision, weight, unfinished_max,
+           submit_rate
+    from postroad.tenant where id = $1 and ($2::int is null or id = $2)";
+
+const SETTINGS: &str = "
+    select id, language, timezone, sms_sender, submit_rate, unfinished_max
+    from postroad.tenant where name = $1";
 
 const ENABLE: &str = "
     with changed as (
@@ -167,6 +230,9 @@ impl Store {
                 &settings.default_priority.flatten(),
                 &settings.default_max_attempts.flatten(),
                 &settings.default_expires_after_millis(),
+                &given(&settings.language, Language::as_str),
+                &given(&settings.timezone, String::as_str),
+                &given(&settings.sms_sender, SmsSender::as_str),
             ],
             action: "tenant.create",
             detail: json!(settings),
@@ -189,11 +255,62 @@ impl Store {
             default_priority: row.get(8),
             default_max_attempts: row.get(9),
             default_expires_after_seconds: row.get(10),
+            language: row.get(11),
+            timezone: row.get(12),
+            sms_sender: row.get(13),
         };
         Ok(rows.iter().map(tenant).collect())
     }
 
-    /// Sets a tenant. False: there is none of this name.
+    /// What is set for a tenant, for people. None: there is no such tenant, or it is another one than
+    /// this store's.
+    pub async fn settings_row(&self, tenant: i32) -> Result<Option<SettingsRow>, Error> {
+        let params: [&(dyn ToSql + Sync); 2] = [&tenant, &self.tenant_id()];
+        let rows = self
+            .query("reading a tenant's settings", SETTINGS_ROW, &params)
+            .await?;
+        Ok(rows.first().map(|row| SettingsRow {
+            name: row.get(0),
+            language: row.get(1),
+            timezone: row.get(2),
+            sms_sender: row.get(3),
+            default_priority: row.get(4),
+            default_max_attempts: row.get(5),
+            default_expires_after_seconds: row.get(6),
+            weight: row.get(7),
+            unfinished_max: row.get(8),
+            submit_rate: row.get(9),
+        }))
+    }
+
+    /// What is set for a tenant, for [`crate::settings::Tenants`], which asks for everybody.
+    pub(crate) async fn tenant_settings(
+        &self,
+        name: &str,
+    ) -> Result<Option<TenantSettings>, Error> {
+        let rows = self
+            .query("reading a tenant's settings", SETTINGS, &[&name])
+            .await?;
+        Ok(rows.first().map(|row| {
+            let text = |column| row.get::<_, Option<&str>>(column);
+            TenantSettings {
+                id: row.get(0),
+                language: text(1).and_then(|tag| tag.parse().ok()),
+                timezone: text(2)
+                    .filter(|name| zone::find(name).is_some())
+                    .map(str::to_owned),
+                sms_sender: text(3).and_then(|sender| sender.parse().ok()),
+                submit_rate: row
+                    .get::<_, Option<i32>>(4)
+                    .and_then(|rate| u32::try_from(rate).ok()),
+                unfinished_max: row
+                    .get::<_, Option<i64>>(5)
+                    .and_then(|most| u64::try_from(most).ok()),
+            }
+        }))
+    }
+
+    /// Sets a tenant. False: there is none of this name, or it is another one than this store's.
     pub async fn set_tenant(&self, name: &str, settings: &TenantChange) -> Result<bool, Error> {
         let change = Change {
             operation: "setting a tenant",
@@ -211,6 +328,13 @@ impl Store {
                 &settings.default_max_attempts.flatten(),
                 &settings.default_expires_after.is_some(),
                 &settings.default_expires_after_millis(),
+                &settings.language.is_some(),
+                &given(&settings.language, Language::as_str),
+                &settings.timezone.is_some(),
+                &given(&settings.timezone, String::as_str),
+                &settings.sms_sender.is_some(),
+                &given(&settings.sms_sender, SmsSender::as_str),
+                &self.tenant_id(),
             ],
             action: "tenant.set",
             detail: json!(settings),

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use postroad_common::campaign::{Checked, SUBMISSION_BYTES_MAX, Submission};
+use postroad_common::campaign::{Problem, SUBMISSION_BYTES_MAX, Submission};
 use postroad_common::draft;
 use postroad_common::job::TenantName;
 use tokio::io::AsyncReadExt;
 
 use super::How;
 use super::upload::{Source, end, name_of, say_counts, upload};
-use crate::commands::tenants::tenant_id;
+use crate::commands::tenants::settings_of;
 use crate::exit;
 use crate::output::{line, note};
 
@@ -51,15 +51,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             "--format and --rejects are about --recipients, which is not given",
         ));
     }
-    let (submission, checked) = document(&args.file).await?;
+    let (mut submission, wrong) = document(&args.file).await?;
     let tenant = tenant_of(&args, &submission)?;
     let source = match &args.recipients {
         None => None,
         Some(path) => Some(Source::open(path, &args.how).await?),
     };
     let store = super::store().await?;
-    let tenant = tenant_id(&store, &tenant).await?;
-    let id = draft::create(&store, tenant, &submission, &checked).await?;
+    let tenant = settings_of(&store, &tenant).await?;
+    submission.fall_back_on(tenant.language.as_ref(), tenant.timezone.as_deref());
+    let checked = submission.check_parsed(wrong, Timestamp::now());
+    let checked = checked.map_err(|problems| refused(&args.file, &problems))?;
+    let id = draft::create(&store, tenant.id, &submission, &checked).await?;
     if !args.json {
         line(id)?;
     }
@@ -98,7 +101,8 @@ fn tenant_of(args: &Args, submission: &Submission) -> anyhow::Result<String> {
     }
 }
 
-async fn document(path: &Path) -> anyhow::Result<(Submission, Checked)> {
+/// What can be read of the document, and what is wrong with the rest.
+async fn document(path: &Path) -> anyhow::Result<(Submission, Vec<Problem>)> {
     let name = name_of(path);
     // One byte more than may be read says that it is too long.
     let most = SUBMISSION_BYTES_MAX as u64 + 1;
@@ -112,14 +116,17 @@ async fn document(path: &Path) -> anyhow::Result<(Submission, Checked)> {
         let read = file.take(most).read_to_end(&mut json).await;
         read.with_context(|| format!("reading {name}"))?;
     }
-    Submission::parse(&json, Timestamp::now()).map_err(|problems| {
-        for problem in &problems {
-            note(format_args!("{name}: {problem}"));
-        }
-        let things = match problems.len() {
-            1 => "1 thing is wrong".to_owned(),
-            n => format!("{n} things are wrong"),
-        };
-        exit::usage(format_args!("{things} with {name}: no campaign was made"))
-    })
+    Submission::parse(&json).map_err(|problems| refused(path, &problems))
+}
+
+fn refused(path: &Path, problems: &[Problem]) -> anyhow::Error {
+    let name = name_of(path);
+    for problem in problems {
+        note(format_args!("{name}: {problem}"));
+    }
+    let things = match problems.len() {
+        1 => "1 thing is wrong".to_owned(),
+        n => format!("{n} things are wrong"),
+    };
+    exit::usage(format_args!("{things} with {name}: no campaign was made"))
 }
