@@ -43,7 +43,7 @@ use postroad_common::service::{Nudge, Progress, Service, spawn};
 use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{self, Scope, Store};
+use postroad_common::store::{self, Channel, Listener, Scope, Store};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
@@ -88,9 +88,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listening on {} (POSTROAD_LISTEN)", config.listen))?;
 
+    let listened = config.database.clone();
     let store = Store::new(config.database)?;
     startup::postgres(&store, &health, &shutdown).await?;
-    let changes = Changes::spawn(store.clone(), &health, &shutdown);
+    let calls = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
+    let changes = Changes::spawn(store.clone(), calls, &health, &shutdown);
     let tenants = Tenants::new(store.scoped(Scope::Operator), &changes);
     let tokens = Tokens::new(store.clone(), &changes);
     let waker = Waker::spawn(store.clone());

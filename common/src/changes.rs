@@ -1,7 +1,8 @@
 //! Knows whether what was read before still holds, without asking for it again.
 //!
 //! One service per process looks four times a second for what has changed, of all tenants and all
-//! topics together. Nobody is called, so no call can be lost: a look that fails is made again.
+//! topics together; a look that fails is made again. When Postgres calls out a change it looks at
+//! once, but nothing depends on a call: one that is lost makes a change a quarter of a second late.
 //!
 //! Whoever reads takes a [`Mark`] *before* it reads. What it has read holds as long as no look that
 //! ended after the mark was taken has found a change of it. So these come to nothing:
@@ -23,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::health::Health;
 use crate::service::{Nudge, Progress, Service, spawn};
 use crate::shutdown::Shutdown;
-use crate::store::{self, Look, Seen, Store, Topic};
+use crate::store::{self, Listener, Look, Seen, Store, Topic};
 
 /// How long to rest between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -58,15 +59,24 @@ struct Known {
 }
 
 impl Changes {
-    /// Looks from now on, for as long as the process runs. Until the first look nothing is known.
-    pub fn spawn(store: Store, health: &Health, shutdown: &Shutdown) -> Self {
+    /// Looks from now on, for as long as the process runs, and sooner where `calls` hears something.
+    /// Until the first look nothing is known.
+    pub fn spawn(store: Store, mut calls: Listener, health: &Health, shutdown: &Shutdown) -> Self {
         let changes = Self::unwatched();
         let watcher = Watcher {
             store,
             changes: changes.clone(),
             seen: None,
         };
-        let _detached: JoinHandle<()> = spawn(watcher, Nudge::default(), health, shutdown);
+        let nudge = Nudge::default();
+        let woken = nudge.clone();
+        let _detached: JoinHandle<()> = tokio::spawn(async move {
+            loop {
+                calls.next().await;
+                woken.wake();
+            }
+        });
+        let _detached: JoinHandle<()> = spawn(watcher, nudge, health, shutdown);
         changes
     }
 

@@ -41,7 +41,7 @@ use postroad_common::membership::{Membership, host_name};
 use postroad_common::service::{Nudge, Service, spawn};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{Listener, NewProcess, Role, Store};
+use postroad_common::store::{Channel, Listener, NewProcess, Role, Store};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -105,7 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let publishing = TaskTracker::new();
     let (dispatch, rescue, other) = (Nudge::default(), Nudge::default(), Nudge::default());
-    let mut calls = Listener::spawn(&listened, &shutdown);
+    let mut calls = Listener::spawn(&listened, &[Channel::Due], &shutdown);
     let declarer = Declarer::new(store.clone(), queues.clone());
     let outlet = Outlet {
         publisher: publisher.clone(),

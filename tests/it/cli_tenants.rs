@@ -141,6 +141,47 @@ async fn a_tenants_defaults_are_set_shown_taken_away_and_written_down() {
     assert!(error.contains("--default-"), "{error}");
 }
 
+#[tokio::test]
+async fn a_tenants_language_zone_and_sender_are_set_used_shown_and_taken_away() {
+    let room = Room::open().await;
+    let cli = Cli::of(&room);
+    let create = "tenants create acme --language pt_br --timezone America/Lima --sms-sender ACME";
+    cli.ok(&create.split(' ').collect::<Vec<_>>()).await;
+    let schedule = "schedules create s --tenant acme --cron @daily --kind echo --json";
+    let made = cli.json(&schedule.split(' ').collect::<Vec<_>>()).await;
+    assert_eq!(made[0]["timezone"], "America/Lima");
+    let set = "tenants set acme --timezone none --sms-sender +33639980606";
+    cli.ok(&set.split(' ').collect::<Vec<_>>()).await;
+
+    let tenant = &cli.json(&["tenants", "get", "acme", "--json"]).await[0];
+    let shown = [
+        &tenant["language"],
+        &tenant["timezone"],
+        &tenant["sms_sender"],
+    ];
+    assert_eq!(json!(shown), json!(["pt-BR", null, "+33639980606"]));
+    let text = cli.ok(&["tenants", "get", "acme"]).await;
+    assert!(
+        text.contains("pt-BR") && text.contains("+33639980606"),
+        "{text}"
+    );
+    let rows = audited(&cli).await;
+    let details: Vec<_> = rows.iter().map(|row| &row["detail"]).collect();
+    let taken_away = json!({"timezone": null, "sms_sender": "+33639980606"});
+    assert_eq!(details.last(), Some(&&taken_away));
+
+    for (option, value, rule) in [
+        ("--language", "french", "the tag of a language"),
+        ("--timezone", "CET", "a name of the IANA database"),
+        ("--sms-sender", "12345", "at least one of them a letter"),
+    ] {
+        let error = cli
+            .refuses(&["tenants", "set", "acme", option, value], 2)
+            .await;
+        assert!(error.contains(rule), "{option} {value}: {error}");
+    }
+}
+
 /// What signs the webhooks of `acme`, as a worker that starts now reads it.
 async fn signing(room: &Room) -> Option<Arc<WebhookSecrets>> {
     let tenants = Tenants::new(room.store.clone(), &Changes::unwatched());

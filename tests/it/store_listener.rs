@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::ensure;
 use postroad_common::job::QueueName;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Listener, Settings};
+use postroad_common::store::{Channel, Listener, Settings};
 use postroad_tests::harness::eventually::eventually;
 
 use crate::store_fixture::Room;
@@ -14,7 +14,7 @@ use crate::store_fixture::Room;
 async fn a_call_names_its_queues_or_none_and_is_taken_once() -> anyhow::Result<()> {
     let room = Room::open().await;
     let settings = Settings::of_url(room.database.url(), "listener", 1)?;
-    let mut listener = Listener::spawn(&settings, &Shutdown::new());
+    let mut listener = Listener::spawn(&settings, &[Channel::Due], &Shutdown::new());
     listener.next().await;
     let called = listener.called();
     assert_eq!(called.take(), BTreeSet::new(), "that it listens");

@@ -11,7 +11,7 @@ use postroad_common::service::{Nudge, spawn};
 use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{Fenced, NewProcess, Role, Store};
+use postroad_common::store::{Channel, Fenced, Listener, NewProcess, Role, Store};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,7 @@ impl Worker {
             .serve(health.clone());
         metrics::describe();
 
+        let listened = config.database.clone();
         let store = Store::new(config.database)?;
         let (host, pid) = (host_name(), std::process::id());
         let version = env!("CARGO_PKG_VERSION");
@@ -117,7 +118,8 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let changes = Changes::spawn(store.clone(), &health, &shutdown);
+        let calls = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
+        let changes = Changes::spawn(store.clone(), calls, &health, &shutdown);
         let tenants = Tenants::new(store.clone(), &changes);
         let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
         let places = usize::from(config.prefetch) * names.len();

@@ -1,4 +1,4 @@
-//! What Postgres calls out: that a job is due now.
+//! What Postgres calls out: that a job is due now, that a setting has changed.
 //!
 //! A call says only that it is worth looking: whoever was away looks when it is back. So nothing
 //! depends on a call that arrives, and everything is sooner for it.
@@ -19,8 +19,23 @@ use crate::shutdown::Shutdown;
 /// Queues that are remembered as called, at most: of more, nobody needs to be told.
 const CALLED_MAX: usize = 64;
 
-/// What calls that a job is due; its payload is the name of the queue.
-const CHANNEL: &str = "postroad_due";
+/// What is called out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// A job was enqueued that is due now.
+    Due,
+    /// A tenant, a queue, a kind, a secret or a token has changed.
+    Settings,
+}
+
+impl Channel {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Due => "postroad_due",
+            Self::Settings => "postroad_settings",
+        }
+    }
+}
 
 /// A connection that listens, for as long as this process runs.
 #[derive(Clone)]
@@ -62,12 +77,13 @@ struct Heard {
 }
 
 impl Listener {
-    /// Listens from now on.
-    pub fn spawn(settings: &Settings, shutdown: &Shutdown) -> Self {
+    /// Listens to these channels.
+    pub fn spawn(settings: &Settings, channels: &'static [Channel], shutdown: &Shutdown) -> Self {
         let (tell, heard) = watch::channel(Heard::default());
         let called = Called::default();
         let task = Task {
             config: settings.config.clone(),
+            channels,
             tell,
             called: called.clone(),
         };
@@ -102,6 +118,7 @@ impl Listener {
 
 struct Task {
     config: tokio_postgres::Config,
+    channels: &'static [Channel],
     tell: watch::Sender<Heard>,
     called: Called,
 }
@@ -112,7 +129,7 @@ impl Task {
         loop {
             match self.listen(&mut backoff).await {
                 Ok(()) => tracing::debug!("the listening connection was closed"),
-                Err(error) => tracing::debug!("listening for due jobs: {error}"),
+                Err(error) => tracing::debug!("listening for changes: {error}"),
             }
             tokio::time::sleep(backoff.next_wait()).await;
         }
@@ -121,7 +138,7 @@ impl Task {
     /// Until the connection ends.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), Error> {
         let failed = |cause| Error::Query {
-            operation: "listening for due jobs",
+            operation: "listening for changes",
             cause,
         };
         match self.config.get_ssl_mode() {
@@ -148,7 +165,12 @@ impl Task {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        let listen = format!("listen {CHANNEL}");
+        let mut listen = String::new();
+        for channel in self.channels {
+            listen.push_str("listen ");
+            listen.push_str(channel.name());
+            listen.push(';');
+        }
         let mut listening = std::pin::pin!(client.batch_execute(&listen));
         let mut is_listening = false;
         // A connection without traffic is looked after by TCP's own keepalive.
@@ -162,7 +184,9 @@ impl Task {
                 }
                 message = std::future::poll_fn(|cx| connection.poll_message(cx)) => match message {
                     Some(Ok(AsyncMessage::Notification(call))) => {
-                        self.called.note(call.payload());
+                        if call.channel() == Channel::Due.name() {
+                            self.called.note(call.payload());
+                        }
                         self.tell();
                     }
                     Some(Ok(_)) => {}

@@ -133,7 +133,7 @@ pub use job_actions::{Cancelled, Retried};
 pub use job_pages::{JobPage, JobQuery, JobView};
 pub use jobs::{Enqueued, Inserted};
 pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
-pub use listener::{Called, Listener};
+pub use listener::{Called, Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
