@@ -26,7 +26,7 @@ grant usage on schema postroad to postroad_scheduler, postroad_worker, postroad_
 grant select on postroad.schema_history
     to postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
 
-grant execute on function postroad.changes_since(text) to postroad_scheduler, postroad_worker, postroad_api;
+grant execute on function postroad.changes_since(text) to postroad_worker, postroad_api;
 
 -- === The scheduler ===
 

@@ -159,6 +159,16 @@ impl Submission {
         (submission, wrong)
     }
 
+    /// Whether a problem is only that something is not given which the tenant may have.
+    pub fn is_left_to_tenant(&self, problem: &Problem) -> bool {
+        let language = self.content.as_ref().and_then(|one| one.get("language"));
+        match problem.pointer.as_str() {
+            "/content/language" => language.is_none_or(Value::is_null),
+            "/timezone" => self.timezone.is_none(),
+            _ => false,
+        }
+    }
+
     /// Takes what is not given from the settings of its tenant.
     pub fn fall_back_on(&mut self, language: Option<&Language>, timezone: Option<&str>) {
         if let (Some(Value::Object(content)), Some(language)) = (&mut self.content, language)
@@ -375,6 +385,11 @@ mod tests {
 
         let mut not_given = document();
         not_given["content"]["language"] = Value::Null;
+        not_given["quiet_hours"] = json!({"from": "21:00", "until": "08:00"});
+        let (read, wrong) = Submission::parse(not_given.to_string().as_bytes()).unwrap();
+        let missing = read.check_parsed(wrong, now()).err().unwrap();
+        assert_eq!(missing.len(), 2, "{missing:?}");
+        assert!(missing.iter().all(|one| read.is_left_to_tenant(one)));
         let (taken, problems) = filled(not_given);
         assert_eq!(taken, (json!("fr"), json!("Europe/Paris")));
         let what = "lack the language fr, which is for everybody else";

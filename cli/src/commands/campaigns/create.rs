@@ -116,7 +116,15 @@ async fn document(path: &Path) -> anyhow::Result<(Submission, Vec<Problem>)> {
         let read = file.take(most).read_to_end(&mut json).await;
         read.with_context(|| format!("reading {name}"))?;
     }
-    Submission::parse(&json).map_err(|problems| refused(path, &problems))
+    let (submission, wrong) =
+        Submission::parse(&json).map_err(|problems| refused(path, &problems))?;
+    // Before anybody is asked, but for what the tenant may have to say.
+    let checked = submission.check_parsed(wrong.clone(), Timestamp::now());
+    let problems = checked.err().unwrap_or_default();
+    match problems.iter().all(|one| submission.is_left_to_tenant(one)) {
+        true => Ok((submission, wrong)),
+        false => Err(refused(path, &problems)),
+    }
 }
 
 fn refused(path: &Path, problems: &[Problem]) -> anyhow::Error {

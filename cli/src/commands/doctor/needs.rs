@@ -89,6 +89,7 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "stop"),
             to("INSERT", "stop_catch"),
             to("SELECT", "suppression"),
+            to("EXECUTE", "changes_since(text)"),
         ],
     },
     Program {
