@@ -26,6 +26,8 @@ grant usage on schema postroad to postroad_scheduler, postroad_worker, postroad_
 grant select on postroad.schema_history
     to postroad_scheduler, postroad_worker, postroad_api, postroad_readonly;
 
+grant execute on function postroad.changes_since(text) to postroad_worker, postroad_api;
+
 -- === The scheduler ===
 
 grant select, insert, update, delete on postroad.job, postroad.archive, postroad.attempt_error,
@@ -82,6 +84,9 @@ grant select, insert on postroad.timeline_entry to postroad_worker;
 grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.schedule,
     postroad.recipient, postroad.audience to postroad_api;
 grant select, insert, delete on postroad.archive to postroad_api;
+-- Of a tenant, what is its own to set; limits, for operators, too: postroad.refuse_limits tells them apart.
+grant update (weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
+    default_expires_after, language, timezone, sms_sender) on postroad.tenant to postroad_api;
 grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
     postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
     postroad.ledger_total, postroad.process to postroad_api;
@@ -112,7 +117,7 @@ grant update (unanswered_max, rate_per_second, rate_tokens, rate_at, retries_per
     on postroad.provider to postroad_api;
 grant select, delete on postroad.breaker to postroad_api;
 grant update (on_lost, max_attempts, timeout_set, backoff_base, backoff_cap, overridden_at) on postroad.kind to postroad_api;
-grant execute on function postroad.find_token(text), postroad.touch_tokens(text[]),
+grant execute on function postroad.find_token(text), postroad.good_token(text), postroad.touch_tokens(text[]),
     postroad.recipients_with(integer, jsonb, bigint), postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_api;
 
 -- === People who only look ===

@@ -11,9 +11,11 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use postroad_common::cached::{Cached, Loaded, Unknown};
+use postroad_common::changes::Changes;
 use postroad_common::service::{Progress, Service};
-use postroad_common::settings::Kept;
-use postroad_common::store::{self, Actor, FoundToken, Listener, Scope, Store};
+use postroad_common::settings::TenantSettings;
+use postroad_common::store::{self, Actor, FoundToken, Scope, Store, Topic};
 use postroad_common::token::{Permission, Token};
 
 use crate::App;
@@ -22,6 +24,8 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::trace;
 
+/// Tokens that are kept. Of more than that, those that were used least lately are looked up again.
+const TOKENS_MAX: usize = 10_000;
 /// No token is longer.
 const HEADER_BYTES_MAX: usize = 200;
 
@@ -29,52 +33,38 @@ const HEADER_BYTES_MAX: usize = 200;
 #[derive(Clone)]
 pub(crate) struct Tokens {
     store: Store,
-    known: Kept<(String, [u8; 32]), Option<Arc<FoundToken>>>,
-    /// The tenants that operators have named, one line of a batch after the other.
-    tenants: Kept<String, i32>,
+    known: Cached<(String, [u8; 32]), Option<Arc<FoundToken>>>,
     used: Arc<Mutex<HashSet<String>>>,
 }
 
-/// Why a tenant's id is not known. Not kept: it may be created any moment.
-enum NoTenant {
-    Missing,
-    Unread(store::Error),
-}
-
 impl Tokens {
-    pub(crate) fn new(store: Store, listener: Listener) -> Self {
+    pub(crate) fn new(store: Store, changes: &Changes) -> Self {
         Self {
             store,
-            known: Kept::new(listener.clone()),
-            tenants: Kept::new(listener),
+            known: Cached::new(changes, Topic::Token, Unknown::Reread, TOKENS_MAX),
             used: Arc::default(),
         }
     }
 
     async fn find(&self, token: &Token) -> Result<Option<Arc<FoundToken>>, Arc<store::Error>> {
         let key = (token.id().to_owned(), token.secret_hash());
-        let read = async { Ok(self.store.find_token(token).await?.map(Arc::new)) };
-        let found = self.known.get(key, read).await?;
+        let read = || {
+            let (store, token) = (self.store.clone(), token.clone());
+            async move {
+                let Some(found) = store.find_token(&token).await? else {
+                    return Ok(Loaded::of_topic(None));
+                };
+                // One without a tenant is an operator's, and of no tenant's changes.
+                let tenant = found.tenant.as_ref().map_or(0, |(id, _)| *id);
+                let good_for = found.good_for;
+                Ok(Loaded::of_tenant(tenant, Some(Arc::new(found))).valid_for(good_for))
+            }
+        };
+        let found = self.known.get(&key, read).await?;
         if found.is_some() {
             self.lock().insert(token.id().to_owned());
         }
         Ok(found)
-    }
-
-    async fn tenant(&self, name: &str) -> Result<i32, Problem> {
-        let read = async {
-            let found = self
-                .store
-                .scoped(Scope::Operator)
-                .tenant_of_name(name)
-                .await;
-            found.map_err(NoTenant::Unread)?.ok_or(NoTenant::Missing)
-        };
-        let found = self.tenants.get(name.to_owned(), read).await;
-        found.map_err(|why| match &*why {
-            NoTenant::Missing => Problem::parameter("tenant", "there is no such tenant"),
-            NoTenant::Unread(error) => Problem::from(error),
-        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -151,9 +141,22 @@ impl Caller {
         self.found.tenant.as_ref().map(|(_, name)| name.as_str())
     }
 
-    /// What the tenant may submit.
-    pub(crate) fn limits(&self) -> &FoundToken {
-        &self.found
+    /// What is set for the tenant; nothing for an operator.
+    pub(crate) async fn settings(&self) -> Result<Option<Arc<TenantSettings>>, Problem> {
+        match self.tenant_name() {
+            Some(own) => self.settings_of(own).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What is set for the tenant of this name, if there is one. Whether the caller may name it is
+    /// for [`Self::tenant`] to say.
+    pub(crate) async fn settings_of(
+        &self,
+        tenant: &str,
+    ) -> Result<Option<Arc<TenantSettings>>, Problem> {
+        let found = self.app.tenants.of(tenant).await;
+        found.map_err(|error| Problem::from(&*error))
     }
 
     /// The tenant that an operator has named, if any. Whoever holds a tenant's token may only name
@@ -165,7 +168,10 @@ impl Caller {
             // Whether there is a tenant of that name is not this one's to know.
             (Some(_), Some(_)) => Err(Problem::parameter("tenant", "must be the token's own")),
             (None, None) => Ok(None),
-            (None, Some(named)) => self.app.tokens.tenant(named).await.map(Some),
+            (None, Some(named)) => match self.settings_of(named).await? {
+                Some(found) => Ok(Some(found.id)),
+                None => Err(Problem::parameter("tenant", "there is no such tenant")),
+            },
         }
     }
 }

@@ -39,12 +39,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
+use postroad_common::changes::Changes;
 use postroad_common::egress::EgressPolicy;
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::service::{Nudge, Progress, Service, spawn};
+use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
-use postroad_common::store::{self, Channel, Listener, Store};
+use postroad_common::store::{self, Channel, Listener, Scope, Store};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use utoipa::openapi::OpenApi;
@@ -61,6 +63,7 @@ use waker::Waker;
 #[derive(Clone)]
 pub(crate) struct App {
     store: Store,
+    tenants: Tenants,
     tokens: Tokens,
     collector: Collector,
     waker: Waker,
@@ -95,10 +98,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listened = config.database.clone();
     let store = Store::new(config.database)?;
     startup::postgres(&store, &health, &shutdown).await?;
-    let changes = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
-    let tokens = Tokens::new(store.clone(), changes);
+    let calls = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
+    let changes = Changes::spawn(store.clone(), calls, &health, &shutdown);
+    let tenants = Tenants::new(store.scoped(Scope::Operator), &changes);
+    let tokens = Tokens::new(store.clone(), &changes);
     let waker = Waker::spawn(store.clone());
     let app = App {
+        tenants,
         tokens: tokens.clone(),
         collector: Collector::spawn(store.clone(), waker.clone()),
         waker,

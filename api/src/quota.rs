@@ -32,7 +32,9 @@ struct State {
 impl Quotas {
     /// Takes so many jobs off what the caller may submit now, or says when to come again.
     pub(crate) async fn take(&self, caller: &Caller, jobs: u64) -> Result<(), Problem> {
-        let limits = caller.limits();
+        let Some(limits) = caller.settings().await? else {
+            return Ok(());
+        };
         if limits.submit_rate.is_none() && limits.unfinished_max.is_none() {
             return Ok(());
         }

@@ -18,12 +18,13 @@ const BEAT: Duration = Duration::from_millis(50);
 /// Changes whose effect is waited for.
 const CHANGES: usize = 20;
 
-/// Statements about settings and nothing else. Those of jobs name tenants, queues and kinds, too, in
+/// Statements about settings and nothing else. The looks for changes are left out: four a second of
+/// each api and worker, whatever the load. Those of jobs name tenants, queues and kinds, too, in
 /// the same statement.
 const STATEMENTS: &str = "
     select coalesce(sum(calls), 0)::bigint from pg_stat_statements
     where dbid = (select oid from pg_database where datname = current_database())
-      and query ~ 'postroad.(tenant|queue|kind|token|webhook_secret|find_token|ensure_names)'
+      and query ~ 'postroad.(tenant|queue|kind|token|tenant_secret|good_token|ensure_names)'
       and query !~ 'postroad.(job|archive|dedup|ledger|process)'
       and query !~ 'pg_stat_statements'";
 

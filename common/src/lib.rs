@@ -8,12 +8,13 @@
 //! | `egress` (feature) | where webhooks may go | DNS, HTTP |
 //! | `campaign` (feature) | what a campaign says, to whom, and when they are reached | tokio, SQL, AMQP, clocks |
 //! | `draft` (`campaign` and `store`) | drafts of campaigns: made, given recipients, previewed | SQL, HTTP |
-//! | [`zone`] | what the name of a time zone is | clocks |
+//! | [`zone`], [`language`], [`sender`] | what the name of a time zone, the tag of a language and the sender of a text message are | clocks |
 //! | `broker` (feature) | the only room that knows AMQP | SQL |
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
 //! | `audience` (feature `store`) | whom a message is for: recipients and rules | clocks, SQL |
 //! | `timeline` (feature `store`) | what recipients are shown in the product itself, and what of it they have read | clocks, SQL |
+//! | `changes`, `cached` (feature `store`) | what has changed in the database; values kept until they have | what the values are |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
@@ -27,7 +28,9 @@ pub mod config;
 pub mod egress;
 pub mod failpoint;
 pub mod job;
+pub mod language;
 pub mod message;
+pub mod sender;
 pub mod text;
 pub mod zone;
 
@@ -36,6 +39,10 @@ pub mod campaign;
 
 #[cfg(feature = "runtime")]
 pub mod backoff;
+#[cfg(feature = "store")]
+pub mod cached;
+#[cfg(feature = "store")]
+pub mod changes;
 #[cfg(feature = "runtime")]
 pub mod health;
 #[cfg(feature = "store")]

@@ -28,6 +28,11 @@ pub trait Service: Send + 'static {
     /// How long to rest after a run that found nothing to do.
     fn period(&self) -> Duration;
 
+    /// How long to rest after a run that failed; none: longer each time.
+    fn period_after_error(&self) -> Option<Duration> {
+        None
+    }
+
     /// Does what there is to do now.
     fn run_once(&mut self) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
 }
@@ -87,7 +92,10 @@ async fn drive<S: Service>(mut service: S, nudge: Nudge, health: Health, shutdow
                     Progress::Idle => service.period(),
                 }
             }
-            Ok(Err(error)) => failed(S::NAME, format_args!("{error}"), &health, &mut backoff),
+            Ok(Err(error)) => {
+                let wait = failed(S::NAME, format_args!("{error}"), &health, &mut backoff);
+                service.period_after_error().unwrap_or(wait)
+            }
             Err(_) => failed(S::NAME, format_args!("panicked"), &health, &mut backoff),
         };
         if rest.is_zero() {

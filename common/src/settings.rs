@@ -1,128 +1,113 @@
-//! Settings of tenants, kept in memory and thrown away when somebody changes one.
+//! What is set for tenants, for whoever acts for one: the only way to it at work.
 //!
-//! A change is called out by Postgres, and then nothing that was read before it is used again. While
-//! nothing can be heard, what was read is used for a second: so a change is in force within a second
-//! or so whatever happens, and at ten thousand jobs a second there is hardly a query.
+//! It is kept in memory until it changes ([`crate::cached`]), so that at ten thousand jobs a second
+//! there is hardly a query, and a change is in force everywhere within a second. Two things do not
+//! come by here: what people are shown and change is the row itself ([`Store::tenants`]), and what a
+//! statement joins anyway, as an insert does for the defaults of jobs, is read there.
 
-use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use moka::future::Cache;
+use crate::cached::{Cached, Loaded, Unknown};
+use crate::changes::Changes;
+use crate::language::Language;
+use crate::sender::SmsSender;
+use crate::store::{Error, Store, Topic, WebhookSecrets};
 
-use crate::store::{self, Listener, Store, WebhookSecrets};
+/// Tenants whose settings are kept. Of more than that, those that were asked for least lately are
+/// read again.
+const ENTRIES_MAX: usize = 10_000;
+/// Without Postgres, settings are used for so long: an old one is better than none. A secret that was
+/// taken away must not sign for longer than any change takes, and is read again.
+const KEPT_FOR: Duration = Duration::from_secs(5 * 60);
 
-/// Entries that are kept; more than that, and the ones used least are read again.
-const ENTRIES_MAX: u64 = 10_000;
-/// How long an entry is used while changes can be heard.
-const TRUSTED: Duration = Duration::from_secs(60);
-/// And while they cannot.
-const TRUSTED_WHILE_DEAF: Duration = Duration::from_secs(1);
-
-/// Values by key, read when they are first asked for.
-#[derive(Clone)]
-pub struct Kept<K, V> {
-    cache: Cache<K, Entry<V>>,
-    listener: Listener,
-}
-
-#[derive(Clone)]
-struct Entry<V> {
-    value: V,
-    heard: u64,
-    read_at: Instant,
-}
-
-impl<K, V> Kept<K, V>
-where
-    K: Hash + Eq + Send + Sync + Clone + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    /// Nothing yet.
-    pub fn new(listener: Listener) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(ENTRIES_MAX)
-            .time_to_live(TRUSTED)
-            .build();
-        Self { cache, listener }
-    }
-
-    /// The value of `key`, read by `read` if it is not known, or may have changed. Any number of
-    /// callers at once make one read.
-    pub async fn get<E>(
-        &self,
-        key: K,
-        read: impl Future<Output = Result<V, E>>,
-    ) -> Result<V, Arc<E>>
-    where
-        E: Send + Sync + 'static,
-    {
-        let is_current = |entry: &Entry<V>| {
-            let since_deaf = match self.listener.deaf_since() {
-                None => true,
-                Some(_) => entry.read_at.elapsed() < TRUSTED_WHILE_DEAF,
-            };
-            since_deaf && entry.heard == self.listener.count()
-        };
-        if let Some(entry) = self.cache.get(&key).await {
-            if is_current(&entry) {
-                return Ok(entry.value);
-            }
-            self.cache.invalidate(&key).await;
-        }
-        // Before the read: a change that is called out meanwhile makes the entry old at once.
-        let heard = self.listener.count();
-        let read = async {
-            let value = read.await?;
-            Ok(Entry {
-                value,
-                heard,
-                read_at: Instant::now(),
-            })
-        };
-        Ok(self.cache.try_get_with(key, read).await?.value)
-    }
-}
-
-/// What workers know of tenants.
-#[derive(Clone, Default)]
+/// What is set for a tenant. What cannot be read (somebody wrote it by SQL) is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantSettings {
-    of: Option<Of>,
+    /// The tenant.
+    pub id: i32,
+    /// The language of its campaigns that name none.
+    pub language: Option<Language>,
+    /// The time zone of its campaigns and schedules that name none, by its IANA name.
+    pub timezone: Option<String>,
+    /// Who its text messages are from.
+    pub sms_sender: Option<SmsSender>,
+    /// How many jobs a second each API process takes from it.
+    pub submit_rate: Option<u32>,
+    /// How many unfinished jobs it may have.
+    pub unfinished_max: Option<u64>,
+}
+
+/// What is known of tenants. Clones know the same; the default knows none.
+#[derive(Clone, Default)]
+pub struct Tenants {
+    kept: Option<Kept>,
 }
 
 #[derive(Clone)]
-struct Of {
+struct Kept {
     store: Store,
-    secrets: Kept<String, Option<WebhookSecrets>>,
+    settings: Cached<String, Option<Arc<TenantSettings>>>,
+    secrets: Cached<i32, Option<Arc<WebhookSecrets>>>,
 }
 
-impl std::fmt::Debug for TenantSettings {
+impl std::fmt::Debug for Tenants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TenantSettings")
+        f.write_str("Tenants")
     }
 }
 
-impl TenantSettings {
-    /// Reads from `store`, and hears of changes by `listener`.
-    pub fn new(store: &Store, listener: &Listener) -> Self {
+impl Tenants {
+    /// Reads from `store`, which must see all tenants.
+    pub fn new(store: Store, changes: &Changes) -> Self {
+        let keep = Unknown::KeepFor(KEPT_FOR);
         Self {
-            of: Some(Of {
-                store: store.clone(),
-                secrets: Kept::new(listener.clone()),
+            kept: Some(Kept {
+                store,
+                settings: Cached::new(changes, Topic::Tenant, keep, ENTRIES_MAX),
+                secrets: Cached::new(changes, Topic::Secret, Unknown::Reread, ENTRIES_MAX),
             }),
         }
+    }
+
+    /// What is set for the tenant of this name; none if there is no such tenant.
+    pub async fn of(&self, tenant: &str) -> Result<Option<Arc<TenantSettings>>, Arc<Error>> {
+        let Some(Kept {
+            store, settings, ..
+        }) = &self.kept
+        else {
+            return Ok(None);
+        };
+        let read = || {
+            let (store, tenant) = (store.clone(), tenant.to_owned());
+            async move {
+                Ok(match store.tenant_settings(&tenant).await?.map(Arc::new) {
+                    Some(found) => Loaded::of_tenant(found.id, Some(found)),
+                    // It may be created any moment, and used in the next.
+                    None => Loaded::of_topic(None).valid_for(Some(Duration::ZERO)),
+                })
+            }
+        };
+        settings.get(tenant, read).await
     }
 
     /// What signs a tenant's webhooks; none if it has no secret of its own.
     pub async fn webhook_secrets(
         &self,
         tenant: &str,
-    ) -> Result<Option<WebhookSecrets>, Arc<store::Error>> {
-        let Some(Of { store, secrets }) = &self.of else {
+    ) -> Result<Option<Arc<WebhookSecrets>>, Arc<Error>> {
+        let (Some(kept), Some(tenant)) = (&self.kept, self.of(tenant).await?) else {
             return Ok(None);
         };
-        secrets
-            .get(tenant.to_owned(), store.webhook_secrets(tenant))
-            .await
+        let id = tenant.id;
+        let read = || {
+            let store = kept.store.clone();
+            async move {
+                let found = store.webhook_secrets(id).await?;
+                let changes_in = found.as_ref().and_then(|secrets| secrets.previous_for);
+                Ok(Loaded::of_tenant(id, found.map(Arc::new)).valid_for(changes_in))
+            }
+        };
+        kept.secrets.get(&id, read).await
     }
 }

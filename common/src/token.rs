@@ -57,11 +57,15 @@ pub enum Permission {
     TimelineRead,
     /// Mark as read what any recipient is shown.
     TimelineWrite,
+    /// Look at what is set for the tenant.
+    SettingsRead,
+    /// Set what is the tenant's own to set.
+    SettingsWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -80,6 +84,8 @@ impl Permission {
         Self::AnnouncementsWrite,
         Self::TimelineRead,
         Self::TimelineWrite,
+        Self::SettingsRead,
+        Self::SettingsWrite,
     ];
 
     /// Its name in a token's scopes.
@@ -103,6 +109,8 @@ impl Permission {
             Self::AnnouncementsWrite => "announcements:write",
             Self::TimelineRead => "timeline:read",
             Self::TimelineWrite => "timeline:write",
+            Self::SettingsRead => "settings:read",
+            Self::SettingsWrite => "settings:write",
         }
     }
 

@@ -435,6 +435,8 @@ async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, 
         "/v1/timeline/reader?tenant=acme",
         "/v1/campaigns?limit=200",
         "/v1/suppressions?limit=200",
+        "/v1/settings",
+        "/v1/settings?tenant=acme",
     ] {
         let answer = other.get(look).await.unwrap();
         assert!(!answer.text.contains("acme-only"), "{look}: {answer:?}");
@@ -711,7 +713,7 @@ async fn the_api_may_do_in_the_database_what_it_needs_and_no_more() {
         "select * from postroad.token",
         "select * from postroad.tenant_secret",
         "select * from postroad.audit_log",
-        "update postroad.tenant set weight = 9",
+        "update postroad.tenant set disabled_at = now()",
         "insert into postroad.tenant (name) values ('mine')",
         "delete from postroad.queue",
         "drop table postroad.job",

@@ -1,6 +1,10 @@
 //! `postroad tenants` and `postroad tokens`: what they set, what they print, and who is told.
 
-use postroad_common::store::Store;
+use std::sync::Arc;
+
+use postroad_common::changes::Changes;
+use postroad_common::settings::Tenants;
+use postroad_common::store::{Store, WebhookSecrets};
 use postroad_common::token::{Permission, Token};
 use serde_json::{Value, json};
 
@@ -138,6 +142,53 @@ async fn a_tenants_defaults_are_set_shown_taken_away_and_written_down() {
 }
 
 #[tokio::test]
+async fn a_tenants_language_zone_and_sender_are_set_used_shown_and_taken_away() {
+    let room = Room::open().await;
+    let cli = Cli::of(&room);
+    let create = "tenants create acme --language pt_br --timezone America/Lima --sms-sender ACME";
+    cli.ok(&create.split(' ').collect::<Vec<_>>()).await;
+    let schedule = "schedules create s --tenant acme --cron @daily --kind echo --json";
+    let made = cli.json(&schedule.split(' ').collect::<Vec<_>>()).await;
+    assert_eq!(made[0]["timezone"], "America/Lima");
+    let set = "tenants set acme --timezone none --sms-sender +33639980606";
+    cli.ok(&set.split(' ').collect::<Vec<_>>()).await;
+
+    let tenant = &cli.json(&["tenants", "get", "acme", "--json"]).await[0];
+    let shown = [
+        &tenant["language"],
+        &tenant["timezone"],
+        &tenant["sms_sender"],
+    ];
+    assert_eq!(json!(shown), json!(["pt-BR", null, "+33639980606"]));
+    let text = cli.ok(&["tenants", "get", "acme"]).await;
+    assert!(
+        text.contains("pt-BR") && text.contains("+33639980606"),
+        "{text}"
+    );
+    let rows = audited(&cli).await;
+    let details: Vec<_> = rows.iter().map(|row| &row["detail"]).collect();
+    let taken_away = json!({"timezone": null, "sms_sender": "+33639980606"});
+    assert_eq!(details.last(), Some(&&taken_away));
+
+    for (option, value, rule) in [
+        ("--language", "french", "the tag of a language"),
+        ("--timezone", "CET", "a name of the IANA database"),
+        ("--sms-sender", "12345", "at least one of them a letter"),
+    ] {
+        let error = cli
+            .refuses(&["tenants", "set", "acme", option, value], 2)
+            .await;
+        assert!(error.contains(rule), "{option} {value}: {error}");
+    }
+}
+
+/// What signs the webhooks of `acme`, as a worker that starts now reads it.
+async fn signing(room: &Room) -> Option<Arc<WebhookSecrets>> {
+    let tenants = Tenants::new(room.store.clone(), &Changes::unwatched());
+    tenants.webhook_secrets("acme").await.unwrap()
+}
+
+#[tokio::test]
 async fn a_secret_is_made_rotated_with_an_overlap_and_cleared_and_appears_in_no_other_place() {
     let room = Room::open().await;
     let cli = Cli::of(&room);
@@ -149,7 +200,7 @@ async fn a_secret_is_made_rotated_with_an_overlap_and_cleared_and_appears_in_no_
     let second = cli.ok(&["tenants", "secret", "rotate", "acme"]).await;
     let (first, second) = (first.trim(), second.trim());
     assert!(first.starts_with("whsec_") && second.starts_with("whsec_") && first != second);
-    let secrets = room.store.webhook_secrets("acme").await.unwrap().unwrap();
+    let secrets = signing(&room).await.unwrap();
     assert_eq!(
         (secrets.current.as_str(), secrets.previous.as_deref()),
         (second, Some(first))
@@ -177,8 +228,11 @@ async fn a_secret_is_made_rotated_with_an_overlap_and_cleared_and_appears_in_no_
         (Some(0), ""),
         "what was given is not repeated"
     );
-    let secrets = room.store.webhook_secrets("acme").await.unwrap().unwrap();
-    assert_eq!((secrets.current.as_str(), secrets.previous), (third, None));
+    let secrets = signing(&room).await.unwrap();
+    assert_eq!(
+        (secrets.current.as_str(), secrets.previous.as_deref()),
+        (third, None)
+    );
     for bad in ["", "hunter2", "whsec_aHVudGVyMg==", "whsec_hunter2!"] {
         let said = cli.run_with(&set, bad).await;
         assert_eq!(said.code, Some(2), "{bad}: {said:?}");
@@ -187,7 +241,7 @@ async fn a_secret_is_made_rotated_with_an_overlap_and_cleared_and_appears_in_no_
 
     cli.ok(&["tenants", "secret", "clear", "acme", "--yes"])
         .await;
-    assert!(room.store.webhook_secrets("acme").await.unwrap().is_none());
+    assert!(signing(&room).await.is_none());
     cli.ok(&["tenants", "secret", "clear", "acme", "--yes"])
         .await;
 

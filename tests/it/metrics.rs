@@ -21,6 +21,8 @@ const SECTIONS: [(&str, &[&str]); 4] = [
         &[
             include_str!("../../common/src/health.rs"),
             include_str!("../../common/src/service.rs"),
+            include_str!("../../common/src/changes.rs"),
+            include_str!("../../common/src/cached.rs"),
         ],
     ),
     (

@@ -22,6 +22,9 @@ const DEFAULTS: TenantChange = TenantChange {
     default_expires_after: Some(Some(Duration::from_secs(90))),
     in_pipe_max: None,
     rate_per_second: None,
+    language: None,
+    timezone: None,
+    sms_sender: None,
 };
 
 /// The three texts with which SQL may name the type of args.

@@ -14,7 +14,7 @@ use postroad_common::failpoint;
 use postroad_common::job::retry::RETRY_AFTER_MAX;
 use postroad_common::job::{ARGS_BYTES_MAX, JobId, KindName};
 use postroad_common::membership::Membership;
-use postroad_common::settings::TenantSettings;
+use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{Ending, Outcome, ProcessId};
 use postroad_common::telemetry::ATTEMPT_TARGET;
@@ -39,7 +39,7 @@ pub(crate) struct Executor {
     pub(crate) running: TaskTracker,
     pub(crate) finished: mpsc::Sender<Finished>,
     pub(crate) shutdown: Shutdown,
-    pub(crate) settings: TenantSettings,
+    pub(crate) tenants: Tenants,
     pub(crate) cancellations: Cancellations,
     pub(crate) breakers: Breakers,
 }
@@ -49,7 +49,7 @@ impl Executor {
     pub(crate) fn start(&self, asking: Asking, to: ProcessId, attempt: i32, late: Duration) {
         let membership = self.membership.clone();
         let (finished, shutdown) = (self.finished.clone(), self.shutdown.clone());
-        let (settings, breakers) = (self.settings.clone(), self.breakers.clone());
+        let (settings, breakers) = (self.tenants.clone(), self.breakers.clone());
         let called_off = self.cancellations.enter(asking.ticket.job());
         self.running.spawn(async move {
             let Asking {

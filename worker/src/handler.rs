@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use postroad_common::job::{JobId, KindPolicy, ProviderFailure};
-use postroad_common::settings::TenantSettings;
+use postroad_common::settings::Tenants;
 use postroad_common::store::COMPLETE_IN_TRANSACTION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,8 +107,8 @@ pub struct JobContext {
     pub traceparent: Option<String>,
     /// Cancelled when the worker wants its handlers to come to an end.
     pub stop: CancellationToken,
-    /// What is set for tenants.
-    pub settings: TenantSettings,
+    /// What is set for tenants: its own is `settings.of(&tenant)`, kept in memory until it changes.
+    pub settings: Tenants,
 }
 
 /// An attempt that worked, with an optional result kept in the archive.

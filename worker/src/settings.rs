@@ -1,22 +1,22 @@
 //! What operators set of kinds and queues, kept current while the worker runs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use postroad_common::service::{Nudge, Progress, Service};
-use postroad_common::store::{self, Listener, Store};
+use postroad_common::changes::{Changes, Mark};
+use postroad_common::service::{Progress, Service};
+use postroad_common::store::{self, Store, Topic};
 use tokio::sync::watch;
 
 use crate::breaker::Breakers;
 use crate::prefetch::{Prefetch, ProviderRooms};
 use crate::registry::Kind;
 
-/// A change is called out. How often is looked all the same.
-const LOOK: Duration = Duration::from_secs(60);
-/// And while nothing can be heard.
-const LOOK_WHILE_DEAF: Duration = Duration::from_secs(1);
+/// It is woken by changes. How often it looks whether there was one all the same.
+const PERIOD: Duration = Duration::from_secs(1);
 
-/// Reads the timeouts of these kinds, the prefetch of these queues and their providers again and again.
+/// Reads the timeouts of these kinds, the prefetch of these queues and their providers whenever they
+/// change.
 pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) kinds: Vec<Arc<Kind>>,
@@ -24,14 +24,8 @@ pub(crate) struct Settings {
     pub(crate) prefetch: watch::Sender<Prefetch>,
     pub(crate) provider_rooms: Arc<ProviderRooms>,
     pub(crate) breakers: Breakers,
-    pub(crate) listener: Listener,
-    pub(crate) looked: Option<Looked>,
-}
-
-/// When was looked last, and how much had been called out by then.
-pub(crate) struct Looked {
-    at: Instant,
-    heard: u64,
+    pub(crate) changes: Changes,
+    pub(crate) looked: Option<Mark>,
 }
 
 impl Settings {
@@ -50,19 +44,6 @@ impl Settings {
             .send_if_modified(|prefetch| prefetch.set(hints, &providers));
         Ok(())
     }
-
-    /// Wakes the service whenever a change is called out.
-    pub(crate) fn nudged(&self) -> Nudge {
-        let (nudge, mut listener) = (Nudge::default(), self.listener.clone());
-        let woken = nudge.clone();
-        tokio::spawn(async move {
-            loop {
-                listener.next().await;
-                woken.wake();
-            }
-        });
-        nudge
-    }
 }
 
 impl Service for Settings {
@@ -70,21 +51,21 @@ impl Service for Settings {
     type Error = store::Error;
 
     fn period(&self) -> Duration {
-        LOOK_WHILE_DEAF
+        PERIOD
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
-        let heard = self.listener.count();
-        let is_current = self
-            .looked
-            .as_ref()
-            .is_some_and(|looked| looked.heard == heard && looked.at.elapsed() < LOOK);
-        if is_current && self.listener.deaf_since().is_none() {
+        let is_unchanged = |mark| {
+            [Topic::Kind, Topic::Queue]
+                .into_iter()
+                .all(|topic| self.changes.is_unchanged(topic, None, mark))
+        };
+        if self.looked.is_some_and(is_unchanged) {
             return Ok(Progress::Idle);
         }
+        let mark = self.changes.mark();
         self.read().await?;
-        let at = Instant::now();
-        self.looked = Some(Looked { at, heard });
+        self.looked = Some(mark);
         Ok(Progress::Idle)
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use postroad_common::broker::Broker;
+use postroad_common::changes::Changes;
 use postroad_common::health::{AdminPage, Health};
 use postroad_common::membership::{Membership, host_name};
 use postroad_common::service::{Nudge, spawn};
-use postroad_common::settings::TenantSettings;
+use postroad_common::settings::Tenants;
 use postroad_common::shutdown::Shutdown;
 use postroad_common::startup;
 use postroad_common::store::{Channel, Fenced, Listener, NewProcess, Role, Store};
@@ -122,8 +123,9 @@ impl Worker {
         };
         let membership = startup::repeat(&health, &shutdown, join).await?;
 
-        let listener = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
-        let settings = TenantSettings::new(&store, &listener);
+        let calls = Listener::spawn(&listened, &[Channel::Settings], &shutdown);
+        let changes = Changes::spawn(store.clone(), calls, &health, &shutdown);
+        let tenants = Tenants::new(store.clone(), &changes);
         let (prefetch_set, prefetch) = watch::channel(Prefetch::new(config.prefetch));
         let places = usize::from(config.prefetch) * names.len();
         let (provider_rooms, breakers) = (Arc::new(ProviderRooms::default()), Breakers::default());
@@ -133,7 +135,7 @@ impl Worker {
             health: &health,
             shutdown: &shutdown,
         };
-        let (stages, exits) = Stages::start(places, outside, settings, breakers.clone(), &prefetch);
+        let (stages, exits) = Stages::start(places, outside, tenants, breakers.clone(), &prefetch);
         let canceller = Canceller {
             store: store.clone(),
             membership: membership.clone(),
@@ -161,12 +163,12 @@ impl Worker {
             prefetch: prefetch_set,
             provider_rooms: provider_rooms.clone(),
             breakers: breakers.clone(),
-            listener,
+            changes,
             looked: None,
         };
         // Before the first job: it keeps to what is set now.
         startup::repeat(&health, &shutdown, async || settings.read().await).await?;
-        let nudge = settings.nudged();
+        let nudge = settings.changes.nudged();
         drop(spawn(settings, nudge, &health, &shutdown));
         let writer = breaker::Writer {
             store: store.clone(),
@@ -224,7 +226,7 @@ impl Stages {
     fn start(
         places: usize,
         outside: Outside<'_>,
-        settings: TenantSettings,
+        tenants: Tenants,
         breakers: Breakers,
         prefetch: &watch::Receiver<Prefetch>,
     ) -> (Self, Exits) {
@@ -249,7 +251,7 @@ impl Stages {
                 running: running.clone(),
                 finished,
                 shutdown: shutdown.clone(),
-                settings,
+                tenants,
                 cancellations: cancellations.clone(),
                 breakers,
             },

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::audiences::{Warning, turn};
-use super::schedules::owner;
+use super::schedules::{owner, owners_settings};
 use super::{before, limit_of};
 use crate::App;
 use crate::auth::Caller;
@@ -34,7 +34,8 @@ pub(crate) struct CampaignSubmission {
     name: Option<String>,
     /// For operators; others have their own only.
     tenant: Option<String>,
-    /// What it says, by channel and language, with templates: see docs/CAMPAIGNS.md.
+    /// What it says, by channel and language, with templates: see docs/CAMPAIGNS.md. Its `language` may
+    /// be left out where the tenant has one.
     #[schema(value_type = serde_json::Value, required = true)]
     content: Option<Value>,
     /// Whom it is for: the name of an audience, whose rules it takes over as they are now, or rules such as
@@ -47,7 +48,8 @@ pub(crate) struct CampaignSubmission {
     /// When they may not: `{"from": "21:00", "until": "08:00"}`.
     #[schema(value_type = Option<serde_json::Value>)]
     quiet_hours: Option<Value>,
-    /// The time zone of recipients that have none: a name of the IANA database.
+    /// The time zone of recipients that have none: a name of the IANA database. Default: the tenant's,
+    /// or UTC where it has none.
     #[schema(value_type = Option<String>)]
     timezone: Option<Value>,
     /// The region of phone numbers without a country's code: two letters (ISO 3166).
@@ -436,7 +438,11 @@ pub(crate) async fn create(
             "only a campaign for an audience can be started at once: the others have no recipients";
         return Err(Problem::parameter("start", what));
     }
-    let asked = Submission::from(asked);
+    let mut asked = Submission::from(asked);
+    // Fixed by now, like everything else that the campaign says.
+    if let Some(settings) = owners_settings(&caller, asked.tenant.as_deref()).await? {
+        asked.fall_back_on(settings.language.as_ref(), settings.timezone.as_deref());
+    }
     let checked = asked.check(Timestamp::now()).map_err(|invalid| {
         // Of the first part in which anything is wrong: its name, its content, its hours, the rest.
         let problems = invalid.first_part().into_iter();

@@ -15,6 +15,7 @@ mod queues;
 mod recipients;
 mod recipients_upload;
 mod schedules;
+mod settings;
 mod stops;
 mod suppressions;
 mod timeline;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
             suppressions::add,
             suppressions::remove
         ))
+        .routes(routes!(settings::get, settings::set))
         .routes(routes!(stops::list, stops::create))
         .routes(routes!(stops::get))
         .routes(routes!(stops::lift))

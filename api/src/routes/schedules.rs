@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +11,7 @@ use jiff::Timestamp;
 use postroad_common::backoff::Backoff;
 use postroad_common::job::{ARGS_BYTES_MAX, JobId, JobInput};
 use postroad_common::schedule::{CATCH_UP_MAX, Misfire, Recurrence};
+use postroad_common::settings::TenantSettings;
 use postroad_common::store::{NewSchedule, ScheduleChange, ScheduleRow};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -124,7 +127,7 @@ pub(crate) struct ScheduleInput {
     /// Required when it is created.
     #[schema(example = "30 9 * * MON-FRI", max_length = 200)]
     cron: Option<String>,
-    /// Default `UTC`.
+    /// Default: the tenant's, or `UTC` where it has none.
     #[schema(example = "Europe/Stockholm")]
     timezone: Option<String>,
     /// `skip`, `run_once` (default) or `catch_up`.
@@ -157,7 +160,7 @@ pub(crate) struct ScheduleInput {
 }
 
 /// A field that is there, be it null.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Deserialize::deserialize(from).map(Some)
@@ -273,6 +276,15 @@ pub(super) async fn owner(caller: &Caller, named: Option<&str>) -> Result<i32, P
     found.ok_or_else(|| Problem::invalid("/tenant", "there is no such tenant"))
 }
 
+/// What is set for the tenant that [`owner`] is about.
+pub(super) async fn owners_settings(
+    caller: &Caller,
+    named: Option<&str>,
+) -> Result<Option<Arc<TenantSettings>>, Problem> {
+    let name = caller.tenant_name().or(named).unwrap_or(TENANT_DEFAULT);
+    caller.settings_of(name).await
+}
+
 /// Creates a schedule.
 #[utoipa::path(
     post, path = "/v1/schedules", tag = "schedules", operation_id = "create_schedule",
@@ -293,10 +305,14 @@ pub(super) async fn owner(caller: &Caller, named: Option<&str>) -> Result<i32, P
 pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
-    Json(input): Json<ScheduleInput>,
+    Json(mut input): Json<ScheduleInput>,
 ) -> Result<Response, Problem> {
     caller.may(Permission::SchedulesWrite)?;
     let tenant = owner(&caller, input.tenant.as_deref()).await?;
+    if input.timezone.is_none() {
+        let settings = owners_settings(&caller, input.tenant.as_deref()).await?;
+        input.timezone = settings.and_then(|settings| settings.timezone.clone());
+    }
     let mut new = input.over(None)?;
     let recurrence = check(&new, &Submitter::of(&app, &caller))?;
     new.next_at = next_of(&caller, &recurrence).await?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::tenants::tenant_id;
+use super::tenants::{settings_of, tenant_id};
 use super::values::expires_after;
 use crate::ask::Sure;
 use crate::exit;
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
+
+/// The time zone of a schedule where nobody says any.
+const UTC: &str = "UTC";
 
 const HELP: &str = "\
 A schedule makes one job for each tick of a cron expression in a time zone; docs/SCHEDULES.md says
@@ -120,7 +123,7 @@ Examples:
         #[arg(
             long,
             value_name = "ZONE",
-            default_value = "UTC",
+            default_value = UTC,
             conflicts_with = "name"
         )]
         timezone: String,
@@ -150,9 +153,9 @@ struct Create {
     /// Five fields as cron has them, six with seconds first, or @hourly and the like.
     #[arg(long, value_name = "EXPRESSION")]
     cron: String,
-    /// A name of the IANA database.
-    #[arg(long, value_name = "ZONE", default_value = "UTC")]
-    timezone: String,
+    /// A name of the IANA database [default: the tenant's, else UTC].
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<String>,
     /// What becomes of ticks that are more than a minute late.
     #[arg(long, default_value = "run_once",
           value_parser = PossibleValuesParser::new(["skip", "run_once", "catch_up"]))]
@@ -202,7 +205,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // What is wrong with what was typed is said before anybody is asked.
     match &args.command {
         Command::Create(new) => {
-            recurrence(&new.cron, &new.timezone)?;
+            recurrence(&new.cron, new.timezone.as_deref().unwrap_or(UTC))?;
             new.args()?;
         }
         Command::Next {
@@ -290,12 +293,14 @@ fn missing(which: &Which) -> anyhow::Error {
 }
 
 async fn create(store: &Store, new: Create) -> anyhow::Result<()> {
-    let recurrence = recurrence(&new.cron, &new.timezone)?;
-    let tenant = tenant_id(store, new.which.tenant.as_str()).await?;
+    let tenant = settings_of(store, new.which.tenant.as_str()).await?;
+    let timezone = new.timezone.as_ref().or(tenant.timezone.as_ref());
+    let timezone = timezone.map_or(UTC, String::as_str);
+    let recurrence = recurrence(&new.cron, timezone)?;
     let schedule = NewSchedule {
         name: new.which.name.to_string(),
         cron: new.cron.clone(),
-        timezone: new.timezone.clone(),
+        timezone: timezone.to_owned(),
         misfire: new.misfire.clone(),
         catch_up_max: new.catch_up_max,
         queue: new.queue.to_string(),
@@ -308,7 +313,7 @@ async fn create(store: &Store, new: Create) -> anyhow::Result<()> {
         is_paused: new.paused,
         next_at: recurrence.next_after(store.now().await?),
     };
-    if !store.create_schedule(tenant, &schedule).await? {
+    if !store.create_schedule(tenant.id, &schedule).await? {
         return Err(exit::conflict(format_args!(
             "there is a schedule `{}` of tenant `{}` already",
             new.which.name, new.which.tenant

@@ -2,18 +2,26 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
+use postroad_common::changes::Changes;
 use postroad_common::job::TenantName;
+use postroad_common::language::Language;
+use postroad_common::sender::SmsSender;
+use postroad_common::settings::{TenantSettings, Tenants};
 use postroad_common::store::{Changed, Rotated, Store, TenantChange, TenantRow};
 use rand::RngExt as _;
 use serde_json::json;
 
-use super::values::{Limit, expires_after_or_none, in_pipe, max_attempts, priority, quota, rate};
+use super::values::{
+    Limit, expires_after_or_none, in_pipe, language, max_attempts, priority, quota, rate,
+    sms_sender, timezone,
+};
 use crate::ask::Sure;
 use crate::exit;
 use crate::output::{self, Table, line, moment, note, number_or, stretch};
@@ -77,6 +85,7 @@ Examples:
   postroad tenants set acme --weight 5
   postroad tenants set acme --unfinished-max none --submit-rate 200
   postroad tenants set acme --default-priority 2 --default-expires-after 1d
+  postroad tenants set acme --language fr --timezone Europe/Paris --sms-sender ACME
   postroad tenants set acme --default-max-attempts none")]
     Set {
         #[arg(value_name = "TENANT")]
@@ -184,6 +193,16 @@ struct Settings {
     /// `none`.
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     rate: Option<Limit<i32>>,
+    /// The language of its campaigns that name none, such as `fr` or `pt-BR`, or `none`.
+    #[arg(long, value_name = "TAG", value_parser = language)]
+    language: Option<Limit<Language>>,
+    /// The time zone of its campaigns and schedules that name none, by its IANA name, or `none` (UTC).
+    #[arg(long, value_name = "ZONE", value_parser = timezone)]
+    timezone: Option<Limit<String>>,
+    /// Who its text messages are from: 1 to 11 letters and digits, or a phone number such as
+    /// +33639980606, or `none` (as the gateway has it).
+    #[arg(long, value_name = "SENDER", value_parser = sms_sender)]
+    sms_sender: Option<Limit<SmsSender>>,
 }
 
 #[derive(clap::Args)]
@@ -204,6 +223,9 @@ impl Settings {
             default_expires_after: self.default_expires_after.map(|limit| limit.0),
             in_pipe_max: self.in_pipe_max.map(|limit| limit.0),
             rate_per_second: self.rate.map(|limit| limit.0),
+            language: self.language.clone().map(|limit| limit.0),
+            timezone: self.timezone.clone().map(|limit| limit.0),
+            sms_sender: self.sms_sender.clone().map(|limit| limit.0),
         }
     }
 }
@@ -213,7 +235,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         && settings.change() == TenantChange::default()
     {
         return Err(exit::usage(
-            "nothing to set: give --weight, --unfinished-max, --submit-rate or a --default-…",
+            "nothing to set: give --weight, --unfinished-max, --submit-rate, --language, --timezone, \
+             --sms-sender or a --default-…",
         ));
     }
     let store = Setup::of_process()?.current_store().await?;
@@ -249,6 +272,13 @@ pub(crate) fn no_tenant(name: impl std::fmt::Display) -> anyhow::Error {
 pub(crate) async fn tenant_id(store: &Store, name: &str) -> anyhow::Result<i32> {
     let id = store.tenant_of_name(name).await?;
     id.ok_or_else(|| no_tenant(name))
+}
+
+/// What is set for a tenant.
+pub(crate) async fn settings_of(store: &Store, name: &str) -> anyhow::Result<Arc<TenantSettings>> {
+    let tenants = Tenants::new(store.clone(), &Changes::unwatched());
+    let found = tenants.of(name).await?;
+    found.ok_or_else(|| no_tenant(name))
 }
 
 /// The id of a tenant, where one is given.
@@ -362,6 +392,12 @@ async fn get(store: &Store, name: &TenantName, json: bool) -> anyhow::Result<()>
             number_or(tenant.default_max_attempts, "none"),
         ),
         ("default expires after", number_or(expires_after, "none")),
+        ("language", number_or(tenant.language.as_deref(), "none")),
+        ("time zone", number_or(tenant.timezone.as_deref(), "none")),
+        (
+            "sms sender",
+            number_or(tenant.sms_sender.as_deref(), "none"),
+        ),
         ("webhook secret", secret(tenant).to_owned()),
         ("disabled", output::moment_or(tenant.disabled_at, "no")),
         ("created at", moment(tenant.created_at)),

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postroad_common::config::parse_duration;
-use postroad_common::job::{InvalidName, ProviderName};
+use postroad_common::job::ProviderName;
+use postroad_common::language::Language;
+use postroad_common::sender::SmsSender;
+use postroad_common::zone;
 
-/// A limit that may be taken away: a number, or `none`.
+/// What is set and may be taken away: a value, or `none`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit<T>(pub(crate) Option<T>);
 
@@ -44,11 +47,38 @@ pub(crate) fn in_pipe(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 100_000)
 }
 
-/// The name of a provider, or none.
-pub(crate) fn provider(text: &str) -> Result<Limit<ProviderName>, InvalidName> {
+/// What a parser takes, or none.
+fn or_none<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<Limit<T>, String> {
     match text {
         "none" => Ok(Limit(None)),
-        name => Ok(Limit(Some(name.parse()?))),
+        _ => text
+            .parse()
+            .map(|value| Limit(Some(value)))
+            .map_err(|error: T::Err| error.to_string()),
+    }
+}
+
+/// The name of a provider, or none.
+pub(crate) fn provider(text: &str) -> Result<Limit<ProviderName>, String> {
+    or_none(text)
+}
+
+/// The tag of a language, or none.
+pub(crate) fn language(text: &str) -> Result<Limit<Language>, String> {
+    or_none(text)
+}
+
+/// Who text messages are from, or none.
+pub(crate) fn sms_sender(text: &str) -> Result<Limit<SmsSender>, String> {
+    or_none(text)
+}
+
+/// The name of a time zone, or none.
+pub(crate) fn timezone(text: &str) -> Result<Limit<String>, &'static str> {
+    match text {
+        "none" => Ok(Limit(None)),
+        _ if zone::find(text).is_some() => Ok(Limit(Some(text.to_owned()))),
+        _ => Err(zone::RULE),
     }
 }
 

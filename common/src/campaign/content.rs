@@ -10,11 +10,11 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::address::AddressKind;
-use super::language::Language;
 use super::problem::{Members, Problem, Problems, document, member};
 use super::recipients::Recipient;
 use super::template::{BUILT_IN, Compiler, Scope, Template, is_variable};
 use crate::job::{KindName, QueueName};
+use crate::language::Language;
 
 /// The largest content, in bytes of JSON.
 pub const CONTENT_BYTES_MAX: usize = 256 * 1024;

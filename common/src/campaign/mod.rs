@@ -17,7 +17,6 @@
 mod address;
 mod child;
 mod content;
-mod language;
 #[cfg(test)]
 mod measure;
 mod problem;
@@ -34,7 +33,6 @@ pub use content::{
     CHANNELS_MAX, CONTENT_BYTES_MAX, COST_MICROS_MAX, Channel, Common, Content, LANGUAGES_MAX,
     Message, RenderError, VARIABLE_BYTES_MAX, VARIABLES_MAX, Variable,
 };
-pub use language::{InvalidLanguage, LANGUAGE_BYTES_MAX, Language};
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use recipients::{
     COLUMNS_MAX, Format, IGNORED_MAX, Line, LineError, Member, Members, RECORD_BYTES_MAX, Reader,

@@ -11,6 +11,7 @@ use super::problem::{Members, Problem, Problems, document};
 use super::window::Reachable;
 use crate::audience::{self, Rule};
 use crate::job::ARGS_BYTES_MAX;
+use crate::language::Language;
 
 /// No name is longer, in bytes.
 pub const NAME_BYTES_MAX: usize = 200;
@@ -77,7 +78,8 @@ pub enum Audience {
 }
 
 impl Audience {
-    fn read(given: &Value) -> Result<Self, Problem> {
+    /// Reads what a document says of it.
+    pub fn read(given: &Value) -> Result<Self, Problem> {
         let wrong = |pointer: String, what: &str| Problem {
             pointer,
             what: what.to_owned(),
@@ -146,12 +148,19 @@ fn one(pointer: &str, what: impl AsRef<str>) -> Vec<Problem> {
 }
 
 impl Submission {
-    /// Reads JSON and checks it. All that is wrong is told at once.
-    pub fn parse(json: &[u8], now: Timestamp) -> Result<(Self, Checked), Vec<Problem>> {
-        let (submission, mut wrong) = Self::read(&document(json, SUBMISSION_BYTES_MAX)?);
-        let checked = submission.check(now);
-        match checked {
-            Ok(checked) if wrong.is_empty() => Ok((submission, checked)),
+    /// Reads JSON: what can be read of it, and what is wrong with the rest.
+    pub fn parse(json: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        Ok(Self::read(&document(json, SUBMISSION_BYTES_MAX)?))
+    }
+
+    /// Checks what was read of JSON. All that is wrong is told at once.
+    pub fn check_parsed(
+        &self,
+        mut wrong: Vec<Problem>,
+        now: Timestamp,
+    ) -> Result<Checked, Vec<Problem>> {
+        match self.check(now) {
+            Ok(checked) if wrong.is_empty() => Ok(checked),
             Ok(_) => Err(wrong),
             Err(invalid) => {
                 // What could not even be read is left out by now, which is no second mistake.
@@ -186,6 +195,28 @@ impl Submission {
         };
         let wrong = problems.or::<()>(None).err().unwrap_or_default();
         (submission, wrong)
+    }
+
+    /// Whether a problem is only that something is not given which the tenant may have.
+    pub fn is_left_to_tenant(&self, problem: &Problem) -> bool {
+        let language = self.content.as_ref().and_then(|one| one.get("language"));
+        match problem.pointer.as_str() {
+            "/content/language" => language.is_none_or(Value::is_null),
+            "/timezone" => self.timezone.is_none(),
+            _ => false,
+        }
+    }
+
+    /// Takes what is not given from the settings of its tenant.
+    pub fn fall_back_on(&mut self, language: Option<&Language>, timezone: Option<&str>) {
+        if let (Some(Value::Object(content)), Some(language)) = (&mut self.content, language)
+            && content.get("language").is_none_or(Value::is_null)
+        {
+            content.insert("language".to_owned(), language.as_str().into());
+        }
+        if self.timezone.is_none() {
+            self.timezone = timezone.map(Value::from);
+        }
     }
 
     /// Checks what was given.
@@ -323,8 +354,9 @@ mod tests {
     }
 
     fn pointers(document: &Value) -> Vec<String> {
-        let parsed = Submission::parse(document.to_string().as_bytes(), now());
-        let problems = parsed.err().unwrap_or_default();
+        let parsed = Submission::parse(document.to_string().as_bytes());
+        let checked = parsed.and_then(|(submission, wrong)| submission.check_parsed(wrong, now()));
+        let problems = checked.err().unwrap_or_default();
         problems.into_iter().map(|one| one.pointer).collect()
     }
 
@@ -374,8 +406,9 @@ mod tests {
         let read = |audience: Value| {
             let mut document = document();
             document["audience"] = audience;
-            let parsed = Submission::parse(document.to_string().as_bytes(), now());
-            let audience = parsed.map(|(_, checked)| checked.audience);
+            let parsed = Submission::parse(document.to_string().as_bytes());
+            let checked = parsed.and_then(|(read, wrong)| read.check_parsed(wrong, now()));
+            let audience = checked.map(|checked| checked.audience);
             audience.map_err(|problems| problems[0].pointer.clone())
         };
         assert_eq!(read(Value::Null), Ok(None));
@@ -404,6 +437,41 @@ mod tests {
             document["expires_at"] = json!(format!("{year}-06-01T00:00:00Z"));
             assert_eq!(pointers(&document), ["/expires_at"]);
         }
+    }
+
+    #[test]
+    fn what_is_not_given_is_the_tenants_and_what_is_given_is_not() {
+        let filled = |document: Value| {
+            let (mut submission, wrong) =
+                Submission::parse(document.to_string().as_bytes()).unwrap();
+            let french = "fr".parse().unwrap();
+            submission.fall_back_on(Some(&french), Some("Europe/Paris"));
+            let problems = submission.check_parsed(wrong, now()).err();
+            let content = submission.content.unwrap();
+            let given = (content["language"].clone(), submission.timezone.unwrap());
+            (given, problems.unwrap_or_default())
+        };
+        let mut given = document();
+        given["timezone"] = json!("UTC");
+        assert_eq!(filled(given), ((json!("en"), json!("UTC")), Vec::new()));
+
+        let mut not_given = document();
+        not_given["content"]["language"] = Value::Null;
+        not_given["quiet_hours"] = json!({"from": "21:00", "until": "08:00"});
+        let (read, wrong) = Submission::parse(not_given.to_string().as_bytes()).unwrap();
+        let missing = read.check_parsed(wrong, now()).err().unwrap();
+        assert_eq!(missing.len(), 2, "{missing:?}");
+        assert!(missing.iter().all(|one| read.is_left_to_tenant(one)));
+        let (taken, problems) = filled(not_given);
+        assert_eq!(taken, (json!("fr"), json!("Europe/Paris")));
+        let what = "lack the language fr, which is for everybody else";
+        assert_eq!(
+            problems
+                .iter()
+                .map(|one| one.what.as_str())
+                .collect::<Vec<_>>(),
+            [what]
+        );
     }
 
     #[test]

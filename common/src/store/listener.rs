@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -42,7 +42,6 @@ impl Channel {
 pub struct Listener {
     heard: watch::Receiver<Heard>,
     called: Called,
-    lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 /// The queues of which it was called that a job is due, until somebody takes them.
@@ -81,14 +80,12 @@ impl Listener {
     /// Listens to these channels.
     pub fn spawn(settings: &Settings, channels: &'static [Channel], shutdown: &Shutdown) -> Self {
         let (tell, heard) = watch::channel(Heard::default());
-        let lost_at = Arc::new(std::sync::Mutex::new(Some(Instant::now())));
         let called = Called::default();
         let task = Task {
             config: settings.config.clone(),
             channels,
             tell,
             called: called.clone(),
-            lost_at: lost_at.clone(),
         };
         let stop = shutdown.cancel.clone();
         let _detached: JoinHandle<()> = tokio::spawn(async move {
@@ -97,11 +94,7 @@ impl Listener {
                 () = stop.cancelled() => {}
             }
         });
-        Self {
-            heard,
-            called,
-            lost_at,
-        }
+        Self { heard, called }
     }
 
     /// Waits until something is called out that was not there at the last call of this.
@@ -121,14 +114,6 @@ impl Listener {
     pub fn count(&self) -> u64 {
         self.heard.borrow().count
     }
-
-    /// Since when nothing can be heard, if that is so.
-    pub fn deaf_since(&self) -> Option<Instant> {
-        *self
-            .lost_at
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 struct Task {
@@ -136,7 +121,6 @@ struct Task {
     channels: &'static [Channel],
     tell: watch::Sender<Heard>,
     called: Called,
-    lost_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 impl Task {
@@ -147,18 +131,7 @@ impl Task {
                 Ok(()) => tracing::debug!("the listening connection was closed"),
                 Err(error) => tracing::debug!("listening for changes: {error}"),
             }
-            self.set_lost(Some(Instant::now()));
             tokio::time::sleep(backoff.next_wait()).await;
-        }
-    }
-
-    fn set_lost(&self, at: Option<Instant>) {
-        let mut lost_at = self
-            .lost_at
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if at.is_none() || lost_at.is_none() {
-            *lost_at = at;
         }
     }
 
@@ -207,7 +180,6 @@ impl Task {
                     done?;
                     is_listening = true;
                     *backoff = Backoff::default();
-                    self.set_lost(None);
                     self.tell();
                 }
                 message = std::future::poll_fn(|cx| connection.poll_message(cx)) => match message {

@@ -76,6 +76,7 @@ mod audience_sql;
 mod audiences;
 mod audit;
 mod campaigns;
+mod changes;
 mod claims;
 mod diagnosis;
 mod error;
@@ -129,6 +130,7 @@ pub use campaigns::{
     Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignAudience, CampaignTexts, NewCampaign,
     Planned, Progress,
 };
+pub use changes::{Look, Seen, Topic};
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
@@ -160,7 +162,7 @@ pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
 pub use suppressions::{SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX, Suppression};
-pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use tenants::{Rotated, SECRET_OVERLAP, SettingsRow, TenantChange, TenantRow};
 pub use timeline::NewEntry;
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
@@ -339,8 +341,19 @@ impl Store {
         operation: &'static str,
         act: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
+        self.with_connection_within(CALL_TIMEOUT, operation, act)
+            .await
+    }
+
+    /// The same for less time.
+    async fn with_connection_within<T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
         let mut connection = self.connection().await?;
-        match tokio::time::timeout(CALL_TIMEOUT, act(&mut connection)).await {
+        match tokio::time::timeout(limit, act(&mut connection)).await {
             Ok(result) => result.map_err(|cause| Error::Query { operation, cause }),
             Err(_) => {
                 // Its answer may still be under way: nobody else may use this connection.

@@ -5,9 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+use tokio_postgres::types::ToSql;
 
 use super::audit::{Change, if_so};
 use super::{Changed, Error, Store, millis};
+use crate::language::Language;
+use crate::sender::SmsSender;
+use crate::settings::TenantSettings;
+use crate::zone;
 
 /// A tenant and what is set for it.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +30,9 @@ pub struct TenantRow {
     pub default_expires_after_seconds: Option<f64>,
     pub in_pipe_max: Option<i32>,
     pub rate_per_second: Option<i32>,
+    pub language: Option<String>,
+    pub timezone: Option<String>,
+    pub sms_sender: Option<String>,
     pub disabled_at: Option<Timestamp>,
     pub created_at: Timestamp,
     /// Whether its webhooks are signed by a secret of its own.
@@ -33,9 +41,30 @@ pub struct TenantRow {
     pub previous_secret_until: Option<Timestamp>,
 }
 
+/// What is set for a tenant, without what only workers and operators may know.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are documented at the table's columns"
+)]
+pub struct SettingsRow {
+    pub name: String,
+    pub language: Option<String>,
+    pub timezone: Option<String>,
+    pub sms_sender: Option<String>,
+    pub default_priority: Option<i16>,
+    pub default_max_attempts: Option<i32>,
+    pub default_expires_after_seconds: Option<f64>,
+    pub weight: i32,
+    pub unfinished_max: Option<i64>,
+    pub submit_rate: Option<i32>,
+    pub in_pipe_max: Option<i32>,
+    pub rate_per_second: Option<i32>,
+}
+
 /// What is set for a tenant. Empty fields stay as they are; an inner `None` takes the limit or the
 /// default away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TenantChange {
     /// Its share against other tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +94,15 @@ pub struct TenantChange {
     /// Jobs of it that may enter the pipe in a second, of all queues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<Option<i32>>,
+    /// The language of its campaigns that name none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub language: Option<Option<Language>>,
+    /// The time zone of its campaigns and schedules that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<Option<String>>,
+    /// Who its text messages are from.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub sms_sender: Option<Option<SmsSender>>,
 }
 
 impl TenantChange {
@@ -82,11 +120,24 @@ fn seconds<S: Serializer>(
     seconds.serialize(serializer)
 }
 
+fn text<T: ToString, S: Serializer>(
+    value: &Option<Option<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = value.as_ref().and_then(Option::as_ref);
+    text.map(ToString::to_string).serialize(serializer)
+}
+
+/// What is given as the database takes it; what is not and what is taken away are null.
+fn given<T>(value: &Option<Option<T>>, as_str: impl Fn(&T) -> &str) -> Option<&str> {
+    value.as_ref()?.as_ref().map(as_str)
+}
+
 const CREATE: &str = "
     insert into postroad.tenant
         (name, weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
-         default_expires_after, in_pipe_max, rate_per_second)
-    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms', $8, $9)
+         default_expires_after, in_pipe_max, rate_per_second, language, timezone, sms_sender)
+    values ($1, coalesce($2, 1), $3, $4, $5, $6, $7::float8 * interval '1 ms', $8, $9, $10, $11, $12)
     on conflict (name) do nothing
     returning true, id";
 
@@ -95,7 +146,7 @@ const TENANTS: &str = "
            s.tenant_id is not null, case when s.previous_until > now() then s.previous_until end,
            t.default_priority, t.default_max_attempts,
            extract(epoch from t.default_expires_after)::double precision,
-           t.in_pipe_max, t.rate_per_second
+           t.in_pipe_max, t.rate_per_second, t.language, t.timezone, t.sms_sender
     from postroad.tenant t left join postroad.tenant_secret s on s.tenant_id = t.id
     where ($1::text is null or t.name = $1) order by t.name";
 
@@ -109,9 +160,22 @@ const SET: &str = "
         default_expires_after = case when $11 then $12::float8 * interval '1 ms'
                                      else default_expires_after end,
         in_pipe_max = case when $13 then $14 else in_pipe_max end,
-        rate_per_second = case when $15 then $16 else rate_per_second end
-    where name = $1
+        rate_per_second = case when $15 then $16 else rate_per_second end,
+        language = case when $17 then $18 else language end,
+        timezone = case when $19 then $20 else timezone end,
+        sms_sender = case when $21 then $22 else sms_sender end
+    where name = $1 and ($23::int is null or id = $23)
     returning true, id";
+
+const SETTINGS_ROW: &str = "
+    select name, language, timezone, sms_sender, default_priority, default_max_attempts,
+           extract(epoch from default_expires_after)::double precision, weight, unfinished_max,
+           submit_rate, in_pipe_max, rate_per_second
+    from postroad.tenant where id = $1 and ($2::int is null or id = $2)";
+
+const SETTINGS: &str = "
+    select id, language, timezone, sms_sender, submit_rate, unfinished_max
+    from postroad.tenant where name = $1";
 
 const ENABLE: &str = "
     with changed as (
@@ -180,6 +244,9 @@ impl Store {
                 &settings.default_expires_after_millis(),
                 &settings.in_pipe_max.flatten(),
                 &settings.rate_per_second.flatten(),
+                &given(&settings.language, Language::as_str),
+                &given(&settings.timezone, String::as_str),
+                &given(&settings.sms_sender, SmsSender::as_str),
             ],
             action: "tenant.create",
             detail: json!(settings),
@@ -204,11 +271,64 @@ impl Store {
             default_expires_after_seconds: row.get(10),
             in_pipe_max: row.get(11),
             rate_per_second: row.get(12),
+            language: row.get(13),
+            timezone: row.get(14),
+            sms_sender: row.get(15),
         };
         Ok(rows.iter().map(tenant).collect())
     }
 
-    /// Sets a tenant. False: there is none of this name.
+    /// What is set for a tenant, for people. None: there is no such tenant, or it is another one than
+    /// this store's.
+    pub async fn settings_row(&self, tenant: i32) -> Result<Option<SettingsRow>, Error> {
+        let params: [&(dyn ToSql + Sync); 2] = [&tenant, &self.tenant_id()];
+        let rows = self
+            .query("reading a tenant's settings", SETTINGS_ROW, &params)
+            .await?;
+        Ok(rows.first().map(|row| SettingsRow {
+            name: row.get(0),
+            language: row.get(1),
+            timezone: row.get(2),
+            sms_sender: row.get(3),
+            default_priority: row.get(4),
+            default_max_attempts: row.get(5),
+            default_expires_after_seconds: row.get(6),
+            weight: row.get(7),
+            unfinished_max: row.get(8),
+            submit_rate: row.get(9),
+            in_pipe_max: row.get(10),
+            rate_per_second: row.get(11),
+        }))
+    }
+
+    /// What is set for a tenant, for [`crate::settings::Tenants`], which asks for everybody.
+    pub(crate) async fn tenant_settings(
+        &self,
+        name: &str,
+    ) -> Result<Option<TenantSettings>, Error> {
+        let rows = self
+            .query("reading a tenant's settings", SETTINGS, &[&name])
+            .await?;
+        Ok(rows.first().map(|row| {
+            let text = |column| row.get::<_, Option<&str>>(column);
+            TenantSettings {
+                id: row.get(0),
+                language: text(1).and_then(|tag| tag.parse().ok()),
+                timezone: text(2)
+                    .filter(|name| zone::find(name).is_some())
+                    .map(str::to_owned),
+                sms_sender: text(3).and_then(|sender| sender.parse().ok()),
+                submit_rate: row
+                    .get::<_, Option<i32>>(4)
+                    .and_then(|rate| u32::try_from(rate).ok()),
+                unfinished_max: row
+                    .get::<_, Option<i64>>(5)
+                    .and_then(|most| u64::try_from(most).ok()),
+            }
+        }))
+    }
+
+    /// Sets a tenant. False: there is none of this name, or it is another one than this store's.
     pub async fn set_tenant(&self, name: &str, settings: &TenantChange) -> Result<bool, Error> {
         let change = Change {
             operation: "setting a tenant",
@@ -230,6 +350,13 @@ impl Store {
                 &settings.in_pipe_max.flatten(),
                 &settings.rate_per_second.is_some(),
                 &settings.rate_per_second.flatten(),
+                &settings.language.is_some(),
+                &given(&settings.language, Language::as_str),
+                &settings.timezone.is_some(),
+                &given(&settings.timezone, String::as_str),
+                &settings.sms_sender.is_some(),
+                &given(&settings.sms_sender, SmsSender::as_str),
+                &self.tenant_id(),
             ],
             action: "tenant.set",
             detail: json!(settings),

@@ -1,5 +1,7 @@
 //! Who holds a token, asked by the API for each one that it does not know yet.
 
+use std::time::Duration;
+
 use super::{Error, Store};
 use crate::token::{Permission, Token};
 
@@ -10,15 +12,12 @@ pub struct FoundToken {
     pub tenant: Option<(i32, String)>,
     /// What it may be used for. Names that this program does not know are left out.
     pub permissions: Vec<Permission>,
-    /// How many jobs a second its tenant may submit.
-    pub submit_rate: Option<u32>,
-    /// How many unfinished jobs its tenant may have.
-    pub unfinished_max: Option<u64>,
+    /// For how long it is good, if nobody changes that. None: for ever.
+    pub good_for: Option<Duration>,
 }
 
 const FIND: &str = "
-    select secret_hash, tenant_id, tenant, scopes, is_good, submit_rate, unfinished_max
-    from postroad.find_token($1)";
+    select secret_hash, tenant_id, tenant, scopes, good_for from postroad.good_token($1)";
 
 const TOUCH: &str = "select postroad.touch_tokens($1)";
 
@@ -31,8 +30,7 @@ impl Store {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let is_its_secret = token.matches(row.get(0));
-        if !is_its_secret || !row.get::<_, bool>(4) {
+        if !token.matches(row.get(0)) {
             return Ok(None);
         }
         let scopes: Vec<String> = row.get(3);
@@ -43,12 +41,9 @@ impl Store {
                 .iter()
                 .filter_map(|name| Permission::of_name(name))
                 .collect(),
-            submit_rate: row
-                .get::<_, Option<i32>>(5)
-                .and_then(|rate| u32::try_from(rate).ok()),
-            unfinished_max: row
-                .get::<_, Option<i64>>(6)
-                .and_then(|most| u64::try_from(most).ok()),
+            good_for: row
+                .get::<_, Option<f64>>(4)
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
         }))
     }
 
@@ -59,7 +54,7 @@ impl Store {
             .map(drop)
     }
 
-    /// The id of a tenant.
+    /// The id of a tenant, for whoever asks once. Programs ask [`crate::settings::Tenants`].
     pub async fn tenant_of_name(&self, name: &str) -> Result<Option<i32>, Error> {
         const SQL: &str = "select id from postroad.tenant where name = $1";
         let rows = self.query("finding a tenant", SQL, &[&name]).await?;

@@ -51,6 +51,9 @@ pub struct Record {
     /// Header `webhook-signature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_signature: Option<String>,
+    /// Header `postroad-sms-sender`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sms_sender: Option<String>,
     /// The body itself; only in memory, and only with [`Config::keep_bodies`](super::Config).
     #[serde(skip)]
     pub body: Option<Bytes>,
@@ -84,6 +87,7 @@ impl Record {
             status: Status::Code(0),
             effect: false,
             webhook_timestamp: text("webhook-timestamp"),
+            sms_sender: text("postroad-sms-sender"),
             webhook_signature: text("webhook-signature"),
             body: None,
         }

@@ -73,6 +73,7 @@ mod tests {
             effect: true,
             webhook_timestamp: Some("1614265330".to_owned()),
             webhook_signature: Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=".to_owned()),
+            sms_sender: None,
             body: None,
         }
     }
@@ -83,6 +84,7 @@ mod tests {
         let two = "v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=".to_owned();
         let rotating = Record {
             webhook_signature: Some(two),
+            sms_sender: None,
             ..call()
         };
         verify_signature(&rotating, BODY, SECRET).unwrap();
@@ -107,6 +109,7 @@ mod tests {
         refused(
             Record {
                 webhook_signature: None,
+                sms_sender: None,
                 ..call()
             },
             BODY,

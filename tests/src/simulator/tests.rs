@@ -68,6 +68,7 @@ async fn a_request_is_recorded_with_what_it_carried() {
         effect: true,
         webhook_timestamp: Some("1614265330".to_owned()),
         webhook_signature: Some("v1,AAAA".to_owned()),
+        sms_sender: None,
         body: Some("hello".into()),
     };
     assert_eq!(call, expected);

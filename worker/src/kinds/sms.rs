@@ -5,7 +5,8 @@
 //! repeated by itself; what was definitely not sent is tried again.
 
 use anyhow::ensure;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use postroad_common::sender::is_phone_number;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,8 +17,11 @@ use super::http::{ATTEMPT_TIMEOUT, HttpClient, Limits, header_value, job_headers
 use super::read_object;
 use crate::{Destination, Done, Handler, JobContext, JobError, KindPolicy, OnLost};
 
-const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 const TEXT_CHARS_MAX: usize = 1600;
+
+/// Who the message is from, where the tenant has said so. Beside the args, which are its submitter's
+/// and go as they are; a gateway that does not know the header passes it over.
+pub const SENDER: HeaderName = HeaderName::from_static("postroad-sms-sender");
 
 /// Where messages go. Without a gateway there is nothing to register.
 #[derive(Clone, Debug)]
@@ -84,13 +88,6 @@ pub enum InvalidToken {
     /// It cannot stand in a header.
     #[error("the SMS gateway's token is not visible ASCII text")]
     Text,
-}
-
-/// The shape of E.164. Whether the number exists is for the gateway to know.
-fn is_phone_number(text: &str) -> bool {
-    text.strip_prefix('+').is_some_and(|digits| {
-        DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
-    })
 }
 
 /// The handler of `sms`.
@@ -160,6 +157,14 @@ impl Handler for Sms {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        // Before anything is sent: without an answer there is no attempt.
+        let tenant = job.settings.of(&job.tenant).await?;
+        if let Some(sender) = tenant
+            .as_ref()
+            .and_then(|tenant| tenant.sms_sender.as_ref())
+        {
+            headers.insert(SENDER, HeaderValue::from_str(sender.as_str())?);
         }
         let answer = self
             .http

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use postroad_common::campaign::{Audience, Checked, SUBMISSION_BYTES_MAX, Submission};
+use postroad_common::campaign::{Audience, Checked, Problem, SUBMISSION_BYTES_MAX, Submission};
 use postroad_common::job::TenantName;
 use postroad_common::store::{CampaignAction, Store};
 use postroad_common::{audience, draft};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::upload::{Source, end, name_of, say_counts, upload};
 use super::{How, Which};
-use crate::commands::tenants::tenant_id;
+use crate::commands::tenants::settings_of;
 use crate::exit;
 use crate::output::{line, note};
 
@@ -56,16 +56,21 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             "--format and --rejects are about --recipients, which is not given",
         ));
     }
-    let (submission, mut checked) = document(&args.file).await?;
-    checked.audience = audience_of(&args, checked.audience)?;
+    let (mut submission, wrong) = document(&args.file).await?;
+    let written = submission.audience.as_ref();
+    let audience = audience_of(&args, written.and_then(|text| Audience::read(text).ok()))?;
     let tenant = tenant_of(&args, &submission)?;
     let source = match &args.recipients {
         None => None,
         Some(path) => Some(Source::open(path, &args.how).await?),
     };
     let store = super::store().await?;
-    let tenant = tenant_id(&store, &tenant).await?;
-    let made = draft::create(&store, tenant, &submission, &checked).await;
+    let tenant = settings_of(&store, &tenant).await?;
+    submission.fall_back_on(tenant.language.as_ref(), tenant.timezone.as_deref());
+    let checked = submission.check_parsed(wrong, Timestamp::now());
+    let mut checked = checked.map_err(|problems| refused(&args.file, &problems))?;
+    checked.audience = audience;
+    let made = draft::create(&store, tenant.id, &submission, &checked).await;
     let id = made.map_err(|error| not_made(error, &checked))?;
     if !args.json {
         line(id)?;
@@ -155,7 +160,8 @@ fn tenant_of(args: &Args, submission: &Submission) -> anyhow::Result<String> {
     }
 }
 
-async fn document(path: &Path) -> anyhow::Result<(Submission, Checked)> {
+/// What can be read of the document, and what is wrong with the rest.
+async fn document(path: &Path) -> anyhow::Result<(Submission, Vec<Problem>)> {
     let name = name_of(path);
     // One byte more than may be read says that it is too long.
     let most = SUBMISSION_BYTES_MAX as u64 + 1;
@@ -169,14 +175,25 @@ async fn document(path: &Path) -> anyhow::Result<(Submission, Checked)> {
         let read = file.take(most).read_to_end(&mut json).await;
         read.with_context(|| format!("reading {name}"))?;
     }
-    Submission::parse(&json, Timestamp::now()).map_err(|problems| {
-        for problem in &problems {
-            note(format_args!("{name}: {problem}"));
-        }
-        let things = match problems.len() {
-            1 => "1 thing is wrong".to_owned(),
-            n => format!("{n} things are wrong"),
-        };
-        exit::usage(format_args!("{things} with {name}: no campaign was made"))
-    })
+    let (submission, wrong) =
+        Submission::parse(&json).map_err(|problems| refused(path, &problems))?;
+    // Before anybody is asked, but for what the tenant may have to say.
+    let checked = submission.check_parsed(wrong.clone(), Timestamp::now());
+    let problems = checked.err().unwrap_or_default();
+    match problems.iter().all(|one| submission.is_left_to_tenant(one)) {
+        true => Ok((submission, wrong)),
+        false => Err(refused(path, &problems)),
+    }
+}
+
+fn refused(path: &Path, problems: &[Problem]) -> anyhow::Error {
+    let name = name_of(path);
+    for problem in problems {
+        note(format_args!("{name}: {problem}"));
+    }
+    let things = match problems.len() {
+        1 => "1 thing is wrong".to_owned(),
+        n => format!("{n} things are wrong"),
+    };
+    exit::usage(format_args!("{things} with {name}: no campaign was made"))
 }

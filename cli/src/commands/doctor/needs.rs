@@ -93,6 +93,7 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("INSERT", "stop_catch"),
             to("SELECT", "suppression"),
             to("INSERT", "timeline_entry"),
+            to("EXECUTE", "changes_since(text)"),
         ],
     },
     Program {
@@ -138,7 +139,8 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("INSERT", "suppression"),
             to("INSERT", "audit_log"),
             to("SELECT", "ledger"),
-            to("EXECUTE", "find_token(text)"),
+            to("EXECUTE", "good_token(text)"),
+            to("EXECUTE", "changes_since(text)"),
             to("EXECUTE", "touch_tokens(text[])"),
             to("EXECUTE", "recipients_with(integer, jsonb, bigint)"),
             to("EXECUTE", "ensure_names(text[], text[], text[], integer)"),

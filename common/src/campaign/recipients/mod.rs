@@ -16,7 +16,7 @@ pub use recipient::Recipient;
 
 use super::address::{AddressKind, Country};
 use super::content::{Content, unfit};
-use super::language::Language;
+use crate::language::Language;
 use crate::text::one_line;
 use crate::zone;
 

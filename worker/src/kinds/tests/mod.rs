@@ -11,7 +11,7 @@ mod webhook;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use postroad_common::settings::TenantSettings;
+use postroad_common::settings::Tenants;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,7 @@ fn job<H: Handler>(_handler: &H) -> JobContext {
         attempt: 3,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         stop: CancellationToken::new(),
-        settings: TenantSettings::default(),
+        settings: Tenants::default(),
     }
 }
 

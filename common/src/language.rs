@@ -24,7 +24,7 @@ impl Language {
     }
 
     /// The tag, then without its last subtag, and so on: `zh-Hant-TW`, `zh-Hant`, `zh`.
-    pub(super) fn and_wider(tag: &str) -> impl Iterator<Item = &str> {
+    pub fn and_wider(tag: &str) -> impl Iterator<Item = &str> {
         std::iter::successors(Some(tag), |tag| Some(tag.rsplit_once('-')?.0))
     }
 }
