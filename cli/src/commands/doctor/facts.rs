@@ -126,9 +126,10 @@ fn names(queues: &Known<Vec<QueueRow>>) -> Vec<String> {
 }
 
 /// The variables of all programs, and those of `docker-compose.yml`; a test compares.
-const VARIABLES: [&str; 20] = [
+const VARIABLES: [&str; 21] = [
     "POSTROAD_QUEUES",
     "POSTROAD_PREFETCH",
+    "POSTROAD_DESTINATION_MAX",
     "POSTROAD_LISTEN",
     "POSTROAD_WEBHOOK_SECRET",
     "POSTROAD_WEBHOOK_ALLOW",
@@ -157,6 +158,7 @@ impl Environment {
         let lease = env.duration("POSTROAD_LEASE", LEASE_DEFAULT, LEASE_MIN, LEASE_MAX);
         let grace = env.duration("POSTROAD_GRACE", GRACE_DEFAULT, Duration::ZERO, HOUR);
         env.number("POSTROAD_PREFETCH", 100, 1, 2000);
+        env.number("POSTROAD_DESTINATION_MAX", 1000, 0, 2000);
         let allow = env.text("POSTROAD_WEBHOOK_ALLOW").unwrap_or_default();
         let networks = allow
             .split(',')
