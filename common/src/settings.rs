@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cached::{Cached, Loaded, Unknown};
 use crate::changes::Changes;
+use crate::job::TenantName;
 use crate::language::Language;
 use crate::sender::SmsSender;
 use crate::store::{Error, Store, Topic, WebhookSecrets};
@@ -78,6 +79,10 @@ impl Tenants {
         else {
             return Ok(None);
         };
+        // What cannot be a name is not remembered either: it may be of any length.
+        if tenant.parse::<TenantName>().is_err() {
+            return Ok(None);
+        }
         let read = || {
             let (store, tenant) = (store.clone(), tenant.to_owned());
             async move {
