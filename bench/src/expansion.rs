@@ -48,7 +48,7 @@ pub(crate) async fn measure(ground: &Ground, runs: usize, table: &mut Table) -> 
         .client(site.api, Some("large"), &permissions)
         .await?;
     let sql =
-        "update postroad.queue set paused_at = now(), window_size = 10000 where name = 'default'";
+        "update postroad.queue set paused_at = now(), window_size = 20000 where name = 'default'";
     site.cluster.query(sql, &[]).await?;
     import(&api, RECIPIENTS).await?;
     site.cluster
