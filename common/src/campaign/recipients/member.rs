@@ -140,7 +140,7 @@ mod tests {
             (
                 json!({"sms": "+336"}),
                 json!({"orders": 3}),
-                "to: is not a phone number",
+                "to: has too few digits",
             ),
             (sms.clone(), json!({}), "orders: is empty"),
             (sms.clone(), json!({"orders": null}), "orders: is empty"),
