@@ -225,6 +225,37 @@ async fn of_many_tenants_every_one_has_its_turn() {
     assert!(shares.values().all(|jobs| *jobs == 16), "{shares:?}");
 }
 
+/// As many tenants as one claim serves have nothing but jobs that are expired, or that somebody else is
+/// at: they keep nobody back who comes after them.
+#[tokio::test]
+async fn tenants_of_whom_nothing_can_be_claimed_keep_nobody_back() {
+    let room = Room::open().await;
+    for (name, count) in [("expired", 70), ("locked", 70), ("well", 1)] {
+        let of = |n| of_tenant(&format!("{name}-{n}"));
+        let jobs: Vec<_> = (0..count).map(of).collect();
+        room.enqueue_all(&jobs).await;
+    }
+    let of = "tenant_id in (select id from postroad.tenant where name like";
+    room.execute(&format!(
+        "update postroad.job set run_at = now() - interval '2 s', expires_at = now() - interval '1 s'
+         where {of} 'expired-%')"
+    ))
+    .await;
+    let queue = room.due_queue("default").await;
+    let mut other = room.database.client().await;
+    let open = other.transaction().await.unwrap();
+    let lock = format!("select from postroad.job where {of} 'locked-%') for update");
+    assert_eq!(open.query(&lock, &[]).await.unwrap().len(), 70);
+
+    let mut claimed = Vec::new();
+    for _ in 0..4 {
+        claimed.extend(room.claim(&queue, ALL).await);
+    }
+
+    let tenants: Vec<_> = claimed.iter().map(|claim| &*claim.tenant).collect();
+    assert_eq!(tenants, ["well-0"]);
+}
+
 /// Claims of one job, as where the pipe is full: what a weight is worth does not depend on their size.
 #[tokio::test]
 async fn weights_hold_for_claims_of_one() {

@@ -289,7 +289,8 @@ const SPEND_OF_TENANTS: &str = "
 ///   on, where the last claim ended. Each gets what its weight gives it, and who was cut off goes on
 ///   with what is left of that ($11). Of many tenants one claim serves only some, so that it costs the
 ///   same however many there are. What a tenant leaves of its share is claimed by the next call.
-///   Within a tenant: priority, then due time.
+///   Within a tenant: priority, then due time. Tenants of whom nothing can be claimed, because it is
+///   expired or locked, have had their turn: they would otherwise keep back all that come after them.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
 ///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
@@ -298,7 +299,7 @@ const SPEND_OF_TENANTS: &str = "
 /// * Rows are locked when they are picked, so they stay where they are, and are updated by that
 ///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
 macro_rules! claim {
-    ($held:literal, $most:literal, $buckets:literal, $least:literal, $begin:literal, $set:expr, $end:literal) => {
+    ($held:literal, $most:literal, $buckets:literal, $least:literal, $set:expr, $noted:literal) => {
         concat!("
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
@@ -381,24 +382,30 @@ macro_rules! claim {
         select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full
         from pick group by tenant_id, place, n),
     turn as materialized (
-        select case when is_cut then last.tenant_id else last.tenant_id + 1 end as tenant_id,
-               case when is_cut then last.share - last.n else 0 end as rest
-        from (select p.*, not p.is_full and (select sum(n) from picked) >= (select n from credit) as is_cut
-              from picked p order by p.place desc limit 1) last)
-    ",
-            $begin,
-            "update postroad.job j
+        select case when last.is_cut then last.tenant_id
+                    when last.is_all then last.tenant_id + 1
+                    else seen.tenant_id + 1 end as tenant_id,
+               case when last.is_cut then last.share - last.n else 0 end as rest
+        from (select tenant_id from due order by place desc limit 1) seen
+        left join (select p.*, is_all, is_all and not p.is_full as is_cut
+                   from picked p, credit,
+                        lateral (select (select sum(n) from picked) >= credit.n as is_all) filled
+                   order by p.place desc limit 1) last on true),
+    met as (
+    update postroad.job j
     set ",
             $set,
             "
     where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent,
               case when j.stage = 1 then j.args::text end as args,
-              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
-              (select not is_round from quantum) or (select bool_or(is_full) from picked) as is_backlog,
-              (select in_pipe from credit), j.stage, j.stopped_by,
-              (select tenant_id from turn) as turn_tenant, (select rest from turn)::bigint as turn_left",
-            $end
+              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at, j.stage, j.stopped_by)",
+            $noted,
+            "
+    select met.*,
+           (select not is_round from quantum) or coalesce((select bool_or(is_full) from picked), false),
+           (select in_pipe from credit), turn.tenant_id, turn.rest::bigint
+    from turn left join met on true"
         )
     };
 }
@@ -416,16 +423,27 @@ struct Seen {
 type Turn = (i32, i64);
 
 impl Seen {
-    /// Of rows, of which there must be one.
-    fn of(rows: &[Row]) -> Self {
-        Self {
-            jobs: rows.len(),
-            is_backlog: rows[0].get(10),
-            in_pipe: rows[0].get(11),
-            reached: Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
-            turn: (rows[0].get(14), rows[0].get(15)),
-        }
+    /// None: of no tenant anything is due, or may be claimed. Every row says of all of the claim what is
+    /// from the thirteenth column on; if nothing was met, there is one with nothing else in it.
+    fn of(rows: &[Row]) -> Option<Self> {
+        let first = rows.first()?;
+        let met = if is_met(first) { rows } else { &[] };
+        Some(Self {
+            jobs: met.len(),
+            is_backlog: first.get(12),
+            in_pipe: first.get(13),
+            reached: Cursor::of(met.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
+            turn: (first.get(14), first.get(15)),
+        })
     }
+}
+
+fn is_met(row: &Row) -> bool {
+    row.get::<_, Option<i16>>(10).is_some()
+}
+
+fn is_claimed(row: &Row) -> bool {
+    row.get::<_, Option<i16>>(10) == Some(1)
 }
 
 /// What a queue's row and what bounds its claims say under its lock.
@@ -487,7 +505,6 @@ const CLAIM: &str = claim!(
     "null::bigint",
     "",
     "null",
-    "",
     "stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3",
     ""
 );
@@ -534,8 +551,6 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
                   select floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at))
                   from bucket k join postroad.tenant t on t.id = k.tenant_id
                   where k.tenant_id = due.tenant_id)",
-    ", met as (
-    ",
     concat!(
         "(stage, stopped_by, dispatch, claimed_at, claimed_by) =
             (select case when stop.id is null then 1 else 4 end, stop.id,
@@ -545,11 +560,10 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
         stop_of_j!(),
         " as id) stop)"
     ),
-    "),
+    ",
     caught as (
         insert into postroad.stop_catch (stop_id, place, jobs)
-        select stopped_by, 'waiting', count(*) from met where stage = 4 group by stopped_by)
-    select * from met"
+        select stopped_by, 'waiting', count(*) from met where stage = 4 group by stopped_by)"
 );
 
 /// Only what was never started may be let go: a started job is its worker's.
@@ -617,11 +631,9 @@ impl Store {
             };
             let claim = tx.prepare_cached(sql).await?;
             let met = tx.query(&claim, params).await?;
-            if met.is_empty() {
+            let Some(seen) = Seen::of(&met) else {
                 return Ok(None);
-            }
-            let seen = Seen::of(&met);
-            let is_claimed = |row: &Row| row.get::<_, i16>(12) == 1;
+            };
             let mut rows: Vec<_> = met.into_iter().filter(is_claimed).collect();
             let spent = rows.len() as f64;
             if (locked.has_rate && !rows.is_empty()) || locked.turn != seen.turn {
@@ -629,6 +641,10 @@ impl Store {
                 let (tenant, left) = &seen.turn;
                 tx.execute(&settle, &[&queue.id, &spent, tenant, left])
                     .await?;
+            }
+            if seen.jobs == 0 {
+                tx.commit().await?;
+                return Ok(None);
             }
             if let Some(provider) = locked.provider.filter(|_| provider_has_rate) {
                 let spend = tx.prepare_cached(SPEND_OF_PROVIDER).await?;
