@@ -330,6 +330,39 @@ async fn a_breaker_that_is_open_keeps_jobs_in_postgres_and_those_of_others_go_on
     assert_eq!(room.shares(&queue, ALL).await["acme"], 25);
 }
 
+/// Its tenant has no jobs any more, or none of them says anything of the provider.
+#[tokio::test]
+async fn a_breaker_that_is_half_open_for_long_and_of_which_nothing_is_seen_is_closed() {
+    let room = Room::with_provider(limits(None, None), &["default"]).await;
+    room.execute("select postroad.tenant_id(name) from unnest(array['acme', 'beta']) name")
+        .await;
+    let (acme, beta) = (
+        room.breaker_of(Some("acme")).await,
+        room.breaker_of(Some("beta")).await,
+    );
+    for of in [&acme, &beta] {
+        assert!(
+            room.store
+                .trip_breaker(of, "timeouts")
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+    let later = |tenant, wait| {
+        format!(
+            "update postroad.breaker set probe_at = now() - interval '{wait}'
+             where tenant_id = postroad.tenant_id('{tenant}')"
+        )
+    };
+    room.execute(&later("acme", "61 minutes")).await;
+    room.execute(&later("beta", "59 minutes")).await;
+    let closed = room.store.close_unseen_breakers(&[acme.provider]).await;
+    assert_eq!(closed.unwrap(), 1);
+    let left = room.store.probed_breakers(&[acme.provider]).await.unwrap();
+    assert_eq!(left, [beta]);
+}
+
 #[tokio::test]
 async fn a_breaker_of_all_tenants_keeps_every_queue_of_its_provider_back() {
     let room = Room::with_provider(limits(None, None), &["one", "two"]).await;

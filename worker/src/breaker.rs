@@ -332,6 +332,10 @@ impl Service for Writer {
         if !providers.is_empty() {
             let providers: Vec<_> = providers.into_iter().collect();
             let half_open = self.store.probed_breakers(&providers).await?;
+            if !half_open.is_empty() {
+                let closed = self.store.close_unseen_breakers(&providers).await?;
+                (0..closed).for_each(|_| metrics::breaker("closed"));
+            }
             self.breakers.lock().half_open = half_open.into_iter().collect();
         }
         Ok(Progress::Idle)
