@@ -234,6 +234,7 @@ const LOCK_QUEUE: &str = "
 ///
 /// * It has room for what its workers may have under way, twice: so that none of them runs dry.
 /// * While its breaker is open for all tenants, for nothing; and when that has rested, for probes ($2).
+/// * What is in the pipe is counted only where it matters: that takes as long as there is in it.
 const LOCK_PROVIDER: &str = "
     select v.rate_per_second is not null from postroad.provider v where v.id = $1 for no key update";
 const ROOM_OF_PROVIDER: &str = "
@@ -242,14 +243,17 @@ const ROOM_OF_PROVIDER: &str = "
     in_pipe as (
         select count(*) as n from queues q join postroad.job j on j.queue_id = q.id and j.stage = 1)
     select least(
-        v.unanswered_max * 2 * greatest((
-            select count(*) from postroad.process p
-            where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
-              and p.queues && array(select name from queues)), 1) - in_pipe.n,
+        case when v.unanswered_max is not null
+             then v.unanswered_max * 2 * greatest((
+                      select count(*) from postroad.process p
+                      where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
+                        and p.queues && array(select name from queues)), 1)
+                  - (select n from in_pipe) end,
         case when v.rate_per_second is not null
              then floor(postroad.tokens(v.rate_per_second, v.rate_tokens, v.rate_at)) end,
-        case when b.probe_at > now() then 0 when b.probe_at is not null then $2 - in_pipe.n end)::bigint
-    from postroad.provider v cross join in_pipe
+        case when b.probe_at > now() then 0
+             when b.probe_at is not null then $2 - (select n from in_pipe) end)::bigint
+    from postroad.provider v
     left join postroad.breaker b on b.provider_id = v.id and b.tenant_id = 0
     where v.id = $1";
 
@@ -287,10 +291,13 @@ const SPEND_OF_TENANTS: &str = "
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
 /// * Tenants are served in turn (deficit round robin: Shreedhar and Varghese, SIGCOMM 1995), from $10
 ///   on, where the last claim ended. Each gets what its weight gives it, and who was cut off goes on
-///   with what is left of that ($11). Of many tenants one claim serves only some, so that it costs the
-///   same however many there are. What a tenant leaves of its share is claimed by the next call.
-///   Within a tenant: priority, then due time. Tenants of whom nothing can be claimed, because it is
-///   expired or locked, have had their turn: they would otherwise keep back all that come after them.
+///   with what is left of that ($11). What a tenant leaves of its share is claimed by the next call.
+///   Within a tenant: priority, then due time.
+/// * Of many tenants one claim serves only some, so that it costs the same however many have due jobs:
+///   the walk from one to the next is lazy, and ends when there are enough. (`offset 0`: the next one is
+///   looked for once, and not wherever it is named.) Those that have none yet are walked over.
+/// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
+///   would otherwise keep back all that come after them.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
 ///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
@@ -316,12 +323,11 @@ macro_rules! claim {
         from unnest($5::int[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
             as r(tenant_id, p0, p1, p2, p3)),
     ", $held, "
-    walk(tenant_id, has_wrapped, place, due, is_due, most) as (
-        select $10::int - 1, false, 0, 0, false, null::bigint
+    walk(tenant_id, has_wrapped, place) as (
+        select $10::int - 1, false, 0
         from credit where credit.n > 0
         union all
-        select next.tenant_id, w.has_wrapped or next.tenant_id = 0, w.place + 1, w.due + one.is_due::int,
-               one.is_due, bound.most
+        select next.tenant_id, w.has_wrapped or next.tenant_id = 0, w.place + 1
         from walk w
         cross join lateral (select min(r.tenant_id) as id from reached r where r.tenant_id > w.tenant_id) known
         cross join lateral (
@@ -330,25 +336,25 @@ macro_rules! claim {
                  where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
                    and j.tenant_id < coalesce(known.id, 2147483647)
                  order by j.tenant_id limit 1),
-                known.id, case when not w.has_wrapped then 0 end) as tenant_id) next
-        left join reached r on r.tenant_id = next.tenant_id
-        cross join lateral (select ", $most, " as most) bound
-        cross join lateral (
-            select next.tenant_id > 0 and coalesce(bound.most, 1) > 0 and exists (
-                select from generate_series(0, 3) p(priority)
-                cross join lateral (
-                    select from postroad.job j
-                    where j.queue_id = $1 and j.tenant_id = next.tenant_id and j.priority = p.priority
-                      and j.stage = 0 and j.run_at <= now()
-                      and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
-                    limit 1) one) as is_due) one
-        where w.due < 64 and next.tenant_id is not null
-          and not (w.has_wrapped and next.tenant_id >= $10)),
+                known.id, case when not w.has_wrapped then 0 end) as tenant_id
+            offset 0) next
+        where next.tenant_id is not null and not (w.has_wrapped and next.tenant_id >= $10)),
     due as materialized (
-        select w.tenant_id, w.place, w.most, t.weight, r.times
-        from walk w join postroad.tenant t on t.id = w.tenant_id
-        left join reached r on r.tenant_id = w.tenant_id
-        where w.is_due),
+        select w.tenant_id, w.place, own.weight, own.most, r.times
+        from walk w
+        left join lateral (select r.times from reached r where r.tenant_id = w.tenant_id limit 1) r on true
+        cross join lateral (
+            select t.weight, ", $most, " as most from postroad.tenant t
+            where t.id = w.tenant_id limit 1) own
+        where w.place > 0 and coalesce(own.most, 1) > 0 and exists (
+            select from generate_series(0, 3) p(priority)
+            cross join lateral (
+                select from postroad.job j
+                where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
+                  and j.stage = 0 and j.run_at <= now()
+                  and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
+                limit 1) one)
+        limit 64),
     ", $buckets, "
     quantum as materialized (
         select count(*) < 64 as is_round,
@@ -513,33 +519,33 @@ const CLAIM: &str = claim!(
 ///
 /// * A tenant that is stopped as a whole is passed over, and so is one whose breaker is open with the
 ///   queue's provider ($13), or who has all that it may have: what it has in the pipe here is known from
-///   `held`, and what it may start now from its bucket. That is locked before it is relied on: another
-///   queue's claim may be at it.
+///   `held`, a map, as it is asked for every tenant that is met; and what it may start now from its
+///   bucket. That is locked before it is relied on: another queue's claim may be at it.
 /// * What else is met and stopped is set aside, so that no claim walks over it again: then it takes as
 ///   long to come past a million stopped jobs as to claim them.
 const CLAIM_WITHIN_BOUNDS: &str = claim!(
     "held as materialized (
-        select j.tenant_id, count(*) as n from postroad.job j
-        where j.queue_id = $1 and j.stage = 1 group by j.tenant_id),",
+        select jsonb_object_agg(tenant_id, n) as jobs
+        from (select j.tenant_id, count(*) as n from postroad.job j
+              where j.queue_id = $1 and j.stage = 1 group by j.tenant_id) one),",
     "(select case when exists (
                     select from postroad.stop s
-                    where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = next.tenant_id
-                      and s.kind_id is null and s.campaign_id is null
+                    where s.lifted_at is null and s.mode = 'pause'
+                      and coalesce(s.tenant_id, 0) = t.id and coalesce(s.campaign_id, 0) = 0
+                      and s.kind_id is null
                       and (s.queue_id is null or s.queue_id = $1)
                       and (s.provider_id is null or s.provider_id = $13))
                  then 0
                  else least(
-                    t.in_pipe_max - coalesce(h.n, 0),
+                    case when t.in_pipe_max is not null then t.in_pipe_max - h.n end,
                     case when b.probe_at > now() then 0
-                         when b.probe_at is not null then $14 - coalesce(h.n, 0) end,
+                         when b.probe_at is not null then $14 - h.n end,
                     case when t.rate_per_second is not null
                          then floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at)) end)
                  end::bigint
-          from postroad.tenant t
-          left join held h on h.tenant_id = t.id
+          from (select coalesce(((select jobs from held) ->> t.id::text)::bigint, 0) as n) h
           left join postroad.breaker b on b.provider_id = $13 and b.tenant_id = t.id
-          left join postroad.tenant_bucket k on k.tenant_id = t.id
-          where t.id = next.tenant_id)",
+          left join postroad.tenant_bucket k on k.tenant_id = t.id)",
     "bucket as materialized (
         select k.tenant_id, k.rate_tokens, k.rate_at from postroad.tenant_bucket k
         where k.tenant_id = any(array(
