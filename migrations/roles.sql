@@ -163,8 +163,11 @@ begin
             select * from (values
                 ('programs', 'to postroad_scheduler, postroad_worker using (true)'),
                 ('people', 'for select to postroad_readonly using (true)'),
-                ('one_tenant', format('to postroad_api using (%s)', condition))) wanted(name, clauses)
-            where not exists (
+                ('one_tenant', format('to postroad_api using (%s)', condition)),
+                -- What keeps everybody's jobs back, everybody may see.
+                ('of_all', case bound when 'breaker' then 'for select to postroad_api using (tenant_id = 0)' end)
+                ) wanted(name, clauses)
+            where clauses is not null and not exists (
                 select from pg_policy p
                 where p.polname = wanted.name and p.polrelid = ('postroad.' || quote_ident(bound))::regclass)
         loop

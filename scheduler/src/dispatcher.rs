@@ -30,6 +30,7 @@ use postroad_common::message::Envelope;
 use postroad_common::service::{Progress, Service};
 use postroad_common::shutdown::Shutdown;
 use postroad_common::store::{self, Called, Claim, Claimed, Cursor, DueQueue, Fenced, Store};
+use rand::seq::SliceRandom as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -77,7 +78,6 @@ pub struct Dispatcher {
     lanes: HashMap<i32, Lane>,
     called: Called,
     has_looked: bool,
-    round: usize,
     room: Arc<Semaphore>,
     shutdown: Shutdown,
     rest: Duration,
@@ -99,7 +99,6 @@ impl Dispatcher {
             lanes: HashMap::new(),
             called,
             has_looked: false,
-            round: 0,
             room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
             shutdown,
             rest: IDLE_REST,
@@ -223,10 +222,10 @@ impl Service for Dispatcher {
             true => self.look().await?,
             false => called,
         };
-        // Queues of one provider take what it has room for from each other: each goes first in turn.
-        self.round = self.round.wrapping_add(1);
-        let first = self.round.checked_rem(queues.len()).unwrap_or(0);
-        queues.rotate_left(first);
+        // Queues of one provider, or of one tenant with a rate, take what there is room for from each
+        // other. Which one goes first is left to chance: any order of turns may keep step with the
+        // rounds in which there is room.
+        queues.shuffle(&mut rand::rng());
         // One batch from each, then another look: no queue waits for the end of another's backlog,
         // or for another's error.
         let (mut any, mut first_error) = (false, None);

@@ -1,6 +1,9 @@
 //! Providers over HTTP: set by operators, and what is refused.
 
+use std::collections::BTreeSet;
+
 use postroad_common::token::Permission;
+use postroad_tests::harness::api::Api;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -56,6 +59,33 @@ async fn a_provider_is_made_set_given_queues_and_deleted_when_none_is_left() {
         let answer = call(method, path, json!({})).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
     }
+    cluster.take_down().await.unwrap();
+}
+
+/// Why its jobs wait is a tenant's to know: its own breaker, and the one that keeps everybody's back.
+#[tokio::test]
+async fn a_tenant_sees_the_breakers_that_keep_its_jobs_back() {
+    let (cluster, id, acme) = quiet().await;
+    let operator = cluster.client(id, None, &Permission::ALL).await.unwrap();
+    let made = operator.call(Method::PUT, GATEWAY, &json!({})).await;
+    assert_eq!(made.unwrap().status, StatusCode::CREATED);
+    let open = "insert into postroad.breaker (provider_id, tenant_id, probe_at, rest, reason)
+        select v.id, t.id, now() + interval '1 h', '1 h', 'it timed out'
+        from postroad.provider v, (select 0 as id union all select postroad.tenant_id(name)
+                                   from unnest(array['acme', 'other']) name) t";
+    cluster.query(open, &[]).await.unwrap();
+    let whose = async |client: &Api| {
+        let breakers = client.get(GATEWAY).await.unwrap().json()["breakers"].clone();
+        let of = |breaker: &Value| breaker["tenant"].as_str().map(str::to_owned);
+        let whose = breakers.as_array().unwrap().iter().map(of);
+        whose.collect::<BTreeSet<_>>()
+    };
+    let expected = |names: &[&str]| {
+        let names = names.iter().map(|name| Some((*name).to_owned()));
+        names.chain([None]).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(whose(&acme).await, expected(&["acme"]));
+    assert_eq!(whose(&operator).await, expected(&["acme", "other"]));
     cluster.take_down().await.unwrap();
 }
 

@@ -1,6 +1,8 @@
 //! Providers against running programs: what one takes at once, and what becomes of its jobs when it is
 //! down.
 
+use std::collections::BTreeMap;
+
 use anyhow::ensure;
 use postroad_common::job::NewJob;
 use postroad_common::store::ProviderSettings;
@@ -74,6 +76,45 @@ async fn a_worker_has_no_more_unanswered_than_a_provider_takes_whatever_queues_t
     cluster.wait_for("completed", 100).await?;
     let report = cluster.provider.report();
     assert_eq!((report.violations, report.peak_in_flight), (0, 10));
+    cluster.finish().await
+}
+
+/// What its rate gives in a moment is a job or two: one queue must not take it every time.
+#[tokio::test]
+async fn queues_of_a_provider_share_a_low_rate() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().queues("one,two").start().await?;
+    let settings = ProviderSettings {
+        rate_per_second: Some(100),
+        ..ProviderSettings::default()
+    };
+    with_provider(&cluster, settings, &["one", "two"]).await?;
+    let in_queue = |queue: &str| {
+        let mut jobs = many_sms(200);
+        for job in &mut jobs {
+            job.queue = queue.parse().expect("a name");
+        }
+        jobs
+    };
+    cluster
+        .enqueue(&[in_queue("one"), in_queue("two")].concat())
+        .await?;
+
+    let ended = eventually("sixty have gone through", async || {
+        let sql = "select q.name, count(*) from postroad.archive a
+                   join postroad.queue q on q.id = a.queue_id group by 1";
+        let rows = cluster.query(sql, &[]).await?;
+        let ended: BTreeMap<String, i64> =
+            rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        ensure!(ended.values().sum::<i64>() >= 60, "{ended:?}");
+        Ok(ended)
+    })
+    .await?;
+    let each = ["one", "two"].map(|queue| ended.get(queue).copied().unwrap_or(0));
+    assert!(each.iter().all(|jobs| *jobs >= 6), "{ended:?}");
+
+    let free = "update postroad.provider set rate_per_second = null returning id";
+    cluster.query(free, &[]).await?;
+    cluster.wait_for("completed", 400).await?;
     cluster.finish().await
 }
 

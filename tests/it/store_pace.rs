@@ -225,6 +225,37 @@ async fn of_many_tenants_every_one_has_its_turn() {
     assert!(shares.values().all(|jobs| *jobs == 16), "{shares:?}");
 }
 
+/// As many tenants as one claim serves have nothing but jobs that are expired, or that somebody else is
+/// at: they keep nobody back who comes after them.
+#[tokio::test]
+async fn tenants_of_whom_nothing_can_be_claimed_keep_nobody_back() {
+    let room = Room::open().await;
+    for (name, count) in [("expired", 70), ("locked", 70), ("well", 1)] {
+        let of = |n| of_tenant(&format!("{name}-{n}"));
+        let jobs: Vec<_> = (0..count).map(of).collect();
+        room.enqueue_all(&jobs).await;
+    }
+    let of = "tenant_id in (select id from postroad.tenant where name like";
+    room.execute(&format!(
+        "update postroad.job set run_at = now() - interval '2 s', expires_at = now() - interval '1 s'
+         where {of} 'expired-%')"
+    ))
+    .await;
+    let queue = room.due_queue("default").await;
+    let mut other = room.database.client().await;
+    let open = other.transaction().await.unwrap();
+    let lock = format!("select from postroad.job where {of} 'locked-%') for update");
+    assert_eq!(open.query(&lock, &[]).await.unwrap().len(), 70);
+
+    let mut claimed = Vec::new();
+    for _ in 0..4 {
+        claimed.extend(room.claim(&queue, ALL).await);
+    }
+
+    let tenants: Vec<_> = claimed.iter().map(|claim| &*claim.tenant).collect();
+    assert_eq!(tenants, ["well-0"]);
+}
+
 /// Claims of one job, as where the pipe is full: what a weight is worth does not depend on their size.
 #[tokio::test]
 async fn weights_hold_for_claims_of_one() {
@@ -297,6 +328,39 @@ async fn a_breaker_that_is_open_keeps_jobs_in_postgres_and_those_of_others_go_on
         .await;
     assert!(room.store.close_breaker(&acme).await.unwrap());
     assert_eq!(room.shares(&queue, ALL).await["acme"], 25);
+}
+
+/// Its tenant has no jobs any more, or none of them says anything of the provider.
+#[tokio::test]
+async fn a_breaker_that_is_half_open_for_long_and_of_which_nothing_is_seen_is_closed() {
+    let room = Room::with_provider(limits(None, None), &["default"]).await;
+    room.execute("select postroad.tenant_id(name) from unnest(array['acme', 'beta']) name")
+        .await;
+    let (acme, beta) = (
+        room.breaker_of(Some("acme")).await,
+        room.breaker_of(Some("beta")).await,
+    );
+    for of in [&acme, &beta] {
+        assert!(
+            room.store
+                .trip_breaker(of, "timeouts")
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+    let later = |tenant, wait| {
+        format!(
+            "update postroad.breaker set probe_at = now() - interval '{wait}'
+             where tenant_id = postroad.tenant_id('{tenant}')"
+        )
+    };
+    room.execute(&later("acme", "61 minutes")).await;
+    room.execute(&later("beta", "59 minutes")).await;
+    let closed = room.store.close_unseen_breakers(&[acme.provider]).await;
+    assert_eq!(closed.unwrap(), 1);
+    let left = room.store.probed_breakers(&[acme.provider]).await.unwrap();
+    assert_eq!(left, [beta]);
 }
 
 #[tokio::test]
@@ -430,20 +494,4 @@ async fn a_provider_that_is_locked_by_another_claim_is_waited_for() {
     let (claimed, ()) = tokio::join!(claim, end);
     // A bucket holds one at least, and not the three that were written.
     assert_eq!(claimed.unwrap().unwrap().jobs.len(), 1);
-}
-
-/// As many as one claim serves have nothing that could be claimed: the next one has its turn all the same.
-#[tokio::test]
-async fn tenants_with_only_expired_jobs_take_nobodys_turn() {
-    let room = Room::open().await;
-    let jobs: Vec<_> = (0..100).map(|n| of_tenant(&format!("t{n:03}"))).collect();
-    room.enqueue_all(&jobs).await;
-    room.execute(
-        "update postroad.job set run_at = now() - interval '2 h', expires_at = now() - interval '1 h'
-         where tenant_id <> (select id from postroad.tenant where name = 't099')",
-    )
-    .await;
-    let queue = room.due_queue("default").await;
-    let shares = room.shares(&queue, ALL).await;
-    assert_eq!(shares, BTreeMap::from([("t099".to_owned(), 1)]));
 }

@@ -25,6 +25,10 @@ const FAILURES_MIN: u32 = 10;
 const TENANTS_MIN: usize = 3;
 /// Tenants of a provider that are told apart, at most. What more of them do is not judged.
 const TENANTS_MAX: usize = 10_000;
+/// More tenants than that are not looked through at every failure, but after such a time at the most
+/// often: at thousands of failures a second that would be all that a worker does.
+const TENANTS_FEW: usize = 100;
+const LOOK_THROUGH: Duration = Duration::from_millis(100);
 /// How often is looked for breakers that are half open.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -40,6 +44,8 @@ struct State {
     /// By queue.
     providers: HashMap<String, Provider>,
     windows: HashMap<i32, HashMap<String, Window>>,
+    /// When the many tenants of a provider were looked through.
+    looked_through: HashMap<i32, Instant>,
     half_open: HashSet<BreakerOf>,
     /// Not written yet.
     verdicts: HashMap<BreakerOf, Verdict>,
@@ -92,6 +98,7 @@ impl Breakers {
         state.providers = providers.iter().flat_map(of_queue).collect();
         let known: HashSet<i32> = state.providers.values().map(|one| one.id).collect();
         state.windows.retain(|id, _| known.contains(id));
+        state.looked_through.retain(|id, _| known.contains(id));
         state.half_open.retain(|of| known.contains(&of.provider));
     }
 
@@ -172,6 +179,13 @@ impl State {
     /// Whether most tenants whose jobs were run lately have seen failures, mostly.
     fn fails_for_most(&mut self, provider: &Provider, what: &str, now: Instant) -> Option<String> {
         let windows = windows_of(&mut self.windows, provider.id);
+        if windows.len() > TENANTS_FEW {
+            let last = self.looked_through.get(&provider.id);
+            if last.is_some_and(|last| now.saturating_duration_since(*last) < LOOK_THROUGH) {
+                return None;
+            }
+            self.looked_through.insert(provider.id, now);
+        }
         let (mut all, mut failing, mut failures) = (0, 0, 0);
         for window in windows.values_mut() {
             let window = window.at(now);
@@ -332,6 +346,10 @@ impl Service for Writer {
         if !providers.is_empty() {
             let providers: Vec<_> = providers.into_iter().collect();
             let half_open = self.store.probed_breakers(&providers).await?;
+            if !half_open.is_empty() {
+                let closed = self.store.close_unseen_breakers(&providers).await?;
+                (0..closed).for_each(|_| metrics::breaker("closed"));
+            }
             self.breakers.lock().half_open = half_open.into_iter().collect();
         }
         Ok(Progress::Idle)
@@ -408,6 +426,19 @@ mod tests {
         }
         assert!(trips(&state, None));
         assert_eq!(state.verdicts.len(), 1);
+    }
+
+    #[test]
+    fn very_many_tenants_open_it_a_moment_later() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for n in 0..2 * TENANTS_FEW {
+            state.note(&provider(), &format!("good-{n}"), GOOD, now);
+        }
+        for n in 0..2 * TENANTS_FEW {
+            assert!(!state.note(&provider(), &format!("bad-{n}"), BAD, now));
+        }
+        assert!(state.note(&provider(), "bad-0", BAD, now + LOOK_THROUGH));
+        assert!(trips(&state, None));
     }
 
     #[test]

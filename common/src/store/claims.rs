@@ -234,6 +234,7 @@ const LOCK_QUEUE: &str = "
 ///
 /// * It has room for what its workers may have under way, twice: so that none of them runs dry.
 /// * While its breaker is open for all tenants, for nothing; and when that has rested, for probes ($2).
+/// * What is in the pipe is counted only where it matters: that takes as long as there is in it.
 const LOCK_PROVIDER: &str = "
     select v.rate_per_second is not null from postroad.provider v where v.id = $1 for no key update";
 const ROOM_OF_PROVIDER: &str = "
@@ -242,14 +243,17 @@ const ROOM_OF_PROVIDER: &str = "
     in_pipe as (
         select count(*) as n from queues q join postroad.job j on j.queue_id = q.id and j.stage = 1)
     select least(
-        v.unanswered_max * 2 * greatest((
-            select count(*) from postroad.process p
-            where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
-              and p.queues && array(select name from queues)), 1) - in_pipe.n,
+        case when v.unanswered_max is not null
+             then v.unanswered_max * 2 * greatest((
+                      select count(*) from postroad.process p
+                      where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
+                        and p.queues && array(select name from queues)), 1)
+                  - (select n from in_pipe) end,
         case when v.rate_per_second is not null
              then floor(postroad.tokens(v.rate_per_second, v.rate_tokens, v.rate_at)) end,
-        case when b.probe_at > now() then 0 when b.probe_at is not null then $2 - in_pipe.n end)::bigint
-    from postroad.provider v cross join in_pipe
+        case when b.probe_at > now() then 0
+             when b.probe_at is not null then $2 - (select n from in_pipe) end)::bigint
+    from postroad.provider v
     left join postroad.breaker b on b.provider_id = v.id and b.tenant_id = 0
     where v.id = $1";
 
@@ -287,9 +291,13 @@ const SPEND_OF_TENANTS: &str = "
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
 /// * Tenants are served in turn (deficit round robin: Shreedhar and Varghese, SIGCOMM 1995), from $10
 ///   on, where the last claim ended. Each gets what its weight gives it, and who was cut off goes on
-///   with what is left of that ($11). Of many tenants one claim serves only some, so that it costs the
-///   same however many there are. What a tenant leaves of its share is claimed by the next call.
+///   with what is left of that ($11). What a tenant leaves of its share is claimed by the next call.
 ///   Within a tenant: priority, then due time.
+/// * Of many tenants one claim serves only some, so that it costs the same however many have due jobs:
+///   the walk from one to the next is lazy, and ends when there are enough. (`offset 0`: the next one is
+///   looked for once, and not wherever it is named.) Those that have none yet are walked over.
+/// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
+///   would otherwise keep back all that come after them.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
 ///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
@@ -298,7 +306,7 @@ const SPEND_OF_TENANTS: &str = "
 /// * Rows are locked when they are picked, so they stay where they are, and are updated by that
 ///   place: by id, the planner may walk the ids of all jobs there are to meet five hundred.
 macro_rules! claim {
-    ($held:literal, $most:literal, $buckets:literal, $least:literal, $begin:literal, $set:expr, $end:literal) => {
+    ($held:literal, $most:literal, $buckets:literal, $least:literal, $set:expr, $noted:literal) => {
         concat!("
     with recursive credit as materialized (
         select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
@@ -315,12 +323,11 @@ macro_rules! claim {
         from unnest($5::int[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
             as r(tenant_id, p0, p1, p2, p3)),
     ", $held, "
-    walk(tenant_id, has_wrapped, place, due, is_due, most) as (
-        select $10::int - 1, false, 0, 0, false, null::bigint
+    walk(tenant_id, has_wrapped, place) as (
+        select $10::int - 1, false, 0
         from credit where credit.n > 0
         union all
-        select next.tenant_id, w.has_wrapped or next.tenant_id = 0, w.place + 1, w.due + one.is_due::int,
-               one.is_due, bound.most
+        select next.tenant_id, w.has_wrapped or next.tenant_id = 0, w.place + 1
         from walk w
         cross join lateral (select min(r.tenant_id) as id from reached r where r.tenant_id > w.tenant_id) known
         cross join lateral (
@@ -329,26 +336,25 @@ macro_rules! claim {
                  where j.queue_id = $1 and j.stage = 0 and j.tenant_id > w.tenant_id
                    and j.tenant_id < coalesce(known.id, 2147483647)
                  order by j.tenant_id limit 1),
-                known.id, case when not w.has_wrapped then 0 end) as tenant_id) next
-        left join reached r on r.tenant_id = next.tenant_id
-        cross join lateral (select ", $most, " as most) bound
-        cross join lateral (
-            select next.tenant_id > 0 and coalesce(bound.most, 1) > 0 and exists (
-                select from generate_series(0, 3) p(priority)
-                cross join lateral (
-                    select from postroad.job j
-                    where j.queue_id = $1 and j.tenant_id = next.tenant_id and j.priority = p.priority
-                      and j.stage = 0 and j.run_at <= now()
-                      and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
-                      and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
-                    limit 1) one) as is_due) one
-        where w.due < 64 and next.tenant_id is not null
-          and not (w.has_wrapped and next.tenant_id >= $10)),
+                known.id, case when not w.has_wrapped then 0 end) as tenant_id
+            offset 0) next
+        where next.tenant_id is not null and not (w.has_wrapped and next.tenant_id >= $10)),
     due as materialized (
-        select w.tenant_id, w.place, w.most, t.weight, r.times
-        from walk w join postroad.tenant t on t.id = w.tenant_id
-        left join reached r on r.tenant_id = w.tenant_id
-        where w.is_due),
+        select w.tenant_id, w.place, own.weight, own.most, r.times
+        from walk w
+        left join lateral (select r.times from reached r where r.tenant_id = w.tenant_id limit 1) r on true
+        cross join lateral (
+            select t.weight, ", $most, " as most from postroad.tenant t
+            where t.id = w.tenant_id limit 1) own
+        where w.place > 0 and coalesce(own.most, 1) > 0 and exists (
+            select from generate_series(0, 3) p(priority)
+            cross join lateral (
+                select from postroad.job j
+                where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
+                  and j.stage = 0 and j.run_at <= now()
+                  and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
+                limit 1) one)
+        limit 64),
     ", $buckets, "
     quantum as materialized (
         select count(*) < 64 as is_round,
@@ -382,24 +388,30 @@ macro_rules! claim {
         select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full
         from pick group by tenant_id, place, n),
     turn as materialized (
-        select case when is_cut then last.tenant_id else last.tenant_id + 1 end as tenant_id,
-               case when is_cut then last.share - last.n else 0 end as rest
-        from (select p.*, not p.is_full and (select sum(n) from picked) >= (select n from credit) as is_cut
-              from picked p order by p.place desc limit 1) last)
-    ",
-            $begin,
-            "update postroad.job j
+        select case when last.is_cut then last.tenant_id
+                    when last.is_all then last.tenant_id + 1
+                    else seen.tenant_id + 1 end as tenant_id,
+               case when last.is_cut then last.share - last.n else 0 end as rest
+        from (select tenant_id from due order by place desc limit 1) seen
+        left join (select p.*, is_all, is_all and not p.is_full as is_cut
+                   from picked p, credit,
+                        lateral (select (select sum(n) from picked) >= credit.n as is_all) filled
+                   order by p.place desc limit 1) last on true),
+    met as (
+    update postroad.job j
     set ",
             $set,
             "
     where j.ctid = any(array(select at from pick))
     returning j.id, j.dispatch, j.kind_id, j.tenant_id, j.attempt, j.traceparent,
               case when j.stage = 1 then j.args::text end as args,
-              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at,
-              (select not is_round from quantum) or (select bool_or(is_full) from picked) as is_backlog,
-              (select in_pipe from credit), j.stage, j.stopped_by,
-              (select tenant_id from turn) as turn_tenant, (select rest from turn)::bigint as turn_left",
-            $end
+              floor(extract(epoch from j.claimed_at))::bigint, j.priority, j.run_at, j.stage, j.stopped_by)",
+            $noted,
+            "
+    select met.*,
+           (select not is_round from quantum) or coalesce((select bool_or(is_full) from picked), false),
+           (select in_pipe from credit), turn.tenant_id, turn.rest::bigint
+    from turn left join met on true"
         )
     };
 }
@@ -417,16 +429,27 @@ struct Seen {
 type Turn = (i32, i64);
 
 impl Seen {
-    /// Of rows, of which there must be one.
-    fn of(rows: &[Row]) -> Self {
-        Self {
-            jobs: rows.len(),
-            is_backlog: rows[0].get(10),
-            in_pipe: rows[0].get(11),
-            reached: Cursor::of(rows.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
-            turn: (rows[0].get(14), rows[0].get(15)),
-        }
+    /// None: of no tenant anything is due, or may be claimed. Every row says of all of the claim what is
+    /// from the thirteenth column on; if nothing was met, there is one with nothing else in it.
+    fn of(rows: &[Row]) -> Option<Self> {
+        let first = rows.first()?;
+        let met = if is_met(first) { rows } else { &[] };
+        Some(Self {
+            jobs: met.len(),
+            is_backlog: first.get(12),
+            in_pipe: first.get(13),
+            reached: Cursor::of(met.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
+            turn: (first.get(14), first.get(15)),
+        })
     }
+}
+
+fn is_met(row: &Row) -> bool {
+    row.get::<_, Option<i16>>(10).is_some()
+}
+
+fn is_claimed(row: &Row) -> bool {
+    row.get::<_, Option<i16>>(10) == Some(1)
 }
 
 /// What a queue's row and what bounds its claims say under its lock.
@@ -488,7 +511,6 @@ const CLAIM: &str = claim!(
     "null::bigint",
     "",
     "null",
-    "",
     "stage = 1, dispatch = j.dispatch + 1, claimed_at = now(), claimed_by = $3",
     ""
 );
@@ -497,33 +519,33 @@ const CLAIM: &str = claim!(
 ///
 /// * A tenant that is stopped as a whole is passed over, and so is one whose breaker is open with the
 ///   queue's provider ($13), or who has all that it may have: what it has in the pipe here is known from
-///   `held`, and what it may start now from its bucket. That is locked before it is relied on: another
-///   queue's claim may be at it.
+///   `held`, a map, as it is asked for every tenant that is met; and what it may start now from its
+///   bucket. That is locked before it is relied on: another queue's claim may be at it.
 /// * What else is met and stopped is set aside, so that no claim walks over it again: then it takes as
 ///   long to come past a million stopped jobs as to claim them.
 const CLAIM_WITHIN_BOUNDS: &str = claim!(
     "held as materialized (
-        select j.tenant_id, count(*) as n from postroad.job j
-        where j.queue_id = $1 and j.stage = 1 group by j.tenant_id),",
+        select jsonb_object_agg(tenant_id, n) as jobs
+        from (select j.tenant_id, count(*) as n from postroad.job j
+              where j.queue_id = $1 and j.stage = 1 group by j.tenant_id) one),",
     "(select case when exists (
                     select from postroad.stop s
-                    where s.lifted_at is null and s.mode = 'pause' and s.tenant_id = next.tenant_id
-                      and s.kind_id is null and s.campaign_id is null
+                    where s.lifted_at is null and s.mode = 'pause'
+                      and coalesce(s.tenant_id, 0) = t.id and coalesce(s.campaign_id, 0) = 0
+                      and s.kind_id is null
                       and (s.queue_id is null or s.queue_id = $1)
                       and (s.provider_id is null or s.provider_id = $13))
                  then 0
                  else least(
-                    t.in_pipe_max - coalesce(h.n, 0),
+                    case when t.in_pipe_max is not null then t.in_pipe_max - h.n end,
                     case when b.probe_at > now() then 0
-                         when b.probe_at is not null then $14 - coalesce(h.n, 0) end,
+                         when b.probe_at is not null then $14 - h.n end,
                     case when t.rate_per_second is not null
                          then floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at)) end)
                  end::bigint
-          from postroad.tenant t
-          left join held h on h.tenant_id = t.id
+          from (select coalesce(((select jobs from held) ->> t.id::text)::bigint, 0) as n) h
           left join postroad.breaker b on b.provider_id = $13 and b.tenant_id = t.id
-          left join postroad.tenant_bucket k on k.tenant_id = t.id
-          where t.id = next.tenant_id)",
+          left join postroad.tenant_bucket k on k.tenant_id = t.id)",
     "bucket as materialized (
         select k.tenant_id, k.rate_tokens, k.rate_at from postroad.tenant_bucket k
         where k.tenant_id = any(array(
@@ -535,8 +557,6 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
                   select floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at))
                   from bucket k join postroad.tenant t on t.id = k.tenant_id
                   where k.tenant_id = due.tenant_id)",
-    ", met as (
-    ",
     concat!(
         "(stage, stopped_by, dispatch, claimed_at, claimed_by) =
             (select case when stop.id is null then 1 else 4 end, stop.id,
@@ -546,11 +566,10 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
         stop_of_j!(),
         " as id) stop)"
     ),
-    "),
+    ",
     caught as (
         insert into postroad.stop_catch (stop_id, place, jobs)
-        select stopped_by, 'waiting', count(*) from met where stage = 4 group by stopped_by)
-    select * from met"
+        select stopped_by, 'waiting', count(*) from met where stage = 4 group by stopped_by)"
 );
 
 /// Only what was never started may be let go: a started job is its worker's. A row is known by its id:
@@ -620,11 +639,9 @@ impl Store {
             };
             let claim = tx.prepare_cached(sql).await?;
             let met = tx.query(&claim, params).await?;
-            if met.is_empty() {
+            let Some(seen) = Seen::of(&met) else {
                 return Ok(None);
-            }
-            let seen = Seen::of(&met);
-            let is_claimed = |row: &Row| row.get::<_, i16>(12) == 1;
+            };
             let mut rows: Vec<_> = met.into_iter().filter(is_claimed).collect();
             let spent = rows.len() as f64;
             if (locked.has_rate && !rows.is_empty()) || locked.turn != seen.turn {
@@ -632,6 +649,10 @@ impl Store {
                 let (tenant, left) = &seen.turn;
                 tx.execute(&settle, &[&queue.id, &spent, tenant, left])
                     .await?;
+            }
+            if seen.jobs == 0 {
+                tx.commit().await?;
+                return Ok(None);
             }
             if let Some(provider) = locked.provider.filter(|_| provider_has_rate) {
                 let spend = tx.prepare_cached(SPEND_OF_PROVIDER).await?;

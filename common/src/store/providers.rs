@@ -4,7 +4,8 @@
 //! jobs may try (see `claims`). What a worker sees of them closes it or opens it again for longer.
 //!
 //! What if the worker dies before it says so? Then the jobs that try go on trying, a few at a time, until
-//! another worker has seen one of them.
+//! another worker has seen one of them. Where none tries for long, because there is none any more, or
+//! where they end in ways that say nothing of the provider, the breaker is closed without that.
 
 use std::time::Duration;
 
@@ -136,6 +137,9 @@ pub const REST_FIRST: Duration = Duration::from_secs(5);
 /// The longest that a breaker is open before something tries.
 pub const REST_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// A breaker of which nothing has been seen for so long since it could be is closed.
+const SEEN_NOTHING: Duration = Duration::from_secs(60 * 60);
+
 const PROVIDERS: &str = "
     select v.name, v.unanswered_max, v.rate_per_second, v.retries_per_second, v.failure_max, v.created_at,
            array(select q.name from postroad.queue q where q.provider_id = v.id order by q.name), v.id
@@ -202,6 +206,13 @@ const CLOSE: &str = "
     where b.provider_id = $1 and b.probe_at <= now()
       and b.tenant_id = case when $2::text is null then 0
                              else (select t.id from postroad.tenant t where t.name = $2) end
+    returning b.provider_id";
+
+/// As long as it is there, each claim from the queues of its provider has to look for what it may not
+/// take.
+const CLOSE_UNSEEN: &str = "
+    delete from postroad.breaker b
+    where b.provider_id = any($1) and b.probe_at < now() - $2 * interval '1 ms'
     returning b.provider_id";
 
 impl Store {
@@ -315,6 +326,21 @@ impl Store {
             tenant: row.get(1),
         };
         Ok(rows.iter().map(of).collect())
+    }
+
+    /// Closes those breakers of these providers that are half open for long and of which nothing is seen;
+    /// says how many.
+    pub async fn close_unseen_breakers(&self, providers: &[i32]) -> Result<usize, Error> {
+        let unseen = millis(SEEN_NOTHING) as f64;
+        let params: [&(dyn ToSql + Sync); 2] = [&providers, &unseen];
+        let rows = self
+            .query(
+                "closing breakers of which nothing is seen",
+                CLOSE_UNSEEN,
+                &params,
+            )
+            .await?;
+        Ok(rows.len())
     }
 
     /// Opens a breaker that is closed or half open. Says for how long, if it was.
