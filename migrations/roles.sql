@@ -85,8 +85,8 @@ grant select, insert, update, delete on postroad.job, postroad.dedup, postroad.s
     postroad.recipient, postroad.audience to postroad_api;
 grant select, insert, delete on postroad.archive to postroad_api;
 -- Of a tenant, what is its own to set; limits, for operators, too: postroad.refuse_limits tells them apart.
-grant update (weight, unfinished_max, submit_rate, default_priority, default_max_attempts,
-    default_expires_after, language, timezone, sms_sender) on postroad.tenant to postroad_api;
+grant update (weight, unfinished_max, submit_rate, in_pipe_max, rate_per_second, default_priority,
+    default_max_attempts, default_expires_after, language, timezone, sms_sender) on postroad.tenant to postroad_api;
 grant select on postroad.attempt_error, postroad.tenant, postroad.kind, postroad.queue,
     postroad.schedule_tick, postroad.jobs, postroad.ledger, postroad.ledger_entry,
     postroad.ledger_total, postroad.process to postroad_api;

@@ -81,8 +81,9 @@ create table postroad.tenant_bucket (
 comment on table postroad.tenant_bucket is
     'The token buckets of tenants that have a rate, beside their rows: those are read everywhere.';
 
+-- Of its owner: whoever may set a rate need not know of buckets.
 create function postroad.give_tenant_a_bucket() returns trigger
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into postroad.tenant_bucket (tenant_id) values (new.id) on conflict do nothing;
     return null;
