@@ -8,6 +8,7 @@
 //! | `drain` | a backlog through everything |
 //! | `harder` | the same among millions of others, with old statistics, of many tenants, with large args |
 //! | `latency` | how soon a job starts while nothing else is to be done |
+//! | `pace` | one tenant beside another's flood, rates that are held, ten thousand tenants |
 //! | `provider` | one that takes its time |
 //! | `steady` | half load, for long |
 //! | `api` | jobs over HTTP, beside the same jobs in SQL |
@@ -30,6 +31,7 @@ mod expansion;
 mod ground;
 mod harder;
 mod latency;
+mod pace;
 mod pages;
 mod peers;
 mod provider;
@@ -100,8 +102,8 @@ enum Part {
     Raw(raw::Part),
 }
 
-const PARTS: [&str; 7] = [
-    "limits", "enqueue", "drain", "at-once", "idle", "provider", "api",
+const PARTS: [&str; 8] = [
+    "limits", "enqueue", "drain", "at-once", "idle", "provider", "api", "pace",
 ];
 /// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
 /// jobs, or is the same again.
@@ -186,6 +188,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     if wants("api") {
         api::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("pace") {
+        pace::measure(&ground, args.quick, &mut table).await?;
     }
     if wants("settings") {
         settings::measure(&ground, scale, runs, &mut table).await?;

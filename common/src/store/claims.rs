@@ -295,7 +295,8 @@ const SPEND_OF_TENANTS: &str = "
 ///   Within a tenant: priority, then due time.
 /// * Of many tenants one claim serves only some, so that it costs the same however many have due jobs:
 ///   the walk from one to the next is lazy, and ends when there are enough. (`offset 0`: the next one is
-///   looked for once, and not wherever it is named.) Those that have none yet are walked over.
+///   looked for once, and not wherever it is named.) Those that have none yet are walked over. Its first
+///   row, at place 0, is where it begins and no tenant.
 /// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
 ///   would otherwise keep back all that come after them.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
