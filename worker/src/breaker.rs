@@ -29,6 +29,8 @@ const TENANTS_MAX: usize = 10_000;
 /// often: at thousands of failures a second that would be all that a worker does.
 const TENANTS_FEW: usize = 100;
 const LOOK_THROUGH: Duration = Duration::from_millis(100);
+/// Longer than an attempt that calls a provider takes.
+const ATTEMPT_MAX: Duration = Duration::from_secs(10 * 60);
 /// How often is looked for breakers that are half open.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,8 @@ struct State {
     /// When the many tenants of a provider were looked through.
     looked_through: HashMap<i32, Instant>,
     half_open: HashSet<BreakerOf>,
+    /// Attempts that began earlier say nothing of these any more.
+    judged_from: HashMap<BreakerOf, Instant>,
     /// Not written yet.
     verdicts: HashMap<BreakerOf, Verdict>,
 }
@@ -72,12 +76,18 @@ impl Breakers {
     }
 
     /// Notes how the provider failed an attempt of a job that came from this queue; or that it did not.
-    pub(crate) fn note(&self, queue: &str, tenant: &str, failure: Option<ProviderFailure>) {
+    pub(crate) fn note(
+        &self,
+        queue: &str,
+        tenant: &str,
+        failure: Option<ProviderFailure>,
+        started: Instant,
+    ) {
         let mut state = self.lock();
         let Some(provider) = state.providers.get(queue).cloned() else {
             return;
         };
-        if state.note(&provider, tenant, failure, Instant::now()) {
+        if state.note(&provider, tenant, failure, started, Instant::now()) {
             drop(state);
             self.nudge.wake();
         }
@@ -121,6 +131,7 @@ impl State {
         provider: &Provider,
         tenant: &str,
         failure: Option<ProviderFailure>,
+        started: Instant,
         now: Instant,
     ) -> bool {
         let of_tenant = BreakerOf {
@@ -131,6 +142,11 @@ impl State {
             provider: provider.id,
             tenant: None,
         };
+        // It was begun before what was concluded, and says nothing of what has been since.
+        let is_old = |of| self.judged_from.get(of).is_some_and(|from| started < *from);
+        if is_old(&of_tenant) || is_old(&of_all) {
+            return false;
+        }
         let windows = self.windows.entry(provider.id).or_default();
         if windows.len() >= TENANTS_MAX && !windows.contains_key(tenant) {
             windows.retain(|_, window| !window.at(now).is_empty());
@@ -156,24 +172,39 @@ impl State {
                 for of in [&of_tenant, &of_all] {
                     if self.half_open.remove(of) {
                         let reason = format!("tried again, and it was {what}");
-                        self.verdicts.insert(of.clone(), Verdict::Trip(reason));
+                        self.trip(of.clone(), reason, now);
                         is_news = true;
                     }
                 }
                 if window.fails(provider.failure_max) {
                     let reason = window.reason(what);
                     windows_of(&mut self.windows, provider.id).remove(tenant);
-                    self.verdicts.insert(of_tenant, Verdict::Trip(reason));
+                    self.trip(of_tenant, reason, now);
                     is_news = true;
                 }
                 if let Some(reason) = self.fails_for_most(provider, what, now) {
                     self.windows.remove(&provider.id);
-                    self.verdicts.insert(of_all, Verdict::Trip(reason));
+                    self.trip(of_all, reason, now);
                     is_news = true;
                 }
             }
         }
         is_news
+    }
+
+    fn trip(&mut self, of: BreakerOf, reason: String, now: Instant) {
+        self.judged_from.insert(of.clone(), now);
+        self.verdicts.insert(of, Verdict::Trip(reason));
+    }
+
+    /// Takes which are half open now.
+    fn look(&mut self, half_open: HashSet<BreakerOf>, now: Instant) {
+        for of in half_open.difference(&self.half_open) {
+            self.judged_from.insert(of.clone(), now);
+        }
+        self.judged_from
+            .retain(|_, from| now.saturating_duration_since(*from) < ATTEMPT_MAX);
+        self.half_open = half_open;
     }
 
     /// Whether most tenants whose jobs were run lately have seen failures, mostly.
@@ -350,7 +381,8 @@ impl Service for Writer {
                 let closed = self.store.close_unseen_breakers(&providers).await?;
                 (0..closed).for_each(|_| metrics::breaker("closed"));
             }
-            self.breakers.lock().half_open = half_open.into_iter().collect();
+            let half_open = half_open.into_iter().collect();
+            self.breakers.lock().look(half_open, Instant::now());
         }
         Ok(Progress::Idle)
     }
@@ -378,6 +410,16 @@ mod tests {
         }
     }
 
+    /// Of an attempt that took no time.
+    fn note(
+        state: &mut State,
+        tenant: &str,
+        failure: Option<ProviderFailure>,
+        now: Instant,
+    ) -> bool {
+        state.note(&provider(), tenant, failure, now, now)
+    }
+
     fn trips(state: &State, tenant: Option<&str>) -> bool {
         matches!(state.verdicts.get(&of(tenant)), Some(Verdict::Trip(_)))
     }
@@ -386,13 +428,13 @@ mod tests {
     fn a_breaker_opens_when_enough_and_most_answers_failed() {
         let (mut state, now) = (State::default(), Instant::now());
         for _ in 0..FAILURES_MIN - 1 {
-            assert!(!state.note(&provider(), "acme", BAD, now));
+            assert!(!note(&mut state, "acme", BAD, now));
         }
         for _ in 0..FAILURES_MIN + 1 {
-            assert!(!state.note(&provider(), "acme", GOOD, now));
+            assert!(!note(&mut state, "acme", GOOD, now));
         }
-        assert!(!state.note(&provider(), "acme", BAD, now), "ten of 21");
-        assert!(state.note(&provider(), "acme", BAD, now), "eleven of 22");
+        assert!(!note(&mut state, "acme", BAD, now), "ten of 21");
+        assert!(note(&mut state, "acme", BAD, now), "eleven of 22");
         assert!(trips(&state, Some("acme")));
         assert!(!trips(&state, None), "one tenant is not the provider");
     }
@@ -401,27 +443,24 @@ mod tests {
     fn what_was_seen_long_ago_is_forgotten() {
         let (mut state, now) = (State::default(), Instant::now());
         for _ in 0..FAILURES_MIN - 1 {
-            state.note(&provider(), "acme", BAD, now);
+            note(&mut state, "acme", BAD, now);
         }
-        assert!(!state.note(&provider(), "acme", BAD, now + 3 * PERIOD));
+        assert!(!note(&mut state, "acme", BAD, now + 3 * PERIOD));
         let soon = now + 3 * PERIOD + PERIOD;
         for _ in 0..FAILURES_MIN - 2 {
-            assert!(!state.note(&provider(), "acme", BAD, soon));
+            assert!(!note(&mut state, "acme", BAD, soon));
         }
-        assert!(
-            state.note(&provider(), "acme", BAD, soon),
-            "with the one before"
-        );
+        assert!(note(&mut state, "acme", BAD, soon), "with the one before");
     }
 
     #[test]
     fn many_tenants_with_few_jobs_each_open_the_providers_own() {
         let (mut state, now) = (State::default(), Instant::now());
         for n in 0..20 {
-            state.note(&provider(), &format!("good-{n}"), GOOD, now);
+            note(&mut state, &format!("good-{n}"), GOOD, now);
         }
         for n in 0..20 {
-            let is_news = state.note(&provider(), &format!("bad-{n}"), BAD, now);
+            let is_news = note(&mut state, &format!("bad-{n}"), BAD, now);
             assert_eq!(is_news, n == 19, "{n}: half of them have to fail");
         }
         assert!(trips(&state, None));
@@ -432,12 +471,12 @@ mod tests {
     fn very_many_tenants_open_it_a_moment_later() {
         let (mut state, now) = (State::default(), Instant::now());
         for n in 0..2 * TENANTS_FEW {
-            state.note(&provider(), &format!("good-{n}"), GOOD, now);
+            note(&mut state, &format!("good-{n}"), GOOD, now);
         }
         for n in 0..2 * TENANTS_FEW {
-            assert!(!state.note(&provider(), &format!("bad-{n}"), BAD, now));
+            assert!(!note(&mut state, &format!("bad-{n}"), BAD, now));
         }
-        assert!(state.note(&provider(), "bad-0", BAD, now + LOOK_THROUGH));
+        assert!(note(&mut state, "bad-0", BAD, now + LOOK_THROUGH));
         assert!(trips(&state, None));
     }
 
@@ -445,21 +484,40 @@ mod tests {
     fn one_that_is_half_open_is_closed_by_a_success_and_opened_by_a_failure() {
         let (mut state, now) = (State::default(), Instant::now());
         state.half_open = HashSet::from([of(Some("acme")), of(Some("beta")), of(None)]);
-        assert!(state.note(&provider(), "acme", BAD, now));
+        assert!(note(&mut state, "acme", BAD, now));
         assert!(trips(&state, Some("acme")) && trips(&state, None));
-        assert!(state.note(&provider(), "beta", GOOD, now));
+        assert!(note(&mut state, "beta", GOOD, now));
         assert_eq!(state.verdicts[&of(Some("beta"))], Verdict::Close);
-        assert!(!state.note(&provider(), "gamma", GOOD, now));
+        assert!(!note(&mut state, "gamma", GOOD, now));
+    }
+
+    #[test]
+    fn what_began_before_says_nothing_of_what_is_now() {
+        let (mut state, before) = (State::default(), Instant::now());
+        let half_open = HashSet::from([of(Some("acme"))]);
+        let now = before + Duration::from_secs(1);
+        state.look(half_open.clone(), now);
+        for failure in [BAD, GOOD] {
+            assert!(!state.note(&provider(), "acme", failure, before, now));
+        }
+        state.look(half_open, now + LOOK);
+        assert!(
+            note(&mut state, "acme", BAD, now),
+            "it is no news that it is"
+        );
+        for _ in 0..2 * FAILURES_MIN {
+            assert!(!state.note(&provider(), "acme", BAD, before, now));
+        }
     }
 
     #[test]
     fn tenants_that_are_told_apart_are_bounded() {
         let (mut state, now) = (State::default(), Instant::now());
         for n in 0..TENANTS_MAX + 10 {
-            state.note(&provider(), &format!("t{n}"), GOOD, now);
+            note(&mut state, &format!("t{n}"), GOOD, now);
         }
         assert_eq!(state.windows[&1].len(), TENANTS_MAX);
-        state.note(&provider(), "new", GOOD, now + 2 * PERIOD);
+        note(&mut state, "new", GOOD, now + 2 * PERIOD);
         assert_eq!(state.windows[&1].len(), 1);
     }
 }

@@ -111,7 +111,7 @@ impl Executor {
                 metrics::provider_failed(name.as_str(), failure);
             }
             if let Some((tenant, evidence)) = tenant.zip(evidence) {
-                breakers.note(&queue, &tenant, evidence.failure());
+                breakers.note(&queue, &tenant, evidence.failure(), started);
             }
             match (call, evidence) {
                 (Some(call), Some(evidence)) => call.ended(evidence, started),

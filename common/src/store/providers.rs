@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::audit::{Change, one};
@@ -271,8 +272,11 @@ impl Store {
             action: "provider.delete",
             detail: json!({}),
         };
-        if !self.change(change, one(None, name)).await?.is_empty() {
-            return Ok(Deleted::Done);
+        match self.change(change, one(None, name)).await {
+            // A queue was given to it just now, or a stop made.
+            Err(error) if error.has_code(&SqlState::FOREIGN_KEY_VIOLATION) => {}
+            changed if changed.as_ref().is_ok_and(Vec::is_empty) => {}
+            changed => return changed.map(|_| Deleted::Done),
         }
         Ok(match self.providers(Some(name)).await?.is_empty() {
             true => Deleted::NotThere,

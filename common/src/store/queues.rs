@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+use tokio_postgres::error::SqlState;
 
 use super::audit::{Change, if_so, one};
 use super::{Changed, Error, OnFull, Store, from_millis, millis};
@@ -298,7 +299,11 @@ impl Store {
             action: "queue.set",
             detail: json!(settings),
         };
-        Ok(!self.change(change, one(None, name)).await?.is_empty())
+        match self.change(change, one(None, name)).await {
+            // Deleted just now.
+            Err(error) if error.has_code(&SqlState::FOREIGN_KEY_VIOLATION) => Ok(false),
+            changed => Ok(!changed?.is_empty()),
+        }
     }
 
     /// All kinds, or the one of this name.
