@@ -179,6 +179,14 @@ impl Problem {
         problem
     }
 
+    /// Why a job is not taken that a queue or a rule has refused, as the metrics have it.
+    pub(crate) fn why_rejected(&self) -> &'static str {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "full",
+            _ => "invalid",
+        }
+    }
+
     /// The request took too long to arrive.
     pub(crate) fn timeout() -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;

@@ -23,6 +23,10 @@ use metrics::Counter;
 use crate::changes::{Changes, Mark, TRUSTED};
 use crate::store::{Error, Topic};
 
+/// Whatever is kept is read again after so long: what no trigger sees (a restore without triggers, a
+/// transaction that a crash has lost) must not be kept for ever.
+const READ_ANEW: Duration = Duration::from_secs(10 * 60);
+
 /// What becomes of kept values while it is not known whether they have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
@@ -256,7 +260,7 @@ where
     fn holds(&self, entry: &Entry<V>) -> bool {
         let age = entry.read_at.elapsed();
         let has_expired = entry.loaded.valid_for.is_some_and(|most| age >= most);
-        if has_expired || !self.is_unchanged(entry) {
+        if has_expired || age >= READ_ANEW || !self.is_unchanged(entry) {
             return false;
         }
         let unknown_for = self.changes.known_for().map_or(age, |known| known.min(age));

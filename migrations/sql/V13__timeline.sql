@@ -48,15 +48,17 @@ create table postroad.announcement_set (
     version   bigint not null default 1
 ) with (fillfactor = 50);
 comment on table postroad.announcement_set is 'Tells whoever keeps a tenant''s announcements in memory that there are others.';
-comment on column postroad.announcement_set.version is 'Raised by every change, in its transaction.';
+comment on column postroad.announcement_set.version is
+    'Another one with every change, in its transaction. Drawn by chance: a count would come to the same number again after a change was lost with its server.';
 
 -- The row of the set is the lock of its limits, too: whoever waits for it counts afterwards.
 create function postroad.announcements_changed() returns trigger language plpgsql as $$
 declare
     shown record;
 begin
-    insert into postroad.announcement_set as s (tenant_id) values (new.tenant_id)
-    on conflict (tenant_id) do update set version = s.version + 1;
+    insert into postroad.announcement_set as s (tenant_id, version)
+    values (new.tenant_id, ('x' || substr(md5(gen_random_uuid()::text), 1, 15))::bit(60)::bigint)
+    on conflict (tenant_id) do update set version = excluded.version;
     select count(*) as announcements, coalesce(sum(a.bytes), 0) as bytes into shown
     from postroad.announcement a
     where a.tenant_id = new.tenant_id and a.withdrawn_at is null and a.ends_at > now();

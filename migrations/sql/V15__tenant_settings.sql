@@ -54,7 +54,7 @@ create trigger tenant_secret_is_noted after insert or update or delete on postro
 create trigger tenant_tokens_are_noted after update of disabled_at on postroad.tenant
     for each row execute function postroad.note_change('token', 'id');
 -- Not of last_used_at, which changes once a minute.
-create trigger token_is_noted after update of revoked_at, scopes, expires_at on postroad.token
+create trigger token_is_noted after delete or update of revoked_at, scopes, expires_at, secret_hash, tenant_id on postroad.token
     for each row execute function postroad.note_change('token');
 -- Not of the token bucket, which changes with every claim.
 create trigger queue_is_noted after update of prefetch, provider_id on postroad.queue
@@ -79,6 +79,7 @@ create function postroad.good_token(token_id text)
       and (k.expires_at is null or k.expires_at > now())
       and (k.tenant_id is null or t.disabled_at is null)
 $$;
+revoke all on function postroad.good_token(text) from public;
 comment on function postroad.good_token is
     'The token of this id, if it is good now, and for how many seconds it is if nobody changes it (null: for ever).';
 

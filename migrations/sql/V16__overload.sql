@@ -198,10 +198,6 @@ begin
     if octet_length(enqueue.traceparent) > 255 then
         perform postroad.refuse('traceparent', 'must be at most 255 bytes', enqueue.traceparent);
     end if;
-    if exists (select from postroad.queue q where q.name = enqueue.queue and q.full_at is not null) then
-        raise exception 'the queue "%" is full: as many jobs wait in it as may', enqueue.queue
-            using errcode = 'configuration_limit_exceeded', hint = 'Try again in a few seconds.';
-    end if;
 
     tenant_ref := postroad.tenant_id(enqueue.tenant);
     kind_ref := postroad.kind_id(enqueue.kind);
@@ -233,6 +229,11 @@ begin
         -- The key was pruned between two statements: try again.
     end loop;
 
+    -- Not before: what was accepted under its key before is answered with that.
+    if exists (select from postroad.queue q where q.name = enqueue.queue and q.full_at is not null) then
+        raise exception 'the queue "%" is full: as many jobs wait in it as may', enqueue.queue
+            using errcode = 'configuration_limit_exceeded', hint = 'Try again in a few seconds.';
+    end if;
     insert into postroad.job
         (id, queue_id, kind_id, tenant_id, args, priority, run_at, expires_at, max_attempts, on_lost, traceparent)
     select new_id, postroad.queue_id(enqueue.queue), kind_ref, tenant_ref, enqueue.args::json,

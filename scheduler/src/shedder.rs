@@ -27,8 +27,8 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const STEP: u64 = 5000;
 /// Steps for one queue before the others have their turn.
 const STEPS: usize = 20;
-/// How long a scheduler has the right to shed: more than it takes, and than one statement may.
-const RIGHT_FOR: Duration = Duration::from_secs(20);
+/// How long a scheduler has the right to shed: more than it takes, the longest statements included.
+const RIGHT_FOR: Duration = Duration::from_secs(45);
 /// And how long it makes use of it.
 const RIGHT_USED_FOR: Duration = Duration::from_secs(5);
 /// What is deferred comes back after once to twice that long.
@@ -52,29 +52,36 @@ impl Shedder {
     }
 
     async fn keep(&self, buffer: &Buffer) -> Result<(), store::Error> {
-        let waiting = self.store.waiting(buffer.queue_id).await?;
-        let all = count(&waiting);
+        let all = count(&self.waiting(buffer).await?);
         if buffer.is_full || buffer.on_full == OnFull::Reject {
             self.open_or_close(buffer, all).await?;
         }
         if all <= buffer.waiting_max || buffer.on_full == OnFull::Reject {
             return Ok(());
         }
-        let id = buffer.queue_id;
-        if !self.store.begin_shedding(id, RIGHT_FOR).await? {
+        let right = self.store.begin_shedding(buffer.queue_id, RIGHT_FOR);
+        let Some(right) = right.await? else {
             return Ok(());
-        }
-        let shed = self.shed_excess(buffer).await;
-        let ended = self.store.end_shedding(id).await;
-        shed.and(ended)
+        };
+        // After an error a statement may still be under way: then the right runs out by itself.
+        self.shed_excess(buffer).await?;
+        self.store.end_shedding(right).await
+    }
+
+    /// What waits, as far as it could be shed now.
+    async fn waiting(&self, buffer: &Buffer) -> Result<Vec<Waiting>, store::Error> {
+        let most = buffer.waiting_max.saturating_add(STEP * STEPS as u64);
+        self.store.waiting(buffer.queue_id, most).await
     }
 
     async fn shed_excess(&self, buffer: &Buffer) -> Result<(), store::Error> {
-        let until = Instant::now() + RIGHT_USED_FOR;
         if buffer.on_full == OnFull::Coalesce {
+            let until = Instant::now() + RIGHT_USED_FOR;
             self.coalesce(buffer, until).await?;
         }
-        let waiting = self.store.waiting(buffer.queue_id).await?;
+        let waiting = self.waiting(buffer).await?;
+        // Counting may take its time: that must not be all that is done.
+        let until = Instant::now() + RIGHT_USED_FOR;
         let excess = count(&waiting).saturating_sub(buffer.waiting_max);
         self.shed(buffer, &excess_of(&waiting, excess), until).await
     }

@@ -42,7 +42,7 @@ async fn the_oldest_of_whom_is_named_are_shed_and_the_ledger_says_so() {
     let other = room.enqueue(of("acme", 1)).await;
     let beta = room.enqueue(of("beta", 2)).await;
     let buffer = room.buffer().await;
-    let waiting = room.store.waiting(buffer.queue_id).await.unwrap();
+    let waiting = room.store.waiting(buffer.queue_id, 1000).await.unwrap();
     let mut jobs: Vec<_> = waiting.iter().map(|one| (one.priority, one.jobs)).collect();
     jobs.sort_unstable();
     assert_eq!(jobs, [(1, 1), (2, 1), (2, 3)]);
@@ -75,7 +75,7 @@ async fn what_is_deferred_is_due_later_and_not_finished() {
     let room = Room::with_buffer(1, OnFull::Defer).await;
     let ids = room.enqueue_all(&[of("acme", 1), of("acme", 1)]).await;
     let buffer = room.buffer().await;
-    let waiting = room.store.waiting(buffer.queue_id).await.unwrap();
+    let waiting = room.store.waiting(buffer.queue_id, 1000).await.unwrap();
     let victims = [Waiting {
         jobs: 1,
         ..waiting[0]
@@ -134,11 +134,13 @@ async fn one_scheduler_at_a_time_sheds_and_another_one_when_it_is_gone() {
         let time = Duration::from_secs(seconds);
         room.store.begin_shedding(id, time).await.unwrap()
     };
-    assert!(begin(20).await);
-    assert!(!begin(20).await);
-    room.store.end_shedding(id).await.unwrap();
-    assert!(begin(0).await);
-    assert!(begin(20).await, "the one before is over");
+    let first = begin(20).await.unwrap();
+    assert!(begin(20).await.is_none());
+    room.store.end_shedding(first).await.unwrap();
+    let over = begin(0).await.unwrap();
+    assert!(begin(20).await.is_some(), "the one before is over");
+    room.store.end_shedding(over).await.unwrap();
+    assert!(begin(20).await.is_none(), "nobody else's is given back");
 }
 
 /// In the caller's own transaction, too: that is what it has asked for.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_common::changes::{Changes, Mark};
+use postroad_common::changes::{Changes, Mark, TRUSTED};
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Store, Topic};
 use tokio::sync::watch;
@@ -60,7 +60,10 @@ impl Service for Settings {
                 .into_iter()
                 .all(|topic| self.changes.is_unchanged(topic, None, mark))
         };
-        if self.looked.is_some_and(is_unchanged) {
+        // While nobody knows whether anything has changed, it is read.
+        let known_for = self.changes.known_for();
+        let is_known = known_for.is_some_and(|known| known <= TRUSTED);
+        if is_known && self.looked.is_some_and(is_unchanged) {
             return Ok(Progress::Idle);
         }
         let mark = self.changes.mark();

@@ -135,9 +135,9 @@ pub(crate) async fn submit(
 ) -> Result<Response, Problem> {
     caller.may(Permission::JobsWrite)?;
     let submitter = Submitter::of(&app, &caller);
-    let (job, is_resend) = submitter.read(&body).await.inspect_err(|_| {
-        metrics::rejected("invalid", 1);
-    })?;
+    let read = submitter.read(&body).await;
+    let (job, is_resend) =
+        read.inspect_err(|problem| metrics::rejected(problem.why_rejected(), 1))?;
     app.quotas.take(&caller, 1).await?;
     let enqueued = app
         .collector

@@ -25,8 +25,6 @@ pub enum Topic {
     Kind,
     /// What operators set of queues for workers.
     Queue,
-    /// What tenants announce.
-    Announcement,
 }
 
 impl Topic {
@@ -38,7 +36,6 @@ impl Topic {
             Self::Token => "token",
             Self::Kind => "kind",
             Self::Queue => "queue",
-            Self::Announcement => "announcement",
         }
     }
 
@@ -49,7 +46,6 @@ impl Topic {
             Self::Token,
             Self::Kind,
             Self::Queue,
-            Self::Announcement,
         ];
         all.into_iter().find(|topic| topic.name() == name)
     }
@@ -74,7 +70,10 @@ pub struct Look {
 }
 
 const LOOK: &str = "
-    select pg_current_snapshot()::text, pg_postmaster_start_time()::text, c.topic, c.tenant_id
+    select pg_current_snapshot()::text,
+           pg_postmaster_start_time()::text || ' '
+               || (select oid from pg_database where datname = current_database()),
+           c.topic, c.tenant_id
     from (values (1)) always left join postroad.changes_since($1) c on true";
 
 impl Store {

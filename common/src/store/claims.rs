@@ -232,28 +232,37 @@ const LOCK_QUEUE: &str = "
 /// What the provider ($1) of a queue has room for, whose other queues wait for their claims until this
 /// one is over. Null: as much as there may be.
 ///
-/// * It has room for what its workers may have under way, twice: so that none of them runs dry.
+/// * It has room for what its workers may have under way, twice: so that none of them runs dry. No
+///   queue ($3) gets more of that than its own workers have use for, as long as there are any workers:
+///   what nobody consumes would keep what others could do out of the pipe.
 /// * While its breaker is open for all tenants, for nothing; and when that has rested, for probes ($2).
+/// * Another claim is at its row: that one is not waited for, as it may stand still.
 /// * What is in the pipe is counted only where it matters: that takes as long as there is in it.
 const LOCK_PROVIDER: &str = "
-    select v.rate_per_second is not null from postroad.provider v where v.id = $1 for no key update";
+    select v.rate_per_second is not null from postroad.provider v where v.id = $1
+    for no key update skip locked";
 const ROOM_OF_PROVIDER: &str = "
     with queues as materialized (
         select q.id, q.name from postroad.queue q where q.provider_id = $1),
     in_pipe as (
-        select count(*) as n from queues q join postroad.job j on j.queue_id = q.id and j.stage = 1)
+        select count(*) as n from queues q join postroad.job j on j.queue_id = q.id and j.stage = 1),
+    workers as materialized (
+        select count(*) as n,
+               count(*) filter (where (select name from queues where id = $3) = any(p.queues)) as own
+        from postroad.process p
+        where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
+          and p.queues && array(select name from queues))
     select least(
         case when v.unanswered_max is not null
-             then v.unanswered_max * 2 * greatest((
-                      select count(*) from postroad.process p
-                      where p.role = 'worker' and p.stopped_at is null and p.lost_at is null
-                        and p.queues && array(select name from queues)), 1)
-                  - (select n from in_pipe) end,
+             then v.unanswered_max * 2 * greatest(workers.n, 1) - (select n from in_pipe) end,
+        case when v.unanswered_max is not null and workers.n > 0
+             then v.unanswered_max * 2 * workers.own
+                  - (select count(*) from postroad.job j where j.queue_id = $3 and j.stage = 1) end,
         case when v.rate_per_second is not null
              then floor(postroad.tokens(v.rate_per_second, v.rate_tokens, v.rate_at)) end,
-        case when b.probe_at > now() then 0
+        case when b.probe_at > now() or (b.probe_at is not null and workers.own = 0 and workers.n > 0) then 0
              when b.probe_at is not null then $2 - (select n from in_pipe) end)::bigint
-    from postroad.provider v
+    from postroad.provider v cross join workers
     left join postroad.breaker b on b.provider_id = v.id and b.tenant_id = 0
     where v.id = $1";
 
@@ -482,20 +491,20 @@ impl Locked {
     }
 }
 
-/// What a provider has room for, and whether it has a rate. Its other queues wait for the end of this
-/// transaction.
+/// What a provider has room for, and whether it has a rate. None: another of its queues is claimed from.
 async fn lock_provider(
     tx: &Transaction<'_>,
     provider: i32,
-) -> Result<(Option<i64>, bool), tokio_postgres::Error> {
+    queue: i32,
+) -> Result<Option<(Option<i64>, bool)>, tokio_postgres::Error> {
     let lock = tx.prepare_cached(LOCK_PROVIDER).await?;
     let Some(locked) = tx.query_opt(&lock, &[&provider]).await? else {
-        return Ok((None, false));
+        return Ok(None);
     };
     // In a statement of its own, which sees what the last holder of the lock did.
     let room = tx.prepare_cached(ROOM_OF_PROVIDER).await?;
-    let room = tx.query_one(&room, &[&provider, &PROBES]).await?;
-    Ok((room.get(0), locked.get(0)))
+    let room = tx.query_one(&room, &[&provider, &PROBES, &queue]).await?;
+    Ok(Some((room.get(0), locked.get(0))))
 }
 
 /// Tenants, and how many jobs of each.
@@ -553,11 +562,12 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
             select due.tenant_id from due join postroad.tenant t on t.id = due.tenant_id
             where t.rate_per_second is not null))
         order by k.tenant_id
-        for no key update),",
+        for no key update skip locked),",
     "due.most, (
-                  select floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at))
-                  from bucket k join postroad.tenant t on t.id = k.tenant_id
-                  where k.tenant_id = due.tenant_id)",
+                  select case when t.rate_per_second is not null then coalesce((
+                      select floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at))
+                      from bucket k where k.tenant_id = t.id), 0) end
+                  from postroad.tenant t where t.id = due.tenant_id)",
     concat!(
         "(stage, stopped_by, dispatch, claimed_at, claimed_by) =
             (select case when stop.id is null then 1 else 4 end, stop.id,
@@ -615,8 +625,11 @@ impl Store {
             };
             let locked = Locked::of(&row);
             let (room, provider_has_rate) = match locked.provider {
-                Some(provider) => lock_provider(&tx, provider).await?,
                 None => (None, false),
+                Some(provider) => match lock_provider(&tx, provider, queue.id).await? {
+                    Some(locked) => locked,
+                    None => return Ok(None),
+                },
             };
             let params: [&(dyn ToSql + Sync); 14] = [
                 &queue.id,

@@ -144,7 +144,7 @@ pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
 pub use listener::{Called, Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
-pub use overload::{Buffer, OnFull, Waiting};
+pub use overload::{Buffer, OnFull, RightToShed, Waiting};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use providers::{

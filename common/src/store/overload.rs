@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
@@ -70,12 +71,20 @@ pub struct Waiting {
     pub jobs: u64,
 }
 
+/// The right to shed jobs of a queue, by the database's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct RightToShed {
+    queue_id: i32,
+    until: Timestamp,
+}
+
 const BUFFERS: &str = "
     select q.id, q.name, q.waiting_max::bigint, q.on_full, q.full_at is not null
     from postroad.queue q where q.waiting_max is not null or q.full_at is not null
     order by q.id";
 
-/// Counted in the index, tenant by tenant and priority by priority.
+/// Counted in the index, tenant by tenant and priority by priority, each up to $2: more than could be
+/// shed in one go need not be counted.
 const WAITING: &str = "
     with recursive walk as (
         (select j.tenant_id from postroad.job j where j.queue_id = $1 and j.stage = 0
@@ -89,9 +98,11 @@ const WAITING: &str = "
     select w.tenant_id, p.priority::smallint, waiting.n
     from walk w cross join generate_series(0, 3) p(priority)
     cross join lateral (
-        select count(*) as n from postroad.job j
-        where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
-          and j.stage = 0 and j.run_at <= now()) waiting
+        select count(*) as n
+        from (select from postroad.job j
+              where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
+                and j.stage = 0 and j.run_at <= now()
+              limit $2) one) waiting
     where waiting.n > 0";
 
 /// Of $1's waiting jobs the oldest $4 each of tenants $2 and priorities $3. Passes over those that a claim
@@ -121,14 +132,16 @@ const DROP: &str = concat!(
     archive_from!("gone", "'cancelled'", "'shed'", "null", "args")
 );
 
-/// Spread, so that they do not come back together.
+/// Spread, so that they do not come back together; and half of the time that each has left at most, so
+/// that none is deferred until it is expired.
 const DEFER: &str = concat!(
     "
     with ",
     victims!(),
     "
     update postroad.job j
-    set run_at = now() + (1 + random()) * $5::float8 * interval '1 ms'
+    set run_at = now() + greatest(interval '0', least((1 + random()) * $5::float8 * interval '1 ms',
+                                                      (j.expires_at - now()) / 2))
     where j.ctid = any(array(select at from victim))
     returning j.id"
 );
@@ -143,7 +156,8 @@ const COALESCE: &str = concat!(
               select from postroad.job n
               where n.queue_id = $1 and n.tenant_id = j.tenant_id and n.kind_id = j.kind_id
                 and n.coalesce_key = j.coalesce_key and n.stage = 0 and n.id > j.id
-                and n.run_at <= now())
+                and n.run_at <= now() and (n.expires_at is null or n.expires_at > now())
+                and n.cancel_at is null)
         limit $2
         for update of j skip locked),
     gone as (
@@ -154,10 +168,10 @@ const COALESCE: &str = concat!(
 
 const BEGIN_SHEDDING: &str = "
     update postroad.queue set shed_until = now() + $2::float8 * interval '1 ms'
-    where id = $1 and (shed_until is null or shed_until < now()) returning id";
+    where id = $1 and (shed_until is null or shed_until < now()) returning shed_until";
 
 const END_SHEDDING: &str = "
-    update postroad.queue set shed_until = null where id = $1 returning id";
+    update postroad.queue set shed_until = null where id = $1 and shed_until = $2 returning id";
 
 const SET_FULL: &str = "
     update postroad.queue set full_at = case when $2 then now() end
@@ -183,10 +197,11 @@ impl Store {
         Ok(rows.iter().map(buffer).collect())
     }
 
-    /// What is due and waits in a queue.
-    pub async fn waiting(&self, queue_id: i32) -> Result<Vec<Waiting>, Error> {
+    /// What is due and waits in a queue; of each tenant and priority up to `most`.
+    pub async fn waiting(&self, queue_id: i32, most: u64) -> Result<Vec<Waiting>, Error> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = self
-            .query("counting what waits", WAITING, &[&queue_id])
+            .query("counting what waits", WAITING, &[&queue_id, &most])
             .await?;
         let waiting = |row: &tokio_postgres::Row| Waiting {
             tenant: row.get(0),
@@ -196,18 +211,26 @@ impl Store {
         Ok(rows.iter().map(waiting).collect())
     }
 
-    /// Takes the right to shed jobs of a queue for so long. False: another scheduler has it.
-    pub async fn begin_shedding(&self, queue_id: i32, time: Duration) -> Result<bool, Error> {
+    /// Takes the right to shed jobs of a queue for so long. None: another scheduler has it.
+    pub async fn begin_shedding(
+        &self,
+        queue_id: i32,
+        time: Duration,
+    ) -> Result<Option<RightToShed>, Error> {
         let params: [&(dyn ToSql + Sync); 2] = [&queue_id, &(millis(time) as f64)];
         let rows = self
             .query("beginning to shed", BEGIN_SHEDDING, &params)
             .await?;
-        Ok(!rows.is_empty())
+        Ok(rows.first().map(|row| RightToShed {
+            queue_id,
+            until: row.get(0),
+        }))
     }
 
-    /// Gives that right back.
-    pub async fn end_shedding(&self, queue_id: i32) -> Result<(), Error> {
-        self.query("ending to shed", END_SHEDDING, &[&queue_id])
+    /// Gives that right back, unless it is over.
+    pub async fn end_shedding(&self, right: RightToShed) -> Result<(), Error> {
+        let params: [&(dyn ToSql + Sync); 2] = [&right.queue_id, &right.until];
+        self.query("ending to shed", END_SHEDDING, &params)
             .await
             .map(drop)
     }

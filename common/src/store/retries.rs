@@ -55,8 +55,8 @@ const FAILED_LONG_AGO: &str = failed!(
 );
 
 /// A provider gets further attempts at the pace of its budget: those that come together, as after an
-/// outage, are spread by chance over the time that the budget needs for all that was asked of it and has
-/// not been given yet. Without a number of its own the budget is a tenth of the provider's rate.
+/// outage, are spread by chance over the time that the budget needs for them, behind what was asked of
+/// it before and has not been given yet. Without a number of its own the budget is a tenth of the provider's rate.
 const RETRY: &str = "
     with ruled as (
         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)),
@@ -77,7 +77,7 @@ const RETRY: &str = "
     spread as materialized (
         select b.id, b.per_second,
                greatest(b.retry_debt - b.per_second
-                   * greatest(extract(epoch from clock_timestamp() - b.retry_at), 0), 0) + a.n as debt
+                   * greatest(extract(epoch from clock_timestamp() - b.retry_at), 0), 0) + a.n as debt, a.n
         from budget b join asked a on a.provider_id = b.id),
     noted as (
         update postroad.provider v set retry_debt = s.debt, retry_at = clock_timestamp()
@@ -86,7 +86,7 @@ const RETRY: &str = "
     set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
         claimed_by = null, started_at = null, worker_id = null,
         run_at = now() + d.wait_ms * interval '1 ms'
-            + coalesce(random() * s.debt / s.per_second, 0) * interval '1 second'
+            + coalesce((s.debt - random() * s.n) / s.per_second, 0) * interval '1 second'
     from ruled d, postroad.queue q left join spread s on s.id = q.provider_id
     where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
       and q.id = j.queue_id

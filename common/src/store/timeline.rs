@@ -124,7 +124,8 @@ const MARK_TO: &str = "
         where e.tenant_id = $1 and e.recipient = $2 and e.id = $3),
     moved as (
         insert into postroad.timeline_reader as w (tenant_id, recipient, read_to, read_to_id)
-        select $1, $2, at, id from item
+        -- An announcement and an entry may have one id: a sender chooses that of its job.
+        select $1, $2, at, id from item order by at desc limit 1
         on conflict (tenant_id, recipient) do update
             set read_to = excluded.read_to, read_to_id = excluded.read_to_id,
                 read_ids = array(

@@ -68,12 +68,13 @@ const PRUNE_CHUNKS: &str = "
             limit $2))
         returning k.campaign_id),
     cursors as (
+        -- All of a campaign's, or none: one that is resumed must not go on with some of its zones.
         delete from postroad.campaign_cursor k
-        where k.ctid = any(array(
-            select o.ctid from postroad.campaign_cursor o
-            join postroad.campaign c on c.id = o.campaign_id
+        where k.campaign_id = any(array(
+            select c.id from postroad.campaign c
             where c.ended_at < now() - $1 * interval '1 ms'
-            limit $2))
+              and exists (select from postroad.campaign_cursor o where o.campaign_id = c.id)
+            limit 10 for no key update skip locked))
         returning k.campaign_id)
     select campaign_id from chunks union all select campaign_id from cursors";
 

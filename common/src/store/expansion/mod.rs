@@ -65,7 +65,8 @@ const PROGRESS: &str = concat!(
             live.scheduled + live.in_pipe + live.running + live.failed, live.held,
             (select count(*) from postroad.job j
              where j.campaign_id = c.id and j.stage = 0 and j.zone is not null and j.attempt = 0
-               and j.run_at > now()),
+               -- Not what a destination or a full queue has sent back for some minutes.
+               and j.run_at > now() + interval '10 minutes'),
             noted.made + noted.duplicates + noted.rejected
      from (select $1::bigint as id) c ",
     progress_of_c!()
@@ -81,6 +82,8 @@ const STOPPED: &str = "
     where s.lifted_at is null and s.campaign_id is null and coalesce(s.tenant_id, 0) in (0, $1)
       and (s.queue_id is null or s.queue_id in (select id from postroad.queue where name = any($2)))
       and (s.kind_id is null or s.kind_id in (select id from postroad.kind where name = any($3)))
+      and (s.provider_id is null
+           or s.provider_id in (select provider_id from postroad.queue where name = any($2)))
     order by s.mode limit 1";
 
 /// A recipient that is there twice has one job: the one that is there, or was and is in the archive
