@@ -1,6 +1,7 @@
 //! Timelines: what an announcement to a million recipients writes, and how many looks a second one
 //! process of the API answers while hundreds of announcements are shown.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -14,6 +15,7 @@ use crate::audiences;
 use crate::client::Client;
 use crate::ground::Ground;
 use crate::table::{Table, quantile};
+use crate::usage::Usage;
 
 const RECIPIENTS: usize = 1_000_000;
 /// Announcements that are shown at once.
@@ -103,8 +105,15 @@ pub(crate) async fn measure(
         .await?;
     looks(&api, count, Duration::from_secs(1)).await?;
     let (mut rates, mut p50, mut p99) = (vec![], vec![], vec![]);
+    let mut costs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let watched = ground.watched(cluster);
     for _ in 0..runs {
+        let before = Usage::of(&watched)?;
         let mut waits = looks(&api, count, LOOKS).await?;
+        for (name, seconds) in Usage::of(&watched)?.since(&before).by_name() {
+            let micros = seconds * 1e6 / waits.len() as f64;
+            costs.entry(name).or_default().push(micros);
+        }
         rates.push(waits.len() as f64 / LOOKS.as_secs_f64());
         p50.push(quantile(&mut waits, 0.5));
         p99.push(quantile(&mut waits, 0.99));
@@ -113,6 +122,9 @@ pub(crate) async fn measure(
     table.add(of, "/s", rates);
     table.add("  answer, median", "ms", p50);
     table.add("  answer, p99", "ms", p99);
+    for (name, micros) in costs.into_iter().filter(|(name, _)| *name != "rabbitmq") {
+        table.add(format!("  processor time of {name} for each"), "µs", micros);
+    }
     site.cluster.take_down().await
 }
 
