@@ -89,7 +89,8 @@ grant update (state, note, paused_by, is_operators, canary, canary_passed_at, fa
     on postroad.campaign to postroad_api;
 grant select, insert, delete on postroad.campaign_chunk, postroad.suppression to postroad_api;
 grant select on postroad.campaign_entry, postroad.campaign_total to postroad_api;
-grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days, provider_id)
+grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days, provider_id,
+    waiting_max, on_full)
     on postroad.queue to postroad_api;
 grant select, insert, delete on postroad.provider to postroad_api;
 grant update (unanswered_max, rate_per_second, rate_tokens, rate_at, retries_per_second, failure_max)

@@ -20,6 +20,7 @@ pub mod config;
 mod auth;
 mod body;
 mod collector;
+mod doors;
 mod frame;
 mod metrics;
 mod ndjson;
@@ -49,6 +50,7 @@ use utoipa::openapi::OpenApi;
 use auth::{TokenUse, Tokens};
 use collector::Collector;
 use config::Config;
+use doors::Doors;
 use quota::Quotas;
 use waker::Waker;
 
@@ -60,6 +62,7 @@ pub(crate) struct App {
     collector: Collector,
     waker: Waker,
     quotas: Quotas,
+    doors: Doors,
     previews: Arc<Semaphore>,
     egress: EgressPolicy,
 }
@@ -96,6 +99,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         collector: Collector::spawn(store.clone(), waker.clone()),
         waker,
         quotas: Quotas::default(),
+        doors: Doors::new(store.clone()),
         previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
         egress: config.egress,
         store: store.clone(),

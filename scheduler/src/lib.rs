@@ -9,6 +9,7 @@
 //! | [`expander`] | none; makes the jobs of campaigns, and says when recipients may be reached |
 //! | [`expirer`] | scheduled → expired |
 //! | [`operator`] | dead → scheduled, where somebody wants dead letters back |
+//! | [`shedder`] | scheduled → cancelled, where more jobs wait in a queue than may |
 //! | [`stopper`] | scheduled → cancelled, where a stop says so; brings back what stops have set aside |
 //! | [`ticker`] | none; makes the jobs of recurring schedules |
 //! | [`pruner`] | none; makes and drops partitions, and forgets finished jobs that their queue does not keep |
@@ -30,6 +31,7 @@ pub mod operator;
 pub mod pruner;
 pub mod rescuer;
 pub mod retrier;
+pub mod shedder;
 pub mod stopper;
 pub mod ticker;
 pub mod watcher;
@@ -57,6 +59,7 @@ use operator::Operator;
 use pruner::Pruner;
 use rescuer::Rescuer;
 use retrier::Retrier;
+use shedder::Shedder;
 use stopper::Stopper;
 use ticker::Ticker;
 use watcher::Watcher;
@@ -140,6 +143,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ),
         spawn(
             Expander::new(store.clone(), dispatch.clone()),
+            other.clone(),
+            &health,
+            &shutdown,
+        ),
+        spawn(
+            Shedder::new(store.clone()),
             other.clone(),
             &health,
             &shutdown,

@@ -19,6 +19,7 @@ const EXPANDED: &str = "postroad_campaign_jobs_total";
 const STOPPED: &str = "postroad_jobs_stopped_total";
 const STOPS: &str = "postroad_stops";
 const BREAKERS: &str = "postroad_breakers";
+const SHED: &str = "postroad_jobs_shed_total";
 const TICKS: &str = "postroad_schedule_ticks_total";
 const LEDGER_IMBALANCE: &str = "postroad_ledger_imbalance";
 const LEDGER_ALARMS: &str = "postroad_ledger_alarms_total";
@@ -74,6 +75,11 @@ pub fn describe() {
         "jobs that stops were about, by what this scheduler did: set aside at a claim, released, cancelled"
     );
     describe_gauge!(STOPS, Unit::Count, "stops that are in force, by mode");
+    describe_counter!(
+        SHED,
+        Unit::Count,
+        "jobs that a full queue has dropped, coalesced or deferred, by priority"
+    );
     describe_gauge!(
         BREAKERS,
         Unit::Count,
@@ -221,6 +227,18 @@ pub(crate) fn stopped(what: &'static str, jobs: usize) {
 
 pub(crate) fn stops(mode: &'static str, count: i64) {
     gauge!(STOPS, "mode" => mode).set(count as f64);
+}
+
+pub(crate) fn shed(queue: &str, what: &'static str, priority: Option<i16>, jobs: u64) {
+    let priority = match priority {
+        Some(0) => "0",
+        Some(1) => "1",
+        Some(2) => "2",
+        Some(_) => "3",
+        None => "any",
+    };
+    counter!(SHED, "queue" => queue.to_owned(), "what" => what, "priority" => priority)
+        .increment(jobs);
 }
 
 pub(crate) fn breakers(state: &'static str, count: i64) {

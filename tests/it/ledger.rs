@@ -102,6 +102,7 @@ async fn every_state_and_every_end_is_counted_for_its_tenant() {
         cancelled: 0,
         expired: 2,
         balanced: true,
+        shed: 0,
     };
     assert_eq!(account(&room, "acme").await, expected);
     assert!(room.store.fold_ledger(ALL).await.unwrap() > 0);

@@ -6,6 +6,7 @@
 //! says how far that goes. Lines with an `id` or a `dedup_key` can simply be sent again.
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use postroad_common::job::NewJob;
 use postroad_common::store::Store;
@@ -171,7 +172,8 @@ impl Reading {
                 }
                 Err(problem) if problem.status().is_server_error() => return Err(problem),
                 Err(problem) => {
-                    metrics::rejected("invalid", 1);
+                    let is_full = problem.status() == StatusCode::TOO_MANY_REQUESTS;
+                    metrics::rejected(if is_full { "full" } else { "invalid" }, 1);
                     batch.rejected += 1;
                     self.answers.reject(number, problem).await;
                 }

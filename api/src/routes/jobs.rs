@@ -16,6 +16,7 @@ use super::{Job, JobPage, before, limit_of};
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, JsonBytes, Path, Query, id_of};
+use crate::doors::Doors;
 use crate::metrics;
 use crate::problem::Problem;
 
@@ -62,6 +63,10 @@ pub(crate) struct JobSubmission {
     /// W3C trace context of the submitter. Default: the request's header of this name.
     #[schema(max_length = 255)]
     traceparent: Option<String>,
+    /// Of waiting jobs of the tenant and kind with this key only the newest is worth its place, in a
+    /// queue that coalesces when it is full.
+    #[schema(min_length = 1, max_length = 255)]
+    coalesce_key: Option<String>,
 }
 
 /// Which jobs.
@@ -212,6 +217,7 @@ fn view(job: &NewJob, inserted: Inserted) -> JobView {
 pub(super) struct Submitter<'a> {
     caller: &'a Caller,
     egress: &'a EgressPolicy,
+    doors: &'a Doors,
 }
 
 impl<'a> Submitter<'a> {
@@ -219,6 +225,7 @@ impl<'a> Submitter<'a> {
         Self {
             caller,
             egress: &app.egress,
+            doors: &app.doors,
         }
     }
 
@@ -251,6 +258,7 @@ impl<'a> Submitter<'a> {
         let is_resend = input.id.is_some();
         let job = input.into_job()?;
         self.vet(&job)?;
+        self.doors.check(job.queue.as_str()).await?;
         Ok((job, is_resend))
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct TenantAccount {
     expired: i64,
     /// False: a job of this tenant is lost or doubled.
     balanced: bool,
+    /// Those of the cancelled ones that a full queue has shed.
+    shed: i64,
 }
 
 impl From<Account> for TenantAccount {
@@ -53,6 +55,7 @@ impl From<Account> for TenantAccount {
             cancelled: account.cancelled,
             expired: account.expired,
             balanced: account.balanced,
+            shed: account.shed,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use postroad_common::config::parse_duration;
-use postroad_common::store::{Changed, QueueChange, QueueRow};
+use postroad_common::store::{Changed, OnFull, QueueChange, QueueRow};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -37,6 +37,14 @@ pub(crate) struct Queue {
     /// Whose limits its jobs keep to, beside its own.
     #[schema(required = true)]
     provider: Option<String>,
+    /// How many of its jobs may be due and wait.
+    #[schema(required = true)]
+    waiting_max: Option<i32>,
+    /// What becomes of more: `reject`, `drop`, `defer` or `coalesce`.
+    on_full: String,
+    /// Since when it accepts nothing, because it is full.
+    #[schema(required = true)]
+    full_at: Option<jiff::Timestamp>,
     /// Due and not dispatched; counted up to 10,000.
     due: i64,
     dispatched: i64,
@@ -61,6 +69,9 @@ impl From<QueueRow> for Queue {
             rate_per_second: row.rate_per_second,
             retention_days: row.retention_days,
             provider: row.provider,
+            waiting_max: row.waiting_max,
+            on_full: row.on_full,
+            full_at: row.full_at,
             due: row.due,
             dispatched: row.dispatched,
             running: row.running,
@@ -104,6 +115,16 @@ pub(crate) struct QueuePatch {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     provider: Option<Option<String>>,
+    /// How many of its jobs may be due and wait: 1 to 2,000,000,000.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 2_000_000_000)]
+    waiting_max: Option<Option<i32>>,
+    /// What becomes of more. `reject`: they are not accepted. `drop`: jobs of the lowest class (3 is the
+    /// lowest priority) are shed, from the tenants that have most of it, the oldest first. `defer`: the
+    /// same are due a minute or two later. `coalesce`: of jobs with the same `coalesce_key` all but the
+    /// newest are shed, and if that is not enough, as with `drop`.
+    #[schema(pattern = "^(reject|drop|defer|coalesce)$", example = "drop")]
+    on_full: Option<String>,
 }
 
 /// A field that is there, be it null.
@@ -130,6 +151,13 @@ impl QueuePatch {
             1_000_000,
         )?;
         in_range("/retention_days", self.retention_days.flatten(), 3650)?;
+        in_range("/waiting_max", self.waiting_max.flatten(), 2_000_000_000)?;
+        let on_full = self.on_full.as_deref().map(|name| {
+            OnFull::of_name(name).ok_or_else(|| {
+                let what = "must be `reject`, `drop`, `defer` or `coalesce`";
+                Problem::invalid("/on_full", what)
+            })
+        });
         let ttl = self.pipe_ttl.as_deref();
         let pipe_ttl = ttl.map(|text| duration("/pipe_ttl", text, Duration::from_secs(1), DAY));
         Ok(QueueChange {
@@ -139,6 +167,8 @@ impl QueuePatch {
             rate_per_second: self.rate_per_second,
             retention_days: self.retention_days,
             provider: self.provider.clone(),
+            waiting_max: self.waiting_max,
+            on_full: on_full.transpose()?,
         })
     }
 }

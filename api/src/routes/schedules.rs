@@ -254,6 +254,7 @@ fn check(new: &NewSchedule, submitter: &Submitter<'_>) -> Result<Recurrence, Pro
         max_attempts: new.max_attempts,
         on_lost: new.on_lost.clone(),
         traceparent: None,
+        coalesce_key: None,
     };
     let job = job.into_job()?;
     submitter.vet(&job)?;

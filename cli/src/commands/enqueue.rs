@@ -47,6 +47,10 @@ pub(crate) struct Args {
     /// A second job with this key (same tenant and kind) is the first one.
     #[arg(long, conflicts_with = "file")]
     dedup_key: Option<String>,
+    /// Of waiting jobs of the tenant and kind with this key only the newest is kept, in a queue that
+    /// coalesces when it is full (1 to 255 bytes).
+    #[arg(long, value_name = "KEY", conflicts_with = "file")]
+    coalesce_key: Option<String>,
     /// Attempts before it is dead [default: as the tenant says, else as the kind does].
     #[arg(long, conflicts_with = "file")]
     max_attempts: Option<i32>,
@@ -103,6 +107,7 @@ async fn enqueue_one(args: Args) -> anyhow::Result<()> {
         max_attempts: args.max_attempts,
         on_lost: args.on_lost,
         traceparent: None,
+        coalesce_key: args.coalesce_key,
     };
     let job = input.into_job()?;
     let store = Setup::of_process()?.current_store().await?;

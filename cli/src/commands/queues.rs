@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use postroad_common::job::{ProviderName, QueueName};
-use postroad_common::store::{Changed, QueueChange, QueueRow, Store};
+use postroad_common::store::{Changed, OnFull, QueueChange, QueueRow, Store};
 
-use super::values::{Limit, days, duration, prefetch, provider, rate};
+use super::values::{Limit, days, duration, prefetch, provider, rate, waiting};
 use crate::exit;
 use crate::output::{self, Table, line, note, number_or, stretch};
 use crate::setup::Setup;
@@ -68,7 +68,8 @@ Examples:
   postroad queues set sms --rate none --prefetch 20
   postroad queues set webhooks --window 5000 --pipe-ttl 2m
   postroad queues set sms --retention-days 2
-  postroad queues set sms --provider gateway")]
+  postroad queues set sms --provider gateway
+  postroad queues set push --waiting-max 300000 --on-full drop")]
     Set {
         #[arg(value_name = "QUEUE")]
         name: QueueName,
@@ -91,6 +92,13 @@ Examples:
         /// Whose limits its jobs keep to, beside its own (see `postroad providers`), or `none`.
         #[arg(long, value_name = "PROVIDER", value_parser = provider)]
         provider: Option<Limit<ProviderName>>,
+        /// How many of its jobs may be due and wait (1 to 2000000000), or `none`.
+        #[arg(long, value_name = "JOBS", value_parser = waiting)]
+        waiting_max: Option<Limit<i32>>,
+        /// What becomes of more: reject (not accepted), drop (the lowest class is shed), defer (the same,
+        /// a minute or two later), coalesce (all but the newest of each key, then as with drop).
+        #[arg(long, value_name = "POLICY", value_parser = on_full)]
+        on_full: Option<OnFull>,
     },
 }
 
@@ -102,6 +110,10 @@ fn pipe_ttl(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a duration from 1s to 1d is expected")
 }
 
+fn on_full(text: &str) -> Result<OnFull, &'static str> {
+    OnFull::of_name(text).ok_or("reject, drop, defer or coalesce is expected")
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let change = match &args.command {
         Command::Set {
@@ -111,6 +123,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             rate,
             retention_days,
             provider,
+            waiting_max,
+            on_full,
             ..
         } => Some(QueueChange {
             window_size: *window,
@@ -121,6 +135,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             provider: provider
                 .as_ref()
                 .map(|name| name.0.as_ref().map(ToString::to_string)),
+            waiting_max: waiting_max.map(|limit| limit.0),
+            on_full: *on_full,
         }),
         _ => None,
     };
@@ -129,7 +145,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .is_some_and(|change| *change == QueueChange::default())
     {
         return Err(exit::usage(
-            "nothing to set: give --window, --pipe-ttl, --prefetch, --rate, --retention-days or --provider",
+            "nothing to set: give --window, --pipe-ttl, --prefetch, --rate, --retention-days, --provider, --waiting-max or --on-full",
         ));
     }
     let store = Setup::of_process()?.current_store().await?;
@@ -223,6 +239,9 @@ async fn get(store: &Store, name: &QueueName, json: bool) -> anyhow::Result<()> 
             "provider",
             queue.provider.clone().unwrap_or_else(|| "none".to_owned()),
         ),
+        ("waiting max", number_or(queue.waiting_max, "none")),
+        ("when full", queue.on_full.clone()),
+        ("full", output::moment_or(queue.full_at, "no")),
         ("due", queue.due.to_string()),
         (
             "oldest due",

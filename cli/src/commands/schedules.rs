@@ -267,6 +267,7 @@ impl Create {
             max_attempts: None,
             on_lost: None,
             traceparent: None,
+            coalesce_key: None,
         };
         Ok(job.into_job().map_err(exit::usage)?.args)
     }

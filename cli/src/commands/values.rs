@@ -25,6 +25,11 @@ pub(crate) fn prefetch(text: &str) -> Result<Limit<i32>, String> {
     limit(text, 1, 2000)
 }
 
+/// Jobs that may wait, or none.
+pub(crate) fn waiting(text: &str) -> Result<Limit<i32>, String> {
+    limit(text, 1, 2_000_000_000)
+}
+
 /// A share over 0, up to 1, or none.
 pub(crate) fn share(text: &str) -> Result<Limit<f64>, &'static str> {
     match (text, text.parse()) {

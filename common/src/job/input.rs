@@ -44,6 +44,8 @@ pub struct JobInput {
     pub on_lost: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// 1 to 255 bytes.
+    pub coalesce_key: Option<String>,
 }
 
 /// Why an input is no job, on one line.
@@ -150,6 +152,7 @@ impl JobInput {
         };
         job.dedup_key = self.dedup_key;
         job.traceparent = self.traceparent;
+        job.coalesce_key = self.coalesce_key;
         job.check()?;
         Ok(job)
     }

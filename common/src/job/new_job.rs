@@ -62,6 +62,9 @@ pub struct NewJob {
     pub dedup_key: Option<String>,
     /// W3C trace context. At most 255 bytes.
     pub traceparent: Option<String>,
+    /// Of waiting jobs of the same tenant and kind with this key only the newest is worth its place, in
+    /// a queue that coalesces when it is full. At most 255 bytes.
+    pub coalesce_key: Option<String>,
 }
 
 impl NewJob {
@@ -81,6 +84,7 @@ impl NewJob {
             on_lost: None,
             dedup_key: None,
             traceparent: None,
+            coalesce_key: None,
         }
     }
 
@@ -129,6 +133,16 @@ impl NewJob {
             return Err(InvalidJob::new(
                 "traceparent",
                 "must be at most 255 bytes without NUL",
+            ));
+        }
+        if self
+            .coalesce_key
+            .as_ref()
+            .is_some_and(|key| !(1..=255).contains(&key.len()) || key.contains('\0'))
+        {
+            return Err(InvalidJob::new(
+                "coalesce_key",
+                "must be 1 to 255 bytes without NUL",
             ));
         }
         self.check_times()

@@ -86,7 +86,7 @@ const INSERT: &str = "
         left join postroad.tenant t on t.name = one.name),
     inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
-                                  expires_at, max_attempts, on_lost, traceparent)
+                                  expires_at, max_attempts, on_lost, traceparent, coalesce_key)
         select u.id,
                (array(select q.id from unnest($2::text[]) with ordinality as one(name, n)
                       left join postroad.queue q on q.name = one.name order by n))[u.queue],
@@ -96,13 +96,14 @@ const INSERT: &str = "
                coalesce(u.priority, tenants.priorities[u.tenant], 1), at.due,
                coalesce(u.expires_at,
                         postroad.default_expiry(at.due, tenants.expires_after[u.tenant])),
-               coalesce(u.max_attempts, tenants.max_attempts[u.tenant]), u.on_lost, u.traceparent
+               coalesce(u.max_attempts, tenants.max_attempts[u.tenant]), u.on_lost, u.traceparent,
+               u.coalesce_key
         from tenants,
              unnest($1::uuid[], $5::int[], $6::int[], $7::int[], $8::text[], $9::smallint[],
                     $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::int[],
-                    $14::text[], $15::text[])
+                    $14::text[], $15::text[], $17::text[])
              as u(id, queue, kind, tenant, args, priority, run_at, delay_ms, expires_at,
-                  max_attempts, on_lost, traceparent),
+                  max_attempts, on_lost, traceparent, coalesce_key),
              lateral (select coalesce(u.run_at, now() + u.delay_ms * interval '1 ms')) as at(due)
         where not ($16 and postroad.is_archived(u.id))
         order by u.id
@@ -127,10 +128,10 @@ const INSERT_WITH_KEYS: &str = "
                coalesce(u.run_at, now() + u.delay_ms * interval '1 ms') as due
         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[],
                     $7::timestamptz[], $8::bigint[], $9::timestamptz[], $10::int[], $11::text[],
-                    $12::text[], $13::text[], $16::bytea[])
+                    $12::text[], $13::text[], $16::bytea[], $17::text[])
              with ordinality as u(id, queue, kind, tenant, args, priority, run_at, delay_ms,
                                   expires_at, max_attempts, on_lost, dedup_key, traceparent,
-                                  digest, n)
+                                  digest, coalesce_key, n)
         left join postroad.queue q on q.name = u.queue
         left join postroad.kind k on k.name = u.kind
         left join postroad.tenant t on t.name = u.tenant),
@@ -145,11 +146,11 @@ const INSERT_WITH_KEYS: &str = "
         returning tenant_id, kind_id, key, job_id, digest),
     inserted as (
         insert into postroad.job (id, queue_id, kind_id, tenant_id, args, priority, run_at,
-                                  expires_at, max_attempts, on_lost, traceparent)
+                                  expires_at, max_attempts, on_lost, traceparent, coalesce_key)
         select id, queue_id, kind_id, tenant_id, args::json,
                coalesce(priority, default_priority, 1), due,
                coalesce(expires_at, postroad.default_expiry(due, default_expires_after)),
-               coalesce(max_attempts, default_max_attempts), on_lost, traceparent
+               coalesce(max_attempts, default_max_attempts), on_lost, traceparent, coalesce_key
         from input
         where (dedup_key is null or id in (select job_id from won))
           and not ($15 and postroad.is_archived(input.id))
@@ -218,7 +219,7 @@ impl Store {
         tenants: &Distinct<'_>,
     ) -> Result<Vec<Enqueued>, Error> {
         let fields = Fields::of(jobs);
-        let params: [&(dyn ToSql + Sync); 16] = [
+        let params: [&(dyn ToSql + Sync); 17] = [
             &fields.ids,
             &queues.names,
             &kinds.names,
@@ -235,6 +236,7 @@ impl Store {
             &fields.on_lost,
             &fields.traceparents,
             &is_resend,
+            &fields.coalesce_keys,
         ];
         let rows = match is_resend {
             false => self.query("enqueueing jobs", INSERT, &params).await?,
@@ -269,7 +271,7 @@ impl Store {
         let keys = column(jobs, |job| job.dedup_key.as_deref());
         let digests = column(jobs, digest);
         let fields = Fields::of(jobs);
-        let params: [&(dyn ToSql + Sync); 16] = [
+        let params: [&(dyn ToSql + Sync); 17] = [
             &fields.ids,
             &queues,
             &kinds,
@@ -286,6 +288,7 @@ impl Store {
             &(millis(DEDUP_FOR) as f64),
             &is_resend,
             &digests,
+            &fields.coalesce_keys,
         ];
         let of_keys: [&(dyn ToSql + Sync); 3] = [&tenants, &kinds, &keys];
         let before = [
@@ -434,6 +437,10 @@ fn digest(job: &NewJob) -> Option<Vec<u8>> {
             .map(|on_lost| on_lost.as_str())
             .unwrap_or_default(),
     );
+    // Not of jobs without: theirs was made before there was such a key.
+    if let Some(key) = &job.coalesce_key {
+        field(key);
+    }
     Some(digest.finalize().to_vec())
 }
 
@@ -485,6 +492,7 @@ struct Fields<'a> {
     max_attempts: Vec<Option<i32>>,
     on_lost: Vec<Option<&'a str>>,
     traceparents: Vec<Option<&'a str>>,
+    coalesce_keys: Vec<Option<&'a str>>,
 }
 
 impl<'a> Fields<'a> {
@@ -505,6 +513,7 @@ impl<'a> Fields<'a> {
             max_attempts: column(jobs, |job| job.max_attempts),
             on_lost: column(jobs, |job| job.on_lost.map(|on_lost| on_lost.as_str())),
             traceparents: column(jobs, |job| job.traceparent.as_deref()),
+            coalesce_keys: column(jobs, |job| job.coalesce_key.as_deref()),
         }
     }
 }

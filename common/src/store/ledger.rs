@@ -41,6 +41,8 @@ pub struct Account {
     pub cancelled: i64,
     pub expired: i64,
     pub balanced: bool,
+    /// Those of the cancelled ones that a full queue has shed.
+    pub shed: i64,
 }
 
 impl Account {
@@ -94,18 +96,19 @@ const FOLD: &str = "
         delete from postroad.ledger_entry
         where ctid = any(array(
             select ctid from postroad.ledger_entry limit $1 for update skip locked))
-        returning tenant_id, accepted, completed, dead, cancelled, expired),
+        returning tenant_id, accepted, completed, dead, cancelled, expired, shed),
     folded as (
         insert into postroad.ledger_total as t
-            (tenant_id, accepted, completed, dead, cancelled, expired)
-        select tenant_id, sum(accepted), sum(completed), sum(dead), sum(cancelled), sum(expired)
+            (tenant_id, accepted, completed, dead, cancelled, expired, shed)
+        select tenant_id, sum(accepted), sum(completed), sum(dead), sum(cancelled), sum(expired), sum(shed)
         from taken group by tenant_id order by tenant_id
         on conflict (tenant_id) do update
             set accepted = t.accepted + excluded.accepted,
                 completed = t.completed + excluded.completed,
                 dead = t.dead + excluded.dead,
                 cancelled = t.cancelled + excluded.cancelled,
-                expired = t.expired + excluded.expired)
+                expired = t.expired + excluded.expired,
+                shed = t.shed + excluded.shed)
     select count(*) from taken";
 
 /// The same for the accounts of campaigns.
@@ -131,7 +134,7 @@ const FOLD_CAMPAIGNS: &str = "
 /// A row for the moment even where there is no such tenant.
 const LEDGER: &str = "
     select m.at, l.tenant, l.accepted, l.scheduled, l.dispatched, l.running, l.failed, l.held,
-           l.completed, l.dead, l.cancelled, l.expired, l.balanced
+           l.completed, l.dead, l.cancelled, l.expired, l.balanced, l.shed
     from (select now() as at) m
     left join postroad.ledger l on $1::text is null or l.tenant = $1
     order by l.tenant";
@@ -316,5 +319,6 @@ fn account(row: &Row) -> Option<Account> {
         cancelled: row.get(10),
         expired: row.get(11),
         balanced: row.get(12),
+        shed: row.get(13),
     })
 }

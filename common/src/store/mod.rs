@@ -89,6 +89,7 @@ mod listener;
 mod names;
 mod operations;
 mod outcomes;
+mod overload;
 mod overview;
 mod processes;
 mod providers;
@@ -137,6 +138,7 @@ pub use ledger::{Account, Doubled, IDS_MAX, Ledger, QueuePipe};
 pub use listener::{Called, Channel, Listener};
 pub use operations::{NewRedrive, Operation, RedriveFilter};
 pub use outcomes::{COMPLETE_IN_TRANSACTION, Ending, Gate, GateVerdict, Moved, Outcome};
+pub use overload::{Buffer, OnFull, Waiting};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use providers::{

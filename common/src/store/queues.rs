@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::audit::{Change, if_so, one};
-use super::{Changed, Error, Store, from_millis, millis};
+use super::{Changed, Error, OnFull, Store, from_millis, millis};
 
 /// A queue: its settings, and what is in it of this store's tenant.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +26,12 @@ pub struct QueueRow {
     pub retention_days: Option<i32>,
     /// Whose limits its jobs keep to, beside its own.
     pub provider: Option<String>,
+    /// So many of its jobs may be due and wait.
+    pub waiting_max: Option<i32>,
+    /// What becomes of more.
+    pub on_full: String,
+    /// Since when it accepts nothing.
+    pub full_at: Option<Timestamp>,
     /// Due and not dispatched, counted up to 10,000.
     pub due: i64,
     pub dispatched: i64,
@@ -63,6 +69,12 @@ pub struct QueueChange {
     /// Whose limits its jobs keep to. It must be there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<Option<String>>,
+    /// How many of its jobs may be due and wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_max: Option<Option<i32>>,
+    /// What becomes of more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_full: Option<OnFull>,
 }
 
 /// A kind: how its jobs are tried.
@@ -158,7 +170,8 @@ const QUEUES: &str = "
            extract(epoch from q.pipe_ttl)::double precision, q.prefetch, q.rate_per_second,
            q.retention_days, due.n, coalesce(pipe.dispatched, 0), coalesce(pipe.running, 0),
            coalesce(failed.n, 0), coalesce(held.n, 0),
-           extract(epoch from now() - due.oldest)::double precision, coalesce(stopped.n, 0), v.name
+           extract(epoch from now() - due.oldest)::double precision, coalesce(stopped.n, 0), v.name,
+           q.waiting_max, q.on_full, q.full_at
     from postroad.queue q
     left join postroad.provider v on v.id = q.provider_id
     left join pipe on pipe.queue_id = q.id
@@ -189,7 +202,9 @@ const SET_QUEUE: &str = "
         rate_per_second = case when $6 then $7 else rate_per_second end,
         retention_days = case when $8 then $9 else retention_days end,
         provider_id = case when $10 then (select v.id from postroad.provider v where v.name = $11)
-                           else provider_id end
+                           else provider_id end,
+        waiting_max = case when $12 then $13 else waiting_max end,
+        on_full = coalesce($14, on_full)
     where name = $1 and ($11::text is null or exists (select from postroad.provider where name = $11))
     returning id";
 
@@ -237,6 +252,9 @@ impl Store {
             oldest_due_seconds: row.get::<_, Option<f64>>(12).map(|age| age.max(0.0)),
             stopped: row.get(13),
             provider: row.get(14),
+            waiting_max: row.get(15),
+            on_full: row.get(16),
+            full_at: row.get(17),
         };
         Ok(rows.iter().map(queue).collect())
     }
@@ -273,6 +291,9 @@ impl Store {
                 &settings.retention_days.flatten(),
                 &settings.provider.is_some(),
                 &settings.provider.as_ref().and_then(Option::as_ref),
+                &settings.waiting_max.is_some(),
+                &settings.waiting_max.flatten(),
+                &settings.on_full.map(OnFull::as_str),
             ],
             action: "queue.set",
             detail: json!(settings),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::job::{ARGS_BYTES_MAX, ARGS_NESTING_MAX};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "id",
     "tenant",
     "queue",
@@ -21,6 +21,7 @@ const FIELDS: [&str; 13] = [
     "max_attempts",
     "on_lost",
     "traceparent",
+    "coalesce_key",
 ];
 
 /// JSON that is wrong for most fields, right for some, and at or beyond the edge of others.
