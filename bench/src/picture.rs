@@ -14,8 +14,8 @@ const WIDTH: u32 = 1200;
 const TITLE_HEIGHT: u32 = 70;
 const PANEL_HEIGHT: u32 = 270;
 const FONT: &str = "sans-serif";
-/// Of a panel's height, above its lines: for what their colours mean.
-const HEADROOM: f64 = 1.4;
+/// Above the lines of a panel, as a share of their height: for what the colours mean, and for each of them.
+const HEADROOM: (f64, f64) = (0.15, 0.2);
 const SHADE: RGBColor = RGBColor(240, 228, 190);
 
 /// Panels that share their time.
@@ -102,8 +102,10 @@ impl Picture {
         is_last: bool,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
         let points = panel.lines.iter().flat_map(|line| &line.points);
-        let most = points.map(|point| point.1).fold(1.0, f64::max) * HEADROOM;
+        let headroom = HEADROOM.0 + HEADROOM.1 * panel.lines.len() as f64;
+        let most = points.map(|point| point.1).fold(1.0, f64::max) * (1.0 + headroom);
         let mut chart = ChartBuilder::on(area)
+            .margin_left(16)
             .margin_right(24)
             .margin_top(8)
             .x_label_area_size(if is_last { 52 } else { 28 })
@@ -120,6 +122,8 @@ impl Picture {
             .light_line_style(TRANSPARENT)
             .x_desc(if is_last { "seconds" } else { "" })
             .y_desc(panel.unit)
+            .x_labels(12)
+            .x_label_formatter(&|second| format!("{second:.0}"))
             .y_labels(6)
             .y_label_formatter(&|value| thousands(*value))
             .label_style((FONT, 17))
