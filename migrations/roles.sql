@@ -44,15 +44,22 @@ grant update (lifted_at, cursor, pass_at, pass_is_last, pass_found, pass_after) 
 grant select, insert, update, delete on postroad.stop_catch to postroad_scheduler;
 grant select, delete on postroad.campaign to postroad_scheduler;
 grant select on postroad.suppression to postroad_scheduler;
-grant update (state, note, paused_by, rate_tokens, rate_at, canary_passed_at, revives, due_at, rest,
-    failures, ended_at) on postroad.campaign to postroad_scheduler;
+grant update (state, note, paused_by, rate_tokens, rate_at, canary, canary_passed_at, revives, due_at, rest,
+    failures, ended_at, planned, last_recipient, estimate, gone_through_at, rejections)
+    on postroad.campaign to postroad_scheduler;
 grant insert on postroad.stop to postroad_scheduler;
 grant select, update, delete on postroad.campaign_chunk to postroad_scheduler;
+grant select, insert, update, delete on postroad.campaign_cursor to postroad_scheduler;
 grant select, insert, update, delete on postroad.campaign_entry to postroad_scheduler;
 grant select, insert, update on postroad.campaign_total to postroad_scheduler;
 grant select on postroad.provider, postroad.breaker, postroad.tenant_bucket to postroad_scheduler;
 grant update (rate_tokens, rate_at, retry_debt, retry_at) on postroad.provider to postroad_scheduler;
 grant update (rate_tokens, rate_at) on postroad.tenant_bucket to postroad_scheduler;
+grant select, delete on postroad.announcement, postroad.timeline_entry, postroad.timeline_reader
+    to postroad_scheduler;
+-- What is locked has to be one's own to change.
+grant update (ends_at) on postroad.announcement, postroad.timeline_entry to postroad_scheduler;
+grant update (marked_on) on postroad.timeline_reader to postroad_scheduler;
 grant execute on function postroad.make_partitions(integer), postroad.drop_partitions(interval),
     postroad.forget_finished(date, integer[], bigint, bigint),
     postroad.is_archived(uuid), postroad.ensure_names(text[], text[], text[], integer) to postroad_scheduler;
@@ -68,6 +75,7 @@ grant select on postroad.tenant, postroad.tenant_secret, postroad.stop, postroad
 grant insert on postroad.stop_catch to postroad_worker;
 grant select on postroad.provider to postroad_worker;
 grant select, insert, update, delete on postroad.breaker to postroad_worker;
+grant select, insert on postroad.timeline_entry to postroad_worker;
 
 -- === The api ===
 
@@ -88,7 +96,14 @@ grant update (state, note, paused_by, is_operators, canary, canary_passed_at, fa
     upload, planned, counts, revives, due_at, rest, failures, started_at, ended_at)
     on postroad.campaign to postroad_api;
 grant select, insert, delete on postroad.campaign_chunk, postroad.suppression to postroad_api;
-grant select on postroad.campaign_entry, postroad.campaign_total to postroad_api;
+grant select on postroad.campaign_cursor, postroad.campaign_entry, postroad.campaign_total
+    to postroad_api;
+grant select, insert on postroad.announcement to postroad_api;
+grant update (content, ends_at, withdrawn_at, updated_at) on postroad.announcement to postroad_api;
+grant select, insert, update on postroad.announcement_set to postroad_api;
+grant select, delete on postroad.timeline_entry to postroad_api;
+grant update (read_at) on postroad.timeline_entry to postroad_api;
+grant select, insert, update, delete on postroad.timeline_reader to postroad_api;
 grant update (paused_at, window_size, pipe_ttl, prefetch, rate_per_second, retention_days, provider_id,
     waiting_max, on_full)
     on postroad.queue to postroad_api;
@@ -106,7 +121,8 @@ grant select on postroad.job, postroad.archive, postroad.attempt_error, postroad
     postroad.queue, postroad.process, postroad.schedule, postroad.schedule_tick, postroad.operation,
     postroad.ledger_entry, postroad.ledger_total, postroad.jobs, postroad.ledger, postroad.stop,
     postroad.stop_catch, postroad.campaign, postroad.campaign_entry, postroad.campaign_total,
-    postroad.recipient, postroad.audience, postroad.provider, postroad.breaker
+    postroad.campaign_cursor, postroad.recipient, postroad.audience, postroad.provider, postroad.breaker,
+    postroad.announcement, postroad.announcement_set, postroad.timeline_entry, postroad.timeline_reader
     to postroad_readonly;
 
 -- === Rows ===
@@ -124,13 +140,15 @@ begin
     foreach bound in array array['job', 'archive', 'dedup', 'attempt_error', 'tenant', 'schedule',
         'schedule_tick', 'operation', 'audit_log', 'ledger_entry', 'ledger_total', 'stop', 'stop_catch',
         'campaign', 'campaign_chunk', 'campaign_entry', 'campaign_total', 'suppression', 'recipient',
-        'audience', 'breaker'] loop
+        'audience', 'campaign_cursor', 'breaker', 'announcement', 'announcement_set', 'timeline_entry',
+        'timeline_reader'] loop
         condition := case bound
             when 'tenant' then replace(mine, 'tenant_id', 'id')
             -- An error belongs to the tenant of its job; what of the job is not seen, is not there.
             when 'attempt_error' then '(exists (select from postroad.job j where j.id = job_id)
                 or exists (select from postroad.archive a where a.id = job_id))'
             when 'campaign_chunk' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
+            when 'campaign_cursor' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
             when 'campaign_entry' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
             when 'campaign_total' then '(exists (select from postroad.campaign c where c.id = campaign_id))'
             when 'stop_catch' then '(exists (select from postroad.stop s where s.id = stop_id))'

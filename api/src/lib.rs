@@ -7,6 +7,7 @@
 //! | `frame` | what every request has around it |
 //! | `auth`, `quota` | who asks, and how much they may |
 //! | `body`, `ndjson`, `trace`, `problem` | what comes in, and what is said against it |
+//! | `shown` | announcements, kept in memory as long as nobody changes them |
 //! | `collector`, `waker` | single jobs in one statement; schedulers that look at once |
 //! | `routes` | one file for each kind of thing |
 
@@ -28,6 +29,7 @@ mod problem;
 mod quota;
 mod routes;
 mod server;
+mod shown;
 mod trace;
 mod waker;
 
@@ -52,6 +54,7 @@ use collector::Collector;
 use config::Config;
 use doors::Doors;
 use quota::Quotas;
+use shown::Shown;
 use waker::Waker;
 
 /// What handlers share.
@@ -64,6 +67,7 @@ pub(crate) struct App {
     quotas: Quotas,
     doors: Doors,
     previews: Arc<Semaphore>,
+    shown: Shown,
     egress: EgressPolicy,
 }
 
@@ -101,6 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         quotas: Quotas::default(),
         doors: Doors::new(store.clone()),
         previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
+        shown: Shown::new(),
         egress: config.egress,
         store: store.clone(),
     };

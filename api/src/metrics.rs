@@ -10,6 +10,7 @@ const REQUEST_SECONDS: &str = "http_request_duration_seconds";
 const ENQUEUED: &str = "postroad_jobs_enqueued_total";
 const REJECTED: &str = "postroad_jobs_rejected_total";
 const BATCH_SIZE: &str = "postroad_enqueue_batch_jobs";
+const ANNOUNCEMENTS_READ: &str = "postroad_announcement_sets_read_total";
 const BAD_TOKENS: &str = "postroad_bad_tokens_total";
 
 /// Says what each metric means. Once, after the recorder is installed.
@@ -29,6 +30,11 @@ pub(crate) fn describe() {
         BATCH_SIZE,
         Unit::Count,
         "jobs written to the database in one statement"
+    );
+    describe_counter!(
+        ANNOUNCEMENTS_READ,
+        Unit::Count,
+        "sets of a tenant's announcements read from the database, as they were new or not kept any more"
     );
     describe_counter!(
         BAD_TOKENS,
@@ -61,6 +67,10 @@ pub(crate) fn rejected(reason: &'static str, jobs: u64) {
 
 pub(crate) fn batch(jobs: usize) {
     histogram!(BATCH_SIZE).record(jobs as f64);
+}
+
+pub(crate) fn announcements_read() {
+    counter!(ANNOUNCEMENTS_READ).increment(1);
 }
 
 pub(crate) fn bad_token(reason: &'static str) {

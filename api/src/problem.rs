@@ -298,7 +298,10 @@ impl From<draft::Error> for Problem {
         match error {
             draft::Error::Unreadable(_) => Self::invalid("", error.to_string()),
             draft::Error::TooMany => Self::too_large(error.to_string()),
-            draft::Error::NoDraft(_) | draft::Error::NewerContent => {
+            draft::Error::NoAudience | draft::Error::UnreadableRules(_) => {
+                Self::invalid("/audience", error.to_string())
+            }
+            draft::Error::NoDraft(_) | draft::Error::HasAudience | draft::Error::NewerContent => {
                 Self::conflict(error.to_string())
             }
             draft::Error::NotKept => Self::unavailable(),

@@ -69,7 +69,7 @@ fn recipient(n: usize) -> Value {
 }
 
 /// What is asked for: few by an index, few without one, and many.
-fn questions() -> [(&'static str, Value); 6] {
+pub(crate) fn questions() -> [(&'static str, Value); 6] {
     [
         ("all", json!({"all": true})),
         (
@@ -158,8 +158,8 @@ pub(crate) async fn measure(
     site.cluster.take_down().await
 }
 
-/// Recipients a second.
-async fn import(api: &Api, count: usize) -> anyhow::Result<f64> {
+/// Puts so many recipients; answers how many a second.
+pub(crate) async fn import(api: &Api, count: usize) -> anyhow::Result<f64> {
     let chunk = move |first: usize| -> String {
         let lines = (first..(first + CHUNK).min(count)).map(|n| format!("{}\n", recipient(n)));
         lines.collect()

@@ -40,11 +40,28 @@ impl Client {
             .header(header::AUTHORIZATION, &self.authorization)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
+        self.send(request, StatusCode::CREATED).await
+    }
+
+    /// Gets a path, and takes no answer but 200.
+    pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<()> {
+        let request = Request::get(path)
+            .header(header::HOST, &self.host)
+            .header(header::AUTHORIZATION, &self.authorization)
+            .body(Full::default())?;
+        self.send(request, StatusCode::OK).await
+    }
+
+    async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        expected: StatusCode,
+    ) -> anyhow::Result<()> {
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        ensure!(status == StatusCode::CREATED, "{status}: {body:?}");
+        ensure!(status == expected, "{status}: {body:?}");
         Ok(())
     }
 }

@@ -14,6 +14,8 @@
 //! | `client` | one connection of the load generator, as cheap as it can be |
 //! | `pages` | lists, with millions of finished jobs in the table |
 //! | `audiences` | a million recipients: in, counted, gone through |
+//! | `timeline` | an announcement to a million, and looks at timelines |
+//! | `expansion` | jobs made of a campaign's recipients: of an uploaded list, of an audience |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
 //! | `replay` | incidents that other systems had, played against this one |
 //! | `peers` | side by side with other systems, which are installed for it |
@@ -26,6 +28,7 @@ mod audiences;
 mod chart;
 mod client;
 mod drain;
+mod expansion;
 mod ground;
 mod harder;
 mod latency;
@@ -38,6 +41,7 @@ mod replay;
 mod settings;
 mod steady;
 mod table;
+mod timeline;
 mod usage;
 mod whole;
 
@@ -107,7 +111,14 @@ const PARTS: [&str; 7] = [
 ];
 /// What a look leaves out, as it leaves out [`harder::PARTS`]: it takes long whatever the number of
 /// jobs, or is the same again.
-const NOT_QUICK: [&str; 4] = ["settings", "steady", "pages", "audiences"];
+const NOT_QUICK: [&str; 6] = [
+    "settings",
+    "steady",
+    "pages",
+    "audiences",
+    "expansion",
+    "timeline",
+];
 
 fn parts() -> PossibleValuesParser {
     let all = PARTS.into_iter().chain(NOT_QUICK);
@@ -203,6 +214,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     if wants("audiences") {
         audiences::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("timeline") {
+        timeline::measure(&ground, scale, runs, &mut table).await?;
+    }
+    if wants("expansion") {
+        expansion::measure(&ground, runs, &mut table).await?;
     }
     ground.stop().await?;
     table.write(&args.out.join("latest.json"))?;

@@ -13,6 +13,7 @@
 //! | `store` (feature) | the only room that knows SQL | AMQP |
 //! | `schedule` (feature `store`) | when a cron expression ticks | clocks, SQL |
 //! | `audience` (feature `store`) | whom a message is for: recipients and rules | clocks, SQL |
+//! | `timeline` (feature `store`) | what recipients are shown in the product itself, and what of it they have read | clocks, SQL |
 //! | `token` (feature `store`) | what an API token looks like | SQL |
 //! | `audit` (both features) | what a look at the ledger and the queues means | SQL, AMQP |
 //! | `service`, `shutdown`, `health`, `telemetry`, `startup`, `membership` | the skeleton of a long-running process | jobs |
@@ -62,5 +63,7 @@ pub mod broker;
 pub mod draft;
 #[cfg(feature = "store")]
 pub mod store;
+#[cfg(feature = "store")]
+pub mod timeline;
 #[cfg(feature = "store")]
 pub mod token;

@@ -49,11 +49,19 @@ pub enum Permission {
     AudiencesRead,
     /// Put and delete recipients and audiences.
     AudiencesWrite,
+    /// Look at announcements.
+    AnnouncementsRead,
+    /// Make, change and withdraw announcements.
+    AnnouncementsWrite,
+    /// Look at the timeline of any recipient.
+    TimelineRead,
+    /// Mark as read what any recipient is shown.
+    TimelineWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::DeadLettersRedrive,
@@ -68,6 +76,10 @@ impl Permission {
         Self::LedgerRead,
         Self::AudiencesRead,
         Self::AudiencesWrite,
+        Self::AnnouncementsRead,
+        Self::AnnouncementsWrite,
+        Self::TimelineRead,
+        Self::TimelineWrite,
     ];
 
     /// Its name in a token's scopes.
@@ -87,6 +99,10 @@ impl Permission {
             Self::LedgerRead => "ledger:read",
             Self::AudiencesRead => "audiences:read",
             Self::AudiencesWrite => "audiences:write",
+            Self::AnnouncementsRead => "announcements:read",
+            Self::AnnouncementsWrite => "announcements:write",
+            Self::TimelineRead => "timeline:read",
+            Self::TimelineWrite => "timeline:write",
         }
     }
 

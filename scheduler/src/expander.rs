@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use postroad_common::audience::Rule;
 use postroad_common::campaign::{
-    Common, Content, Reach, Reachable, Recipient, child_id, suppressible,
+    Common, Content, Member, Members, Reach, Reachable, Recipient, child_id, suppressible,
 };
 use postroad_common::service::{Nudge, Progress, Service};
-use postroad_common::store::{self, Child, Expand, Expanding, Outlets, Store, Turn};
+use postroad_common::store::{
+    self, AudienceMember, Child, Expand, Expanding, Made, Outlets, Rejected, Store, Turn,
+};
 
 use crate::metrics;
 
@@ -115,6 +118,8 @@ type Known = Result<Box<Campaign>, String>;
 
 struct Campaign {
     content: Content,
+    rule: Option<Rule>,
+    members: Members,
     reach: Option<Reachable>,
     zones: HashMap<String, TimeZone>,
     /// Whose turn it was last.
@@ -144,9 +149,16 @@ impl Campaign {
             "{}" => None,
             reach => Some(Reachable::parse(reach.as_bytes()).map_err(first)?),
         };
+        let rule = campaign.audience.as_deref().map(Rule::parse).transpose();
+        let rule = rule.map_err(|invalid| format!("its audience cannot be read: {invalid}"))?;
+        let content = Content::parse(campaign.content.as_bytes()).map_err(first)?;
+        let region = campaign.region.as_deref();
+        let region = region.and_then(|region| region.parse().ok());
         let timezone = reach.as_ref().and_then(|reach| reach.zone().iana_name());
         Ok(Self {
-            content: Content::parse(campaign.content.as_bytes()).map_err(first)?,
+            members: Members::new(&content, region),
+            content,
+            rule,
             timezone: timezone.unwrap_or("UTC").to_owned(),
             reach,
             zones: HashMap::new(),
@@ -186,26 +198,48 @@ impl Campaign {
         Turn::NotBefore(first)
     }
 
-    fn child(&self, campaign: &Expanding, line: &str) -> Option<Child> {
-        let recipient: Recipient = serde_json::from_str(line).ok()?;
+    /// The job of somebody who was uploaded, or why there is none.
+    fn child(&self, campaign: &Expanding, line: &str) -> Result<Child, Rejected> {
+        let rejected = |reason: String| Rejected { key: None, reason };
+        let recipient: Recipient =
+            serde_json::from_str(line).map_err(|error| rejected(error.to_string()))?;
+        let key = recipient.key(&self.content);
+        self.job(campaign, recipient, &key).map_err(rejected)
+    }
+
+    /// The job of somebody in the audience, or why there is none.
+    fn child_of(
+        &mut self,
+        campaign: &Expanding,
+        member: &AudienceMember,
+    ) -> Result<Child, Rejected> {
+        let rejected = |reason: String| Rejected {
+            key: Some(member.key.clone()),
+            reason,
+        };
+        let member = Member {
+            key: &member.key,
+            addresses: &member.addresses,
+            language: member.language.as_deref(),
+            timezone: member.timezone.as_deref(),
+            attributes: &member.attributes,
+        };
+        let recipient = self.members.recipient(&member);
+        let recipient = recipient.map_err(|error| rejected(error.to_string()))?;
+        self.job(campaign, recipient, &member.identity())
+            .map_err(rejected)
+    }
+
+    fn job(&self, campaign: &Expanding, recipient: Recipient, key: &[u8]) -> Result<Child, String> {
         let common = Common {
             campaign: &self.name,
             timezone: &self.timezone,
         };
+        // Without the address, which is not everybody's to see.
         let message = self.content.render(&recipient, common);
-        let message = message
-            .inspect_err(|error| {
-                // Without the address, which is not the log's to keep.
-                tracing::warn!(
-                    campaign = self.name,
-                    "no job for a recipient: {}",
-                    error.what
-                );
-            })
-            .ok()?;
-        let key = recipient.key(&self.content);
-        Some(Child {
-            id: child_id(campaign.public_id, &key, campaign.created_at),
+        let message = message.map_err(|error| error.what)?;
+        Ok(Child {
+            id: child_id(campaign.public_id, key, campaign.created_at),
             kind: message.channel.kind.to_string(),
             queue: message.channel.queue.to_string(),
             args: message.args.get().to_owned(),
@@ -214,6 +248,29 @@ impl Campaign {
             recipient: suppressible(&recipient.to).unwrap_or(recipient.to),
         })
     }
+}
+
+/// Jobs of one after the other, until that has taken as long or become as much as one step may.
+fn make<T>(
+    recipients: impl Iterator<Item = T>,
+    mut child: impl FnMut(T) -> Result<Child, Rejected>,
+) -> Made {
+    let begun = Instant::now();
+    let (mut made, mut bytes) = (Made::default(), 0);
+    for recipient in recipients {
+        match child(recipient) {
+            Ok(job) => {
+                bytes += job.args.len();
+                made.jobs.push(job);
+            }
+            Err(rejected) => made.rejected.push(rejected),
+        }
+        made.taken += 1;
+        if begun.elapsed() > RENDERING_MAX || bytes > ARGS_BYTES_MAX {
+            break;
+        }
+    }
+    made
 }
 
 impl Expand for Campaigns {
@@ -234,29 +291,24 @@ impl Expand for Campaigns {
         }
     }
 
-    fn children(
-        &mut self,
-        campaign: &Expanding,
-        body: &str,
-        skip: usize,
-        count: usize,
-    ) -> (Vec<Child>, i32) {
-        let Ok(known) = self.of(campaign) else {
-            return (Vec::new(), 0);
-        };
-        let begun = Instant::now();
-        let (mut jobs, mut taken) = (Vec::with_capacity(count), 0);
-        let mut bytes = 0;
-        for line in body.lines().skip(skip).take(count) {
-            let child = known.child(campaign, line);
-            bytes += child.as_ref().map_or(0, |child| child.args.len());
-            jobs.extend(child);
-            taken += 1;
-            if begun.elapsed() > RENDERING_MAX || bytes > ARGS_BYTES_MAX {
-                break;
-            }
+    fn rule(&mut self, campaign: &Expanding) -> Option<&Rule> {
+        self.of(campaign).as_ref().ok()?.rule.as_ref()
+    }
+
+    fn children(&mut self, campaign: &Expanding, body: &str, skip: usize, count: usize) -> Made {
+        match self.of(campaign) {
+            Ok(known) => make(body.lines().skip(skip).take(count), |line| {
+                known.child(campaign, line)
+            }),
+            Err(_) => Made::default(),
         }
-        (jobs, taken)
+    }
+
+    fn children_of(&mut self, campaign: &Expanding, members: &[AudienceMember]) -> Made {
+        match self.of(campaign) {
+            Ok(known) => make(members.iter(), |member| known.child_of(campaign, member)),
+            Err(_) => Made::default(),
+        }
     }
 
     fn reach(&mut self, campaign: &Expanding, zone: &str) -> (Timestamp, Option<Timestamp>) {

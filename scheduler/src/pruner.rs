@@ -1,5 +1,5 @@
 //! Archive partitions made a week ahead and dropped after retention; before that, finished jobs away
-//! whose queue has a shorter one; dead keys and rows away.
+//! whose queue has a shorter one; dead keys and rows away, and what timelines show no more.
 //!
 //! Everything here is idempotent and bounded; any number of pruners share it.
 
@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(10 * 60);
 /// Dedup keys per statement.
 const BATCH: i64 = 5000;
 
-/// Chunks of recipients, each of which may be hundreds of kilobytes.
+/// Chunks of recipients, each of which may be hundreds of kilobytes, and announcements.
 const CHUNKS: i64 = 200;
 
 /// The service.
@@ -56,18 +56,25 @@ impl Service for Pruner {
         let stops = self.store.prune_stops(self.retention).await;
         let chunks = self.store.prune_chunks(self.retention, CHUNKS).await;
         let drafts = self.store.prune_drafts().await;
+        let entries = self.store.prune_entries(BATCH).await;
+        let readers = self.store.prune_readers(BATCH).await;
+        let announcements = self.store.prune_announcements(self.retention, CHUNKS).await;
         let processes = self.store.prune_processes().await;
         let (keys, made, dropped) = (keys?, made?, dropped?);
         let (forgotten, ticks) = (forgotten?, ticks?);
         stops?;
         let chunks = chunks?;
         drafts?;
+        let (entries, readers) = (entries?, readers?);
+        let announcements = announcements?;
         processes?;
         if made + dropped > 0 {
             tracing::info!(made, dropped, "partitions: {made} made, {dropped} dropped");
         }
         Ok(Progress::more_if(
-            forgotten || keys.max(ticks) as i64 == BATCH || chunks as i64 == CHUNKS,
+            forgotten
+                || [keys, ticks, entries, readers].contains(&(BATCH as usize))
+                || [chunks, announcements].contains(&(CHUNKS as usize)),
         ))
     }
 }

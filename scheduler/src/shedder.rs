@@ -11,7 +11,6 @@
 
 use std::time::{Duration, Instant};
 
-use postroad_common::failpoint;
 use postroad_common::service::{Progress, Service};
 use postroad_common::store::{self, Buffer, OnFull, Store, Waiting};
 
@@ -65,7 +64,6 @@ impl Shedder {
         if !self.store.begin_shedding(id, RIGHT_FOR).await? {
             return Ok(());
         }
-        failpoint!("shedder.begun");
         let shed = self.shed_excess(buffer).await;
         let ended = self.store.end_shedding(id).await;
         shed.and(ended)

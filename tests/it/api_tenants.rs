@@ -41,6 +41,9 @@ async fn routes(api: &Api) -> Vec<(Method, String, Permission)> {
 /// A number that acme's campaigns leave out.
 const SUPPRESSED: &str = "%2B33639980606";
 
+/// What acme's reader is shown alone.
+const ENTRY: &str = "0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4b";
+
 /// What acme has, so that others may look for it.
 struct Things {
     jobs: Vec<String>,
@@ -49,6 +52,7 @@ struct Things {
     stop: String,
     recipient: String,
     audience: String,
+    announcement: String,
     campaign: String,
 }
 
@@ -64,6 +68,11 @@ impl Things {
             }
             _ if route.starts_with("/v1/recipients/{key}") => ("{key}", one(&self.recipient)),
             _ if route.starts_with("/v1/audiences/{name}") => ("{name}", one(&self.audience)),
+            _ if route.starts_with("/v1/announcements/{id}") => ("{id}", one(&self.announcement)),
+            // Any tenant may have a recipient of this name.
+            _ if route.starts_with("/v1/timeline/") => {
+                return vec![route.replace("{recipient}", "reader")];
+            }
             _ if route.starts_with("/v1/jobs/{id}") => ("{id}", &self.jobs[..]),
             _ if route.starts_with("/v1/operations/{id}") => ("{id}", one(&self.operation)),
             _ if route.starts_with("/v1/schedules/{name}") => ("{name}", one(&self.schedule)),
@@ -82,6 +91,7 @@ impl Things {
             &self.stop,
             &self.recipient,
             &self.audience,
+            &self.announcement,
             &self.campaign,
         ];
         let mut names = self.jobs.iter().chain(others);
@@ -101,6 +111,9 @@ async fn everything_of_acmes(cluster: &Cluster) -> String {
         "stop",
         "recipient",
         "audience",
+        "announcement",
+        "timeline_entry",
+        "timeline_reader",
         "campaign",
         "suppression",
         "audit_log",
@@ -134,6 +147,12 @@ fn bodies_of(method: &Method, route: &str) -> Vec<Value> {
     }
     if *method == Method::POST && route == "/v1/suppressions" {
         return vec![json!({"recipients": ["+33639980607"]})];
+    }
+    if *method == Method::PATCH && route == "/v1/announcements/{id}" {
+        return vec![json!({"content": {"messages": {"en": {"title": "theirs"}}}})];
+    }
+    if route == "/v1/timeline/{recipient}/read" {
+        return vec![json!({"ids": [ENTRY]})];
     }
     if *method == Method::PATCH && route == "/v1/schedules/{name}" {
         let (pause, resume) = (json!({"paused": true}), json!({"paused": false}));
@@ -347,6 +366,17 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
         let made = acme.call(Method::PUT, path, &body).await.unwrap();
         assert_eq!(made.status.as_u16(), 201, "{made:?}");
     }
+    let content = json!({"messages": {"en": {"title": "acme-only"}}});
+    let announcement = json!({"content": content, "rules": {"all": true}});
+    let announced = acme.post("/v1/announcements", &announcement).await;
+    let announced = announced.unwrap().json();
+    let entry = "
+        insert into postroad.timeline_entry (tenant_id, recipient, id, ends_at, message)
+        select id, 'reader', $1::text::uuid, now() + interval '1 day', '{\"title\":\"acme-only\"}'
+        from postroad.tenant where name = 'acme'";
+    cluster.query(entry, &[&ENTRY]).await.unwrap();
+    let seen = acme.get("/v1/timeline/reader").await.unwrap().json();
+    assert_eq!(seen["unread"], 2, "{seen}");
     let made = acme.post("/v1/campaigns", &campaign("acme-only")).await;
     let made = made.unwrap().json();
     let campaign = made["id"].as_str().unwrap().to_owned();
@@ -364,6 +394,7 @@ async fn furnish(cluster: &Cluster, acme: &Api) -> Things {
         schedule: "acme-only".to_owned(),
         recipient: "acme-only-user".to_owned(),
         audience: "acme-only-vips".to_owned(),
+        announcement: announced["id"].as_str().unwrap().to_owned(),
         operation: operation["id"].as_str().unwrap().to_owned(),
     }
 }
@@ -400,6 +431,8 @@ async fn check_that_nothing_is_seen(cluster: &Cluster, acme: &Api, other: &Api, 
         "/v1/recipients?tenant=acme",
         "/v1/audiences?limit=200",
         "/v1/audiences?tenant=acme",
+        "/v1/announcements?all=true",
+        "/v1/timeline/reader?tenant=acme",
         "/v1/campaigns?limit=200",
         "/v1/suppressions?limit=200",
     ] {

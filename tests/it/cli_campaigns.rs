@@ -356,6 +356,80 @@ async fn an_upload_that_breaks_off_leaves_the_draft_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_campaign_is_made_for_an_audience_previewed_started_and_shown() {
+    let room = Room::open().await;
+    let cli = Cli::of(&room);
+    let files = Files::new();
+    let document = files.document(json!({}));
+    let lines = "{\"key\":\"ana\",\"language\":\"fr\",\"addresses\":{\"sms\":\"+33639980001\"}}\n\
+                 {\"key\":\"bob\"}\n";
+    let recipients = files.write("users.ndjson", lines);
+    cli.ok(&["recipients", "import", &recipients]).await;
+    cli.ok(&["audiences", "set", "active", "--rules", "{\"all\":true}"])
+        .await;
+
+    let create = ["campaigns", "create", &document, "--audience", "active"];
+    let id = cli.ok(&create).await;
+    let id = id.trim_end();
+    let preview = cli
+        .json(&["campaigns", "preview", id, "--json"])
+        .await
+        .remove(0);
+    assert_eq!(
+        (
+            &preview["recipients"],
+            &preview["without_address"],
+            &preview["cost"]
+        ),
+        (&json!(2), &json!(1), &json!("0.045000")),
+        "{preview}"
+    );
+    let told = cli.ok(&["campaigns", "preview", id]).await;
+    for part in ["Bonjour friend", "ana", "no address", "1 by sms in fr"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    cli.ok(&["campaigns", "start", id]).await;
+    let shown = cli.ok(&["campaigns", "get", id]).await;
+    assert!(
+        shown.contains("whom `active` picked when it was made"),
+        "{shown}"
+    );
+    let started = cli.ok(&[&create[..], &["--start"]].concat()).await;
+    assert_eq!(get(&cli, started.trim_end()).await["state"], "running");
+    let listed = cli.ok(&["campaigns", "list"]).await;
+    assert!(listed.contains('?'), "nobody has counted yet: {listed}");
+
+    // One source, and one that is there.
+    let csv = files.csv(1);
+    let error = cli.refuses(&["campaigns", "upload", id, &csv], 5).await;
+    assert!(error.contains("draft"), "it runs: {error}");
+    let draft = cli.ok(&create).await;
+    let error = cli
+        .refuses(&["campaigns", "upload", draft.trim_end(), &csv], 5)
+        .await;
+    assert!(error.contains("for an audience"), "{error}");
+    for (args, code) in [
+        (vec!["--audience", "nowhere"], 4),
+        (vec!["--audience", "No name"], 2),
+        (vec!["--audience", "active", "--recipients", &csv], 2),
+        (vec!["--start"], 2),
+    ] {
+        cli.refuses(
+            &[vec!["campaigns", "create", &document], args].concat(),
+            code,
+        )
+        .await;
+    }
+    let own = files.document(json!({"audience": {"all": true}}));
+    for more in [["--audience", "active"], ["--recipients", &csv]] {
+        let error = cli
+            .refuses(&[&["campaigns", "create", &own][..], &more].concat(), 2)
+            .await;
+        assert!(error.contains("/audience"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_state_does_not_allow_is_refused_with_the_state() {
     const NONE: &str = "0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a";
     let room = Room::open().await;

@@ -15,6 +15,9 @@ use crate::store_fixture::{Room, job, job_to_hold, unknown};
 const NO_JOB: &str = "0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a";
 
 /// A document of which what is for people could move their cursors.
+const ANNOUNCEMENT: &str =
+    r#"{"content": {"messages": {"en": {"title": "\u202enew"}}}, "rules": {"all": true}}"#;
+
 const CAMPAIGN: &str = r#"{"name": "spring", "content": {"language": "en",
     "channels": {"sms": {"kind": "sms", "args": {"en": {"to": "{{ to }}", "text": "\u001b[31m"}}}}}}"#;
 
@@ -26,6 +29,7 @@ struct Furnished {
     completed: String,
     token: String,
     campaign: String,
+    announcement: String,
 }
 
 impl Furnished {
@@ -45,6 +49,8 @@ impl Furnished {
         let create = ["campaigns", "create", "-"];
         let campaign = cli.run_with(&create, CAMPAIGN).await.out;
         cli.ok(&["suppressions", "add", "somebody"]).await;
+        let create = ["announcements", "create", "-"];
+        let announcement = cli.run_with(&create, ANNOUNCEMENT).await.out;
         let token = cli
             .ok(&["tokens", "create", "--tenant", "acme", "--name", "n"])
             .await;
@@ -53,6 +59,7 @@ impl Furnished {
             completed: completed.id.to_string(),
             token: token[4..12].to_owned(),
             campaign: campaign.trim().to_owned(),
+            announcement: announcement.trim().to_owned(),
             room,
             cli,
         }
@@ -127,6 +134,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         completed,
         token,
         campaign,
+        announcement,
         ..
     } = &furnished;
     let whole_token = format!("prk_{token}_{}_000000", "x".repeat(32));
@@ -181,6 +189,25 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (2, "audiences set vips"),
         (2, "audiences set Vips --rules {\"all\":true}"),
         (2, "audiences preview"),
+        (2, "announcements create"),
+        (2, "announcements create /dev/null"),
+        (2, "announcements show not-an-announcement"),
+        (2, "announcements list --limit 0"),
+        (2, &format!("announcements change {announcement}")),
+        (
+            2,
+            &format!("announcements change {announcement} --ends-at tomorrow"),
+        ),
+        (
+            2,
+            &format!("announcements change {announcement} --ends-at 2001-01-01T00:00:00Z"),
+        ),
+        (
+            2,
+            &format!("announcements change {announcement} --content /dev/null"),
+        ),
+        (2, "timeline show"),
+        (2, "timeline show somebody --limit 0"),
         (2, "campaigns create"),
         (2, "campaigns create /dev/null"),
         (2, &format!("campaigns upload {campaign} /dev/null")),
@@ -202,6 +229,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (2, &format!("tokens revoke {token}")),
         (2, &format!("tokens revoke {whole_token} --yes")),
         (2, &format!("jobs cancel {held}")),
+        (2, &format!("announcements withdraw {announcement}")),
         (2, &format!("campaigns cancel {campaign}")),
         // Not there.
         (4, "tenants get nobody"),
@@ -239,6 +267,14 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
             4,
             "audiences set vips --rules {\"all\":true} --tenant nobody",
         ),
+        (4, &format!("announcements show {NO_JOB}")),
+        (
+            4,
+            &format!("announcements change {NO_JOB} --ends-at 2001-01-01T00:00:00Z"),
+        ),
+        (4, &format!("announcements withdraw {NO_JOB} --yes")),
+        (4, "announcements list --tenant nobody"),
+        (4, "timeline show somebody --tenant nobody"),
         (4, &format!("campaigns get {NO_JOB}")),
         (4, &format!("campaigns preview {NO_JOB}")),
         (4, &format!("campaigns start {NO_JOB}")),
@@ -263,6 +299,7 @@ async fn what_cannot_be_meant_is_refused_and_changes_nothing() {
         (1, "tenants secret rotate acme --file /no/such/file"),
         (1, "enqueue --file /no/such/file"),
         (1, "recipients import /no/such/file"),
+        (1, "announcements create /no/such/file"),
         (1, "campaigns create /no/such/file"),
         (1, &format!("campaigns upload {campaign} /no/such/file.csv")),
         (1, &format!("campaigns upload {campaign} - --format csv")),
@@ -344,6 +381,7 @@ fn looks(furnished: &Furnished) -> Vec<String> {
     let Furnished {
         completed,
         campaign,
+        announcement,
         ..
     } = furnished;
     let looks = [
@@ -364,6 +402,9 @@ fn looks(furnished: &Furnished) -> Vec<String> {
         "audiences list",
         "audiences show few",
         "audiences preview few",
+        "announcements list",
+        &format!("announcements show {announcement}"),
+        "timeline show somebody",
         "campaigns list",
         &format!("campaigns get {campaign}"),
         &format!("campaigns preview {campaign}"),

@@ -11,7 +11,7 @@ use postroad_tests::harness::cluster::{
     Builder, Cluster, Id, Program, eventually, job, many_sms, sms,
 };
 use postroad_tests::proxy::Proxy;
-use postroad_tests::simulator::{Behaviour, Latency, Report};
+use postroad_tests::simulator::{self, Behaviour, Latency, Report, Simulator};
 use serde_json::json;
 
 use crate::store_fixture::{AN_HOUR, register};
@@ -152,6 +152,45 @@ async fn a_worker_that_stops_leaves_the_rest_of_a_bundle_to_others_at_once() -> 
     assert_eq!(room.cluster.provider.report().requests, 20);
     let ended = room.cluster.wait(first).await?;
     assert!(ended.success(), "{ended}");
+    room.cluster.finish().await
+}
+
+/// What is sent back is settled with the others, and not met again when the bundle comes again.
+#[tokio::test]
+async fn a_bundle_runs_what_its_destinations_take_and_sends_the_rest_back() -> anyhow::Result<()> {
+    let slow = Simulator::start(simulator::Config {
+        behaviour: Behaviour {
+            latency: Latency::Hold,
+            ..Behaviour::default()
+        },
+        ..simulator::Config::default()
+    })
+    .await?;
+    let webhook = json!({"url": format!("{}/webhook", slow.url()), "body": "hi"});
+    let mut jobs = Vec::new();
+    for _ in 0..6 {
+        jobs.extend([job("webhook", &webhook), sms()]);
+    }
+    let builder = Cluster::builder().lease("2s");
+    let builder = builder.env("POSTROAD_DESTINATION_MAX", 1);
+    let mut room = Claimed::start(builder, &jobs).await?;
+    let first = room.start_worker(20).await?;
+    room.publish(None).await?;
+    room.cluster.wait_for("scheduled", 5).await?;
+    slow.wait_for(|report| report.held == 1).await?;
+    room.cluster.kill(first).await?;
+
+    slow.set(Behaviour::default())?;
+    slow.release();
+    room.start_worker(20).await?;
+    room.cluster.start_scheduler().await?;
+
+    // Whose worker was killed while it was called is called again.
+    room.cluster.set_backoff("webhook", "1 second").await?;
+    room.cluster.wait_for("completed", 12).await?;
+    assert_eq!(room.cluster.provider.report().requests, 6);
+    let report = slow.report();
+    assert_eq!((report.requests, report.duplicates), (7, 1), "{report:?}");
     room.cluster.finish().await
 }
 

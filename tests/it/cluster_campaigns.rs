@@ -334,7 +334,7 @@ async fn a_canary_that_fails_stops_the_rest() -> anyhow::Result<()> {
         ..Behaviour::default()
     })?;
     let draft = room
-        .draft(json!({"canary_share": 0.02, "failure_max": 0.1}))
+        .draft(json!({"canary_share": 0.02, "failure_max": 0.5}))
         .await?;
     room.upload(&draft, numbers(1000)).await?;
 

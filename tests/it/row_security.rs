@@ -33,7 +33,23 @@ struct Table {
     touched: &'static str,
 }
 
-static TABLES: [Table; 21] = [
+static TABLES: [Table; 26] = [
+    Table {
+        name: "announcement",
+        needs: &["tenant"],
+        columns: "id, tenant_id, fingerprint, content, rules, starts_at, ends_at, created_by",
+        values: "{job}, {t}, '', '{}', '{}', now(), now() + interval '1 day', 'somebody'",
+        owner: "tenant_id = {t}",
+        touched: "updated_at",
+    },
+    Table {
+        name: "announcement_set",
+        needs: &["tenant"],
+        columns: "tenant_id",
+        values: "{t}",
+        owner: "tenant_id = {t}",
+        touched: "version",
+    },
     Table {
         name: "archive",
         needs: &[],
@@ -89,6 +105,14 @@ static TABLES: [Table; 21] = [
         values: "{t}, {job}, 1, '', 1, '[]'",
         owner: "campaign_id = {t}",
         touched: "taken",
+    },
+    Table {
+        name: "campaign_cursor",
+        needs: &["tenant", "campaign"],
+        columns: "campaign_id, zone",
+        values: "{t}, ''",
+        owner: "campaign_id = {t}",
+        touched: "after_id",
     },
     Table {
         name: "campaign_entry",
@@ -201,6 +225,22 @@ static TABLES: [Table; 21] = [
         values: "{t}, 'tenant-{t}'",
         owner: "id = {t}",
         touched: "weight",
+    },
+    Table {
+        name: "timeline_entry",
+        needs: &[],
+        columns: "tenant_id, recipient, id, ends_at, message",
+        values: "{t}, 'somebody', {job}, now() + interval '1 day', '{}'",
+        owner: "tenant_id = {t}",
+        touched: "read_at",
+    },
+    Table {
+        name: "timeline_reader",
+        needs: &["tenant"],
+        columns: "tenant_id, recipient",
+        values: "{t}, 'somebody'",
+        owner: "tenant_id = {t}",
+        touched: "marked_on",
     },
 ];
 

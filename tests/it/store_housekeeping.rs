@@ -170,3 +170,39 @@ async fn drop_days_ahead(room: &Room) {
     )
     .await;
 }
+
+#[tokio::test]
+async fn timelines_forget_what_has_ended_and_nothing_that_is_shown() {
+    let room = Room::open().await;
+    let fill = "
+        insert into postroad.timeline_entry (tenant_id, recipient, id, created_at, ends_at, message)
+        select 1, 'r' || n, gen_random_uuid(), now() - interval '9 days',
+               now() + case when n <= 3 then interval '-1 second' else interval '1 hour' end, '{}'
+        from generate_series(1, 5) n;
+        insert into postroad.timeline_reader (tenant_id, recipient, marked_on)
+        select 1, 'r' || n, current_date - case when n <= 2 then 369 else 366 end
+        from generate_series(1, 4) n;
+        insert into postroad.announcement
+            (id, tenant_id, fingerprint, content, rules, starts_at, ends_at, withdrawn_at, created_by)
+        select gen_random_uuid(), 1, '', '{}', '{}', now() - interval '99 days', now() + ends,
+               now() + withdrawn, 'test'
+        from (values (interval '-31 days', null::interval), ('-29 days', null), ('1 day', '-31 days'),
+                     ('1 day', '-29 days'), ('1 day', null)) a(ends, withdrawn)";
+    room.sql.batch_execute(fill).await.unwrap();
+
+    let store = &room.store;
+    let keep = 30 * DAY;
+    for (entries, readers, announcements) in [(2, 2, 2), (1, 0, 0), (0, 0, 0)] {
+        assert_eq!(store.prune_entries(2).await.unwrap(), entries);
+        assert_eq!(store.prune_readers(2).await.unwrap(), readers);
+        assert_eq!(
+            store.prune_announcements(keep, 2).await.unwrap(),
+            announcements
+        );
+    }
+    let left = "
+        select (select count(*) from postroad.timeline_entry where ends_at > now())
+             + (select count(*) from postroad.timeline_reader)
+             + (select count(*) from postroad.announcement)";
+    assert_eq!(room.value::<i64>(left).await, 2 + 2 + 3);
+}

@@ -431,3 +431,19 @@ async fn a_provider_that_is_locked_by_another_claim_is_waited_for() {
     // A bucket holds one at least, and not the three that were written.
     assert_eq!(claimed.unwrap().unwrap().jobs.len(), 1);
 }
+
+/// As many as one claim serves have nothing that could be claimed: the next one has its turn all the same.
+#[tokio::test]
+async fn tenants_with_only_expired_jobs_take_nobodys_turn() {
+    let room = Room::open().await;
+    let jobs: Vec<_> = (0..100).map(|n| of_tenant(&format!("t{n:03}"))).collect();
+    room.enqueue_all(&jobs).await;
+    room.execute(
+        "update postroad.job set run_at = now() - interval '2 h', expires_at = now() - interval '1 h'
+         where tenant_id <> (select id from postroad.tenant where name = 't099')",
+    )
+    .await;
+    let queue = room.due_queue("default").await;
+    let shares = room.shares(&queue, ALL).await;
+    assert_eq!(shares, BTreeMap::from([("t099".to_owned(), 1)]));
+}

@@ -29,8 +29,8 @@ use postroad_common::{broker, store};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Connections to Postgres: gate, outcomes, heartbeat, and one to spare.
-const CONNECTIONS_MAX: usize = 4;
+/// Connections to Postgres: gate, outcomes, jobs sent back, heartbeat, and one to spare.
+const CONNECTIONS_MAX: usize = 5;
 /// Calls at once to one destination: a bound for what adapts, and not a guess of what is right.
 const DESTINATION_DEFAULT: u32 = 1000;
 /// RabbitMQ's limit for quorum queues.

@@ -8,10 +8,12 @@ use postroad_common::program;
 use postroad_worker::kinds::echo::Echo;
 use postroad_worker::kinds::parse_allow;
 use postroad_worker::kinds::sms::{InvalidToken, Sms, SmsConfig};
+use postroad_worker::kinds::timeline::Timeline;
 use postroad_worker::kinds::webhook::{Webhook, WebhookConfig};
 use postroad_worker::{Config, Worker};
 
-/// Runs jobs of the built-in kinds: echo, webhook, and, where a gateway is configured, sms.
+/// Runs jobs of the built-in kinds: echo, timeline, webhook, and, where a gateway is
+/// configured, sms.
 ///
 /// Run as many as you like. Kill one at any moment: what it had in hand is delivered again,
 /// retried, or held for a decision, as each kind says.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         let (config, builtin) = read(Env::of_process())?;
         let mut worker = Worker::builder()
             .register(Echo)
+            .register(Timeline::new(&config.database)?)
             .register(Webhook::new(builtin.webhook)?);
         if let Some(sms) = builtin.sms {
             worker = worker.register(Sms::new(sms)?);

@@ -125,6 +125,15 @@ pub(crate) struct Warning {
     detail: String,
 }
 
+impl From<audience::Warning> for Warning {
+    fn from(of: audience::Warning) -> Self {
+        Self {
+            pointer: of.pointer,
+            detail: of.detail,
+        }
+    }
+}
+
 /// Read when it is known who asks: a missing field is no secret, but neither an answer to anybody.
 fn rule_of(rules: Option<&RawValue>) -> Result<Rule, Problem> {
     let rules = rules.ok_or_else(|| Problem::invalid("/rules", "is required"))?;
@@ -333,8 +342,8 @@ pub(crate) async fn preview_of(
     look(&caller, tenant, &rule, input).await
 }
 
-/// Waits for its turn.
-async fn turn(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
+/// Waits for its turn to count.
+pub(super) async fn turn(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
     match tokio::time::timeout(PATIENCE, app.previews.acquire()).await {
         Ok(Ok(permit)) => Ok(permit),
         _ => Err(Problem::too_many("others are being counted: ask again", 1)),
@@ -368,10 +377,8 @@ async fn look(
         Some(_) => Some(Vec::new()),
         None => None,
     };
-    let warnings = rule.warnings().into_iter().map(|warning| Warning {
-        pointer: format!("/rules{}", warning.pointer),
-        detail: warning.detail,
-    });
+    let warnings = rule.warnings().into_iter();
+    let warnings = warnings.map(|warning| warning.within("/rules").into());
     Ok(axum::Json(Preview {
         count,
         sample,

@@ -6,7 +6,9 @@ use axum::http::StatusCode;
 use jiff::Timestamp;
 use postroad_common::campaign::Submission;
 use postroad_common::draft::{self, SAMPLES, SAMPLES_MAX};
-use postroad_common::store::{self, Acted, CAMPAIGN_STATES, CampaignAction, CampaignTexts};
+use postroad_common::store::{
+    self, Acted, CAMPAIGN_STATES, CampaignAction, CampaignTexts, Planned,
+};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::audiences::{Warning, turn};
 use super::schedules::owner;
 use super::{before, limit_of};
 use crate::App;
@@ -21,7 +24,8 @@ use crate::auth::Caller;
 use crate::body::{Json, Path, Query, id_of};
 use crate::problem::Problem;
 
-/// A campaign to be made. It begins as a draft; recipients are uploaded, and then it is started.
+/// A campaign to be made. It begins as a draft; recipients are uploaded, unless it is for an audience, and
+/// then it is started.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CampaignSubmission {
@@ -33,6 +37,10 @@ pub(crate) struct CampaignSubmission {
     /// What it says, by channel and language, with templates: see docs/CAMPAIGNS.md.
     #[schema(value_type = serde_json::Value, required = true)]
     content: Option<Value>,
+    /// Whom it is for: the name of an audience, whose rules it takes over as they are now, or rules such as
+    /// `{"country": ["FR"]}`. Left out: recipients are uploaded.
+    #[schema(value_type = Option<AudienceOrName>)]
+    audience: Option<Value>,
     /// When recipients may be reached, in their own time: `{"from": "09:00", "until": "20:00", "days": ["mon"]}`.
     #[schema(value_type = Option<serde_json::Value>)]
     send_window: Option<Value>,
@@ -65,6 +73,26 @@ pub(crate) struct CampaignSubmission {
     needs_approval: bool,
 }
 
+/// The name of an audience, or rules as an audience has them.
+#[derive(ToSchema)]
+#[schema(as = CampaignAudience)]
+#[expect(dead_code, reason = "says in the documentation what is read elsewhere")]
+#[serde(untagged)]
+pub(crate) enum AudienceOrName {
+    Name(String),
+    Rules(serde_json::Map<String, Value>),
+}
+
+/// What becomes of the campaign at once.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CreateQuery {
+    /// Start it, which has to be for an audience. It stays a draft if it cannot be started.
+    #[serde(default)]
+    start: bool,
+}
+
 /// A campaign and how far it is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Campaign {
@@ -74,7 +102,7 @@ pub(crate) struct Campaign {
     /// `draft`, `awaiting_approval`, `running`, `paused`, `cancelled`, `expired` or `finished`.
     #[schema(example = "running")]
     state: String,
-    /// Why it is paused.
+    /// Why it is paused, or that nobody was in its audience.
     note: String,
     #[schema(required = true)]
     start_at: Option<Timestamp>,
@@ -94,6 +122,13 @@ pub(crate) struct Campaign {
     /// Who has.
     #[schema(required = true)]
     approved_by: Option<String>,
+    /// Where its recipients come from: `upload` or `audience`.
+    #[schema(example = "audience")]
+    source: &'static str,
+    /// The audience whose rules it has taken over; null if they were given with it, or recipients are
+    /// uploaded.
+    #[schema(required = true)]
+    audience: Option<String>,
     created_by: String,
     created_at: Timestamp,
     #[schema(required = true)]
@@ -101,15 +136,37 @@ pub(crate) struct Campaign {
     #[schema(required = true)]
     ended_at: Option<Timestamp>,
     progress: Progress,
+    /// Why no job could be made of those that were rejected: at most 21 reasons, the last of which may
+    /// stand for all others.
+    rejections: Vec<Rejection>,
 }
 
-/// Where its recipients are. `planned` is the sum of the others.
+/// Why no job could be made of some recipients.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Rejection {
+    #[schema(example = "to: has no address for `sms`")]
+    reason: String,
+    /// How many there were.
+    recipients: i64,
+    /// The key of one of them; null if they were uploaded.
+    #[schema(required = true)]
+    example: Option<String>,
+}
+
+/// Where its recipients are. `planned` is the sum of the others, unless it is null: then nobody knows yet,
+/// and the others are those whose turn has been.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Progress {
-    /// Recipients that were handed in and could be read.
-    planned: i64,
-    /// No job has been made of them. None ever will, if the campaign has ended.
-    not_made: i64,
+    /// Recipients that were handed in and could be read, or that its audience picks. Null: not known yet.
+    #[schema(required = true)]
+    planned: Option<i64>,
+    /// `exact`: they are counted; `estimate`: so many its audience picked when it began, or more if it has
+    /// met more since; `unknown`: counting would have taken too long, or it has not begun.
+    #[schema(value_type = String, example = "exact")]
+    planned_is: Planned,
+    /// No job has been made of them. None ever will, if the campaign has ended. Null as `planned` is.
+    #[schema(required = true)]
+    not_made: Option<i64>,
     /// Were there before in the same campaign: nobody gets it twice.
     duplicates: i64,
     /// No job could be made of them.
@@ -136,6 +193,16 @@ pub(crate) struct Progress {
     suppressed: i64,
 }
 
+impl From<store::Rejection> for Rejection {
+    fn from(of: store::Rejection) -> Self {
+        Self {
+            reason: of.reason,
+            recipients: of.recipients,
+            example: of.example,
+        }
+    }
+}
+
 impl From<store::Campaign> for Campaign {
     fn from(of: store::Campaign) -> Self {
         let progress = of.progress;
@@ -153,12 +220,15 @@ impl From<store::Campaign> for Campaign {
             failure_max: of.failure_max,
             needs_approval: of.needs_approval,
             approved_by: of.approved_by,
+            source: of.source,
+            audience: of.audience,
             created_by: of.created_by,
             created_at: of.created_at,
             started_at: of.started_at,
             ended_at: of.ended_at,
             progress: Progress {
                 planned: progress.planned,
+                planned_is: progress.planned_is,
                 not_made: progress.not_made,
                 duplicates: progress.duplicates,
                 rejected: progress.rejected,
@@ -173,6 +243,7 @@ impl From<store::Campaign> for Campaign {
                 expired: progress.expired,
                 suppressed: progress.suppressed,
             },
+            rejections: of.rejections.into_iter().map(Rejection::from).collect(),
         }
     }
 }
@@ -204,17 +275,27 @@ pub(crate) struct CampaignsQuery {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CampaignPreview)]
 pub(crate) struct Preview {
-    /// Recipients that were handed in and could be read.
-    recipients: i64,
-    /// By channel and language.
+    /// Recipients that were handed in and could be read, or that its audience picks now. Null: counting
+    /// them took longer than five seconds.
+    #[schema(required = true)]
+    recipients: Option<i64>,
+    /// Those of its audience without an address on the channel, who get nothing. Null as `recipients` is.
+    #[schema(required = true)]
+    without_address: Option<i64>,
+    /// The others by channel and language.
     parts: Vec<Part>,
     /// What they cost by the `cost` of their channels; null where one of them has none.
     #[schema(required = true, example = "90000.00")]
     cost: Option<String>,
     #[schema(required = true, example = "EUR")]
     currency: Option<String>,
-    /// The first of them as they would go.
+    /// The first of them as they would go; of an audience, some.
     samples: Vec<Sample>,
+    /// The rules of its audience; null if recipients are uploaded.
+    #[schema(value_type = Option<Object>, required = true)]
+    rules: Option<Box<RawValue>>,
+    /// What is odd about them.
+    warnings: Vec<Warning>,
 }
 
 /// Recipients of one channel and language.
@@ -228,6 +309,10 @@ pub(crate) struct Part {
 /// One message as it would go.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Sample {
+    /// The key of a recipient of an audience; null of one that was uploaded.
+    #[schema(required = true)]
+    recipient: Option<String>,
+    /// Empty where there is no address.
     to: String,
     channel: String,
     language: String,
@@ -259,6 +344,7 @@ impl From<CampaignSubmission> for Submission {
             name,
             tenant,
             content,
+            audience,
             send_window,
             quiet_hours,
             timezone,
@@ -274,6 +360,7 @@ impl From<CampaignSubmission> for Submission {
             name,
             tenant,
             content,
+            audience,
             send_window,
             quiet_hours,
             timezone,
@@ -296,6 +383,7 @@ impl From<draft::Preview> for Preview {
             recipients: of.recipients,
         };
         let sample = |of: draft::Sample| Sample {
+            recipient: of.recipient,
             to: of.to,
             channel: of.channel,
             language: of.language,
@@ -307,23 +395,26 @@ impl From<draft::Preview> for Preview {
         };
         Self {
             recipients: of.recipients,
+            without_address: of.without_address,
             parts: of.parts.into_iter().map(part).collect(),
             cost: of.cost,
             currency: of.currency,
             samples: of.samples.into_iter().map(sample).collect(),
+            rules: of.rules,
+            warnings: of.warnings.into_iter().map(Warning::from).collect(),
         }
     }
 }
 
-/// Makes a draft. Nothing is sent before it has recipients and is started.
+/// Makes a draft. Nothing is sent before it has recipients, or is for an audience, and is started.
 #[utoipa::path(
     post, path = "/v1/campaigns", tag = "campaigns", operation_id = "create_campaign",
-    request_body = CampaignSubmission,
+    params(CreateQuery), request_body = CampaignSubmission,
     responses(
-        (status = 201, description = "The draft", body = Campaign),
+        (status = 201, description = "The draft, or the campaign that runs", body = Campaign),
         (status = 400, description = "The body cannot be read", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No good token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The scope `campaigns:write` is needed", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The scope `campaigns:write` is needed, and for an audience `audiences:read`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A value cannot be taken; `errors` has all of them that are known", body = Problem, content_type = "application/problem+json"),
@@ -333,9 +424,18 @@ impl From<draft::Preview> for Preview {
 pub(crate) async fn create(
     State(_): State<App>,
     caller: Caller,
+    Query(query): Query<CreateQuery>,
     Json(asked): Json<CampaignSubmission>,
 ) -> Result<(StatusCode, axum::Json<Campaign>), Problem> {
     caller.may(Permission::CampaignsWrite)?;
+    if asked.audience.is_some() {
+        // Rules can be asked of what is known of recipients, as a preview can.
+        caller.may(Permission::AudiencesRead)?;
+    } else if query.start {
+        let what =
+            "only a campaign for an audience can be started at once: the others have no recipients";
+        return Err(Problem::parameter("start", what));
+    }
     let asked = Submission::from(asked);
     let checked = asked.check(Timestamp::now()).map_err(|invalid| {
         // Of the first part in which anything is wrong: its name, its content, its hours, the rest.
@@ -343,7 +443,11 @@ pub(crate) async fn create(
         Problem::all_of(problems.map(|one| (one.pointer, one.what)).collect())
     })?;
     let tenant = owner(&caller, asked.tenant.as_deref()).await?;
-    let id = draft::create(&caller.store(), tenant, &asked, &checked).await?;
+    let store = caller.store();
+    let id = draft::create(&store, tenant, &asked, &checked).await?;
+    if query.start {
+        store.act_on_campaign(id, CampaignAction::Start).await?;
+    }
     Ok((StatusCode::CREATED, find(&caller, id).await?))
 }
 
@@ -408,10 +512,12 @@ pub(crate) async fn get(caller: Caller, Path(id): Path) -> Result<axum::Json<Cam
         (status = 404, description = "There is no such campaign", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It was made by a newer version, which this one cannot read", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A parameter cannot be taken", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Others are being counted", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn preview(
+    State(app): State<App>,
     caller: Caller,
     Path(id): Path,
     Query(query): Query<PreviewQuery>,
@@ -424,7 +530,11 @@ pub(crate) async fn preview(
     }
     let id = id_or_none(&id)?;
     let texts = texts(&caller, id).await?;
-    let preview = draft::preview(id, &texts, samples, Timestamp::now())?;
+    let _turn = match texts.audience {
+        Some(_) => Some(turn(&app).await?),
+        None => None,
+    };
+    let preview = draft::preview(&caller.store(), id, &texts, samples, Timestamp::now()).await?;
     Ok(axum::Json(preview.into()))
 }
 
@@ -453,7 +563,7 @@ macro_rules! action {
 }
 
 action!(
-    /// Starts a draft that has recipients; or has it wait for approval, where it needs one.
+    /// Starts a draft that has recipients or an audience; or has it wait for approval, where it needs one.
     start, "/v1/campaigns/{id}/start", "start_campaign", Start,
     "It is no draft, has no recipients, or as many of the tenant are running as may"
 );
@@ -492,7 +602,11 @@ async fn act(
         Acted::OwnCampaign => Err(Problem::conflict(
             "somebody else has to approve of it: another token than the one it was made by",
         )),
-        Acted::NotNow if campaign.progress.planned == 0 && action == CampaignAction::Start => {
+        Acted::NotNow
+            if campaign.source == "upload"
+                && campaign.progress.planned == Some(0)
+                && action == CampaignAction::Start =>
+        {
             Err(Problem::conflict(
                 "the campaign has no recipients: PUT them to /v1/campaigns/{id}/recipients",
             ))

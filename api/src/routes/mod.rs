@@ -1,6 +1,7 @@
 //! What is served, one file for each kind of thing. A route is written once, with its description:
 //! the OpenAPI document is made of the same lines that answer.
 
+mod announcements;
 mod audiences;
 mod batch;
 mod campaigns;
@@ -16,6 +17,7 @@ mod recipients_upload;
 mod schedules;
 mod stops;
 mod suppressions;
+mod timeline;
 
 use postroad_common::store::JobView;
 use serde::{Deserialize, Serialize};
@@ -95,6 +97,11 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(audiences::get, audiences::put, audiences::delete))
         .routes(routes!(audiences::preview))
         .routes(routes!(audiences::preview_of))
+        .routes(routes!(announcements::list, announcements::create))
+        .routes(routes!(announcements::get, announcements::change))
+        .routes(routes!(announcements::withdraw))
+        .routes(routes!(timeline::get))
+        .routes(routes!(timeline::read))
 }
 
 /// The description with what concerns it as a whole.
@@ -223,7 +230,7 @@ pub(crate) struct JobPage {
     next_cursor: Option<String>,
 }
 
-/// Whose recipient or audience.
+/// Whose recipient, audience or announcement.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

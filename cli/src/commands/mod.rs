@@ -1,5 +1,6 @@
 //! One file per command: its arguments, its help, and what it does.
 
+pub(crate) mod announcements;
 pub(crate) mod audiences;
 pub(crate) mod audit;
 pub(crate) mod campaigns;
@@ -22,6 +23,7 @@ pub(crate) mod schedules;
 pub(crate) mod stops;
 pub(crate) mod suppressions;
 pub(crate) mod tenants;
+pub(crate) mod timeline;
 pub(crate) mod tokens;
 pub(crate) mod top;
 pub(crate) mod topology;

@@ -19,7 +19,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    pub(super) fn at(pointer: impl Into<String>, message: impl fmt::Display) -> Self {
+    pub(crate) fn at(pointer: impl Into<String>, message: impl fmt::Display) -> Self {
         Self {
             pointer: pointer.into(),
             message: one_line(&message.to_string()),
@@ -50,7 +50,7 @@ impl std::error::Error for Invalid {}
 const STEP_CHARS_MAX: usize = 300;
 
 /// A step of a JSON pointer.
-pub(super) fn step(pointer: &str, name: &str) -> String {
+pub(crate) fn step(pointer: &str, name: &str) -> String {
     let (name, more) = match name.char_indices().nth(STEP_CHARS_MAX) {
         Some((end, _)) => (&name[..end], "…"),
         None => (name, ""),
@@ -60,7 +60,7 @@ pub(super) fn step(pointer: &str, name: &str) -> String {
 }
 
 /// Reads JSON; an error names its place.
-pub(super) fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Invalid> {
+pub(crate) fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Invalid> {
     // serde would take a list of all fields in their order as well.
     if json.trim_ascii_start().first() == Some(&b'[') {
         return Err(Invalid::at("", "expected an object, not a list"));

@@ -21,10 +21,11 @@ mod warnings;
 
 pub use condition::{Ages, Condition, Range};
 pub use invalid::Invalid;
+pub(crate) use invalid::{read, step};
 pub use parse::{AGE_MAX, DEPTH_MAX, NODES_MAX, RULES_BYTES_MAX, TEXT_BYTES_MAX, VALUES_MAX};
 pub use recipient::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, KEY_BYTES_MAX,
-    NAME_CHARS_MAX, Recipient, RecipientInput, day_of,
+    NAME_CHARS_MAX, Recipient, RecipientInput, day_of, language,
 };
 pub use value::{INTEGER_MAX, NUMBER_MAX, NUMBER_MIN, Scalar, instant_of};
 pub use warnings::Warning;

@@ -157,7 +157,7 @@ pub(super) fn country(text: &str) -> Result<String, String> {
 }
 
 /// A tag as BCP 47 shapes them, in its canonical case: `zh-Hant-TW`.
-pub(super) fn language(text: &str) -> Result<String, String> {
+pub fn language(text: &str) -> Result<String, String> {
     let is_part = |part: &str| {
         (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
     };

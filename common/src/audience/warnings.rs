@@ -16,6 +16,15 @@ pub struct Warning {
     pub detail: String,
 }
 
+impl Warning {
+    /// The same, seen from what the rules are a part of.
+    #[must_use]
+    pub fn within(mut self, prefix: &str) -> Self {
+        self.pointer.insert_str(0, prefix);
+        self
+    }
+}
+
 /// More than anybody reads.
 const WARNINGS_MAX: usize = 20;
 

@@ -6,6 +6,7 @@
 //! | [`Submission`] | all of it as one document, checked as a whole |
 //! | [`Content`] | what is said: JSON with templates, read and compiled once, rendered per recipient |
 //! | [`Reader`] | to whom: an upload in CSV or NDJSON, read as it streams in |
+//! | [`Members`] | or to whom: members of an audience |
 //! | [`AddressKind`] | addresses, checked and brought into the one form in which they are compared |
 //! | [`Reachable`] | when a recipient may be reached, in their own time |
 //! | [`child_id`] | the id of the job for a recipient: the same one however often it is made |
@@ -36,9 +37,12 @@ pub use content::{
 pub use language::{InvalidLanguage, LANGUAGE_BYTES_MAX, Language};
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use recipients::{
-    COLUMNS_MAX, Format, IGNORED_MAX, Line, LineError, RECORD_BYTES_MAX, Reader, Recipient, Refused,
+    COLUMNS_MAX, Format, IGNORED_MAX, Line, LineError, Member, Members, RECORD_BYTES_MAX, Reader,
+    Recipient, Refused,
 };
-pub use submission::{Checked, Invalid, NAME_BYTES_MAX, SUBMISSION_BYTES_MAX, Submission};
+pub use submission::{
+    Audience, Checked, Invalid, NAME_BYTES_MAX, SUBMISSION_BYTES_MAX, Submission,
+};
 pub use template::{ALL_EXPRESSIONS_MAX, EXPRESSIONS_MAX, TEMPLATE_NESTING_MAX};
 pub use window::{Reach, Reachable};
 

@@ -9,6 +9,7 @@ use super::address::Country;
 use super::content::Content;
 use super::problem::{Members, Problem, Problems, document};
 use super::window::Reachable;
+use crate::audience::{self, Rule};
 use crate::job::ARGS_BYTES_MAX;
 
 /// No name is longer, in bytes.
@@ -16,10 +17,11 @@ pub const NAME_BYTES_MAX: usize = 200;
 /// The largest document: the largest content, with room for the other members.
 pub const SUBMISSION_BYTES_MAX: usize = ARGS_BYTES_MAX + 16 * 1024;
 
-const MEMBERS: [&str; 13] = [
+const MEMBERS: [&str; 14] = [
     "name",
     "tenant",
     "content",
+    "audience",
     "send_window",
     "quiet_hours",
     "timezone",
@@ -41,6 +43,8 @@ pub struct Submission {
     pub tenant: Option<String>,
     /// What it says.
     pub content: Option<Value>,
+    /// Whom it is for: the name of an audience, or rules.
+    pub audience: Option<Value>,
     /// When recipients may be reached.
     pub send_window: Option<Value>,
     /// When they may not.
@@ -63,6 +67,36 @@ pub struct Submission {
     pub needs_approval: bool,
 }
 
+/// Whom a campaign is for that gets no upload.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Audience {
+    /// Whom the audience of this name picks. Whether there is one is not known here.
+    Named(String),
+    /// Whom these rules pick.
+    Rules(Rule),
+}
+
+impl Audience {
+    fn read(given: &Value) -> Result<Self, Problem> {
+        let wrong = |pointer: String, what: &str| Problem {
+            pointer,
+            what: what.to_owned(),
+        };
+        match given {
+            Value::String(name) if audience::is_name(name) => Ok(Self::Named(name.clone())),
+            Value::String(_) => Err(wrong("/audience".to_owned(), "is no name of an audience")),
+            Value::Object(_) => Rule::parse(&given.to_string())
+                .map(Self::Rules)
+                .map_err(|invalid| invalid.within("/audience"))
+                .map_err(|invalid| wrong(invalid.pointer, &invalid.message)),
+            _ => {
+                let what = "must be the name of an audience, or an object with one condition";
+                Err(wrong("/audience".to_owned(), what))
+            }
+        }
+    }
+}
+
 /// What of a submission is kept in another form than it was given in.
 pub struct Checked {
     /// What it says.
@@ -71,9 +105,11 @@ pub struct Checked {
     pub content_text: String,
     /// When recipients may be reached, as JSON.
     pub reach: String,
+    /// Whom it is for. None: recipients are uploaded.
+    pub audience: Option<Audience>,
 }
 
-/// What is wrong with a submission, in the order of its parts: name, content, hours, the rest.
+/// What is wrong with a submission, in the order of its parts: name, content, hours, audience, the rest.
 #[derive(Clone, Debug, Default)]
 pub struct Invalid {
     parts: Vec<Vec<Problem>>,
@@ -136,6 +172,7 @@ impl Submission {
             name: member(&members, "name", &mut problems),
             tenant: member(&members, "tenant", &mut problems),
             content: whole("content"),
+            audience: whole("audience"),
             send_window: whole("send_window"),
             quiet_hours: whole("quiet_hours"),
             timezone: whole("timezone"),
@@ -161,13 +198,18 @@ impl Submission {
         invalid.add(!is_name, "/name", what);
         let content = invalid.part(self.read_content());
         let reach = invalid.part(self.read_reach());
+        let audience = self.audience.as_ref().map(Audience::read).transpose();
+        let audience = invalid.part(audience.map_err(|problem| vec![problem]));
         self.check_rest(now, &mut invalid);
-        match (content, reach) {
-            (Some((content, content_text)), Some(reach)) if invalid.parts.is_empty() => {
+        match (content, reach, audience) {
+            (Some((content, content_text)), Some(reach), Some(audience))
+                if invalid.parts.is_empty() =>
+            {
                 Ok(Checked {
                     content,
                     content_text,
                     reach,
+                    audience,
                 })
             }
             _ => Err(invalid),
@@ -325,6 +367,34 @@ mod tests {
         );
         assert_eq!(pointers(&json!({})), ["/name", "/content"]);
         assert_eq!(pointers(&json!([])), ["", "/name", "/content"]);
+    }
+
+    #[test]
+    fn an_audience_is_a_name_or_rules_and_says_where_it_is_neither() {
+        let read = |audience: Value| {
+            let mut document = document();
+            document["audience"] = audience;
+            let parsed = Submission::parse(document.to_string().as_bytes(), now());
+            let audience = parsed.map(|(_, checked)| checked.audience);
+            audience.map_err(|problems| problems[0].pointer.clone())
+        };
+        assert_eq!(read(Value::Null), Ok(None));
+        let named = Audience::Named("active".to_owned());
+        assert_eq!(read(json!("active")), Ok(Some(named)));
+        let rules = read(json!({"country": ["FR"]}));
+        assert!(matches!(rules, Ok(Some(Audience::Rules(_)))), "{rules:?}");
+        for (wrong, pointer) in [
+            (json!(""), "/audience"),
+            (json!("preview"), "/audience"),
+            (json!("Active users"), "/audience"),
+            (json!(["active"]), "/audience"),
+            (json!(true), "/audience"),
+            (json!({}), "/audience"),
+            (json!({"country": ["France"]}), "/audience/country/0"),
+            (json!({"and": [{"all": 1}]}), "/audience/and/0/all"),
+        ] {
+            assert_eq!(read(wrong.clone()), Err(pointer.to_owned()), "{wrong}");
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ impl Intake {
         if texts.state != "draft" {
             return Err(Error::NoDraft(texts.state.clone()));
         }
+        if texts.audience.is_some() {
+            return Err(Error::HasAudience);
+        }
         let content = content_of(texts)?;
         let region = texts.region.as_deref();
         let region = region.and_then(|region| region.parse().ok());

@@ -9,8 +9,9 @@ pub use preview::{Part, Preview, SAMPLES, SAMPLES_MAX, Sample, preview};
 
 use uuid::Uuid;
 
-use crate::campaign::{Checked, Content, Submission};
-use crate::store::{self, CampaignTexts, NewCampaign, Store};
+use crate::audience::{self, Rule};
+use crate::campaign::{Audience, Checked, Content, Submission};
+use crate::store::{self, CampaignAudience, CampaignTexts, NewCampaign, Store};
 
 /// What of a draft cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,15 @@ pub enum Error {
     /// The campaign has been started, or has ended.
     #[error("the campaign is {0}: recipients are those of a draft")]
     NoDraft(String),
+    /// Its recipients come from elsewhere.
+    #[error("the campaign is for an audience: it gets no other recipients")]
+    HasAudience,
+    /// The tenant has no audience of this name.
+    #[error("there is no such audience")]
+    NoAudience,
+    /// What a newer version has kept may say more than this one understands.
+    #[error("the rules of this audience cannot be read: {0}")]
+    UnreadableRules(audience::Invalid),
     /// What it says cannot be read by this program.
     #[error("its content was made by a newer version")]
     NewerContent,
@@ -35,13 +45,24 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
-/// Makes a draft for a tenant of what was submitted, and answers its id.
+/// Makes a draft for a tenant of what was submitted, and answers its id. An audience is looked up now:
+/// what becomes of it later is not the campaign's.
 pub async fn create(
     store: &Store,
     tenant: i32,
     submission: &Submission,
     checked: &Checked,
-) -> Result<Uuid, store::Error> {
+) -> Result<Uuid, Error> {
+    let (rule, audience_name) = match &checked.audience {
+        None => (None, None),
+        Some(Audience::Rules(rule)) => (Some(rule.clone()), None),
+        Some(Audience::Named(name)) => {
+            let row = store.audience(tenant, name).await?;
+            let row = row.ok_or(Error::NoAudience)?;
+            let rule = Rule::parse(row.rules.get()).map_err(Error::UnreadableRules)?;
+            (Some(rule), Some(name.as_str()))
+        }
+    };
     let channels = checked.content.channels();
     let queues: Vec<_> = channels.iter().map(|one| one.queue.as_str()).collect();
     let kinds: Vec<_> = channels.iter().map(|one| one.kind.as_str()).collect();
@@ -58,8 +79,12 @@ pub async fn create(
         canary_share: submission.canary_share,
         failure_max: submission.failure_max,
         needs_approval: submission.needs_approval,
+        audience: rule.as_ref().map(|rule| CampaignAudience {
+            rules: rule.json(),
+            name: audience_name,
+        }),
     };
-    store.create_campaign(tenant, &new).await
+    Ok(store.create_campaign(tenant, &new).await?)
 }
 
 fn content_of(texts: &CampaignTexts) -> Result<Content, Error> {

@@ -70,16 +70,43 @@ pub struct AudienceMembers {
     pub members: Vec<AudienceMember>,
     /// The last recipient that was looked at: where the next step begins.
     pub last_id: i64,
-    /// Recipients that were looked at.
-    pub scanned: i64,
     /// Whether there were no more.
     pub is_end: bool,
+}
+
+/// Which recipients a step looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step<'a> {
+    pub(super) tenant: i32,
+    /// Of one time zone, or of all. The empty one: of those whose zone is not known.
+    pub(super) timezone: Option<&'a str>,
+    /// Those behind this one,
+    pub(super) after_id: i64,
+    /// up to this one,
+    pub(super) until_id: i64,
+    /// so many at most,
+    pub(super) scan_limit: i64,
+    /// or until so many are picked.
+    pub(super) members_max: i64,
+}
+
+/// Recipients of an audience that get a message in the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AudiencePart {
+    /// A BCP 47 tag.
+    pub language: Option<String>,
+    /// Whether they have an address on the channel that was asked for.
+    pub has_address: bool,
+    /// How many.
+    pub recipients: i64,
 }
 
 /// How long a count or a look for some members may take: people wait for it.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Members among which a sample is taken.
 const SAMPLED_FROM: i64 = 1000;
+/// Bytes of what is known of the members in one step, without those of the last one.
+const MEMBERS_BYTES_MAX: i64 = 4 * 1024 * 1024;
 /// Up to so many recipients are found by what they must have; where there are more, all are looked at.
 const CANDIDATES_MAX: i64 = 20_000;
 
@@ -101,7 +128,7 @@ const DELETE: &str = "
     delete from postroad.audience where tenant_id = $1 and name = $2 returning id";
 
 /// Goes from one zone to the next by the index, and reads a row of each.
-const ZONES: &str = "
+pub(super) const ZONES: &str = "
     with recursive zone as (
         (select r.timezone from postroad.recipient r where r.tenant_id = $1
          order by r.timezone limit 1)
@@ -118,6 +145,11 @@ const CANDIDATES: &str = "
 const COUNT: &str = "
     select count(*) from postroad.recipient r where r.tenant_id = $1 and (";
 
+const PARTS: (&str, &str) = (
+    "select r.language, r.addresses ? $2, count(*) from postroad.recipient r where r.tenant_id = $1 and (",
+    ") group by 1, 2",
+);
+
 /// The planner is not to know that few are wanted: it would walk through all in the hope of meeting
 /// one early.
 const SAMPLE: (&str, &str) = (
@@ -127,20 +159,34 @@ const SAMPLE: (&str, &str) = (
      select key from found order by id limit $3",
 );
 
-/// The limit is on what is looked at and not on what is found, so that no step takes long.
+/// The limit is on what is looked at as well as on what is found, so that no step takes long, and on
+/// the bytes of what is found, so that none takes much memory. Reading ends with the last one that is
+/// wanted: where the step ended is asked for only if there were fewer.
 const MEMBERS: (&str, &str) = (
-    "with scanned as materialized (
-        select r.id, r.key, r.addresses, r.language, r.country, r.timezone, r.birth_date, r.plan,
-               r.attributes, r.instants
-        from postroad.recipient r
-        where r.tenant_id = $1 and r.id > $2 and ($3::text is null or r.timezone = $3)
-        order by r.id limit $4)
-    select s.last, s.scanned, m.id, m.key, m.addresses::text, m.language, m.country, m.timezone,
-           m.attributes::text
-    from (select max(id) as last, count(*) as scanned from scanned) s
-    left join (select r.* from scanned r where ",
-    ") m on true
-    order by m.id",
+    "with picked as materialized (
+        select r.id, r.key, r.addresses::text, r.language, r.country, r.timezone, r.attributes::text
+        from (select r.id, r.key, r.addresses, r.language, r.country, r.timezone, r.birth_date, r.plan,
+                     r.attributes, r.instants
+              from postroad.recipient r
+              where r.tenant_id = $1 and r.id > $2 and r.id <= $3
+                and ($4::text is null or r.timezone = $4)
+              order by r.id limit $5) r
+        where ",
+    " order by r.id limit $6)
+    select n.picked, s.last, s.scanned, p.id, p.key, p.addresses, p.language, p.country, p.timezone,
+           p.attributes
+    from (select count(*) as picked from picked) n
+    left join lateral (
+        select max(id) as last, count(*) as scanned
+        from (select r.id from postroad.recipient r
+              where n.picked < $6 and r.tenant_id = $1 and r.id > $2 and r.id <= $3
+                and ($4::text is null or r.timezone = $4)
+              order by r.id limit $5) looked_at) s on true
+    left join (
+        select p.*, coalesce(sum(octet_length(p.addresses) + octet_length(p.attributes)) over (
+                    order by p.id rows between unbounded preceding and 1 preceding), 0) as bytes_before
+        from picked p) p on p.bytes_before < $7
+    order by p.id",
 );
 
 impl Store {
@@ -215,15 +261,36 @@ impl Store {
         rule: &Rule,
         today: Date,
     ) -> Result<Option<i64>, Error> {
-        let mut statement = Statement::of(COUNT, vec![Param::Tenant(tenant)]);
+        let candidates = self.candidates(tenant, rule).await?;
+        let statement = count(tenant, rule, today, candidates);
+        let rows = self.look("counting an audience", &statement).await?;
+        Ok(rows.map(|rows| rows[0].get(0)))
+    }
+
+    /// How many recipients of a tenant a rule picks on a day, by language and whether they have an
+    /// address on a channel. None: counting takes too long.
+    pub async fn audience_parts(
+        &self,
+        tenant: i32,
+        rule: &Rule,
+        today: Date,
+        channel: &str,
+    ) -> Result<Option<Vec<AudiencePart>>, Error> {
+        let params = vec![Param::Tenant(tenant), Param::Text(channel.to_owned())];
+        let mut statement = Statement::of(PARTS.0, params);
         if let Some(ids) = self.candidates(tenant, rule).await? {
             statement.one_of_ids(ids);
             statement.push(" and ");
         }
         statement.condition(rule, today);
-        statement.push(")");
+        statement.push(PARTS.1);
         let rows = self.look("counting an audience", &statement).await?;
-        Ok(rows.map(|rows| rows[0].get(0)))
+        let part = |row: &Row| AudiencePart {
+            language: row.get(0),
+            has_address: row.get(1),
+            recipients: row.get(2),
+        };
+        Ok(rows.map(|rows| rows.iter().map(part).collect()))
     }
 
     /// The keys of up to `limit` recipients whom a rule picks: some, and not the first. None: looking
@@ -265,24 +332,18 @@ impl Store {
         after_id: i64,
         scan_limit: i64,
     ) -> Result<AudienceMembers, Error> {
-        let params = vec![
-            Param::Tenant(tenant),
-            Param::Number(after_id),
-            Param::OptionalText(timezone.map(str::to_owned)),
-            Param::Number(scan_limit),
-        ];
-        let mut statement = Statement::of(MEMBERS.0, params);
-        statement.condition(rule, today);
-        statement.push(MEMBERS.1);
+        let step = Step {
+            tenant,
+            timezone,
+            after_id,
+            until_id: i64::MAX,
+            scan_limit,
+            members_max: scan_limit,
+        };
+        let statement = members(&step, rule, today);
         let operation = "going through an audience";
         let rows = self.run(operation, &statement, None).await?;
-        let scanned: i64 = rows[0].get(1);
-        Ok(AudienceMembers {
-            last_id: rows[0].get::<_, Option<i64>>(0).unwrap_or(after_id),
-            scanned,
-            is_end: scanned < scan_limit,
-            members: rows.iter().filter_map(member).collect(),
-        })
+        Ok(members_of(&rows, &step))
     }
 
     /// The time zones of a tenant's recipients. The empty one: of some it is not known.
@@ -340,6 +401,60 @@ impl Store {
     }
 }
 
+/// A statement that counts whom a rule picks, among these recipients or all of the tenant.
+pub(super) fn count(
+    tenant: i32,
+    rule: &Rule,
+    today: Date,
+    candidates: Option<Vec<i64>>,
+) -> Statement {
+    let mut statement = Statement::of(COUNT, vec![Param::Tenant(tenant)]);
+    if let Some(ids) = candidates {
+        statement.one_of_ids(ids);
+        statement.push(" and ");
+    }
+    statement.condition(rule, today);
+    statement.push(")");
+    statement
+}
+
+/// A statement for one step through whom a rule picks.
+pub(super) fn members(step: &Step<'_>, rule: &Rule, today: Date) -> Statement {
+    let params = vec![
+        Param::Tenant(step.tenant),
+        Param::Number(step.after_id),
+        Param::Number(step.until_id),
+        Param::OptionalText(step.timezone.map(str::to_owned)),
+        Param::Number(step.scan_limit),
+        Param::Number(step.members_max),
+        Param::Number(MEMBERS_BYTES_MAX),
+    ];
+    let mut statement = Statement::of(MEMBERS.0, params);
+    statement.condition(rule, today);
+    statement.push(MEMBERS.1);
+    statement
+}
+
+/// What that statement has answered.
+pub(super) fn members_of(rows: &[Row], step: &Step<'_>) -> AudienceMembers {
+    let members: Vec<_> = rows.iter().filter_map(member).collect();
+    let picked: i64 = rows[0].get(0);
+    let is_whole = members.len() as i64 == picked && picked < step.members_max;
+    if !is_whole {
+        return AudienceMembers {
+            last_id: members.last().map_or(step.after_id, |one| one.id),
+            is_end: false,
+            members,
+        };
+    }
+    let scanned: i64 = rows[0].get(2);
+    AudienceMembers {
+        last_id: rows[0].get::<_, Option<i64>>(1).unwrap_or(step.after_id),
+        is_end: scanned < step.scan_limit,
+        members,
+    }
+}
+
 fn audience(row: &Row) -> AudienceRow {
     AudienceRow {
         name: row.get(0),
@@ -355,12 +470,12 @@ fn audience(row: &Row) -> AudienceRow {
 /// The member of a row; none in the one that tells only how far the step came.
 fn member(row: &Row) -> Option<AudienceMember> {
     Some(AudienceMember {
-        id: row.get::<_, Option<i64>>(2)?,
-        key: row.get(3),
-        addresses: json_of(row, 4),
-        language: row.get(5),
-        country: row.get(6),
-        timezone: zone_of(row, 7),
-        attributes: json_of(row, 8),
+        id: row.get::<_, Option<i64>>(3)?,
+        key: row.get(4),
+        addresses: json_of(row, 5),
+        language: row.get(6),
+        country: row.get(7),
+        timezone: zone_of(row, 8),
+        attributes: json_of(row, 9),
     })
 }

@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::audit::{Change, if_so};
+use super::expansion::{Rejection, Rejections};
 use super::{Error, Store};
 
 /// The states that there are, in the order in which campaigns come to them.
@@ -51,6 +52,17 @@ pub struct NewCampaign<'a> {
     pub failure_max: Option<f64>,
     /// Whether somebody else must approve of it before it runs.
     pub needs_approval: bool,
+    /// Whom it is for. None: recipients are uploaded.
+    pub audience: Option<CampaignAudience<'a>>,
+}
+
+/// Whom a campaign is for.
+#[derive(Clone, Copy, Debug)]
+pub struct CampaignAudience<'a> {
+    /// The rules, as JSON that has been checked.
+    pub rules: &'a str,
+    /// The audience that has them, if there is one.
+    pub name: Option<&'a str>,
 }
 
 /// A campaign and how far it is.
@@ -82,6 +94,10 @@ pub struct Campaign {
     pub needs_approval: bool,
     /// Who has.
     pub approved_by: Option<String>,
+    /// `upload` or `audience`: where its recipients come from.
+    pub source: &'static str,
+    /// The audience whose rules it has. None: they were given with it, or recipients are uploaded.
+    pub audience: Option<String>,
     /// Who made it.
     pub created_by: String,
     /// When.
@@ -92,15 +108,33 @@ pub struct Campaign {
     pub ended_at: Option<Timestamp>,
     /// Where its recipients are.
     pub progress: Progress,
+    /// Why no job could be made of those that were rejected.
+    pub rejections: Vec<Rejection>,
 }
 
-/// Where the recipients of a campaign are, at one moment. `planned` is the sum of the others.
+/// How much is known of how many recipients a campaign has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Planned {
+    /// All are counted: they were uploaded, or its audience has been gone through.
+    Exact,
+    /// So many its audience picked when it began; or more, if it has met more by now.
+    Estimate,
+    /// Nobody knows before its audience has been gone through.
+    #[default]
+    Unknown,
+}
+
+/// Where the recipients of a campaign are, at one moment. `planned` is the sum of the others, where it
+/// is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Recipients that were handed in and could be read.
-    pub planned: i64,
-    /// No job has been made of them. None ever will, if the campaign has ended.
-    pub not_made: i64,
+    /// Recipients that were handed in and could be read, or that its audience picks.
+    pub planned: Option<i64>,
+    /// How much that says.
+    pub planned_is: Planned,
+    /// No job has been made of them. None ever will, if the campaign has ended. None: as `planned`.
+    pub not_made: Option<i64>,
     /// Were there before in the same campaign, and get nothing twice.
     pub duplicates: i64,
     /// Could not be made a job of.
@@ -130,7 +164,7 @@ pub struct Progress {
 impl Progress {
     /// What all parts add up to.
     pub fn known(&self) -> i64 {
-        self.not_made
+        self.not_made.unwrap_or_default()
             + self.duplicates
             + self.rejected
             + self.unfinished()
@@ -167,7 +201,7 @@ pub enum CampaignAction {
 pub enum Acted {
     /// It is done.
     Done,
-    /// Its state does not allow it, or it has no recipients.
+    /// Its state does not allow it, or it has neither recipients nor an audience.
     NotNow,
     /// It was made by whoever wants to approve of it.
     OwnCampaign,
@@ -175,24 +209,12 @@ pub enum Acted {
     NotThere,
 }
 
-/// Recipients of one time zone, to be kept.
-#[derive(Clone, Debug)]
-pub struct NewChunk {
-    /// The time zone; empty where it does not matter.
-    pub zone: String,
-    /// Its number among those of its zone.
-    pub n: i32,
-    /// How many recipients.
-    pub recipients: i32,
-    /// They themselves.
-    pub body: String,
-}
-
 const CREATE: &str = "
     insert into postroad.campaign
         (public_id, tenant_id, name, content, reach, region, start_at, expires_at, rate_per_second,
-         canary_share, failure_max, needs_approval, created_by)
-    values ($1, $2, $3, $4::text::json, $5::text::json, $6, $7, $8, $9, $10, $11, $12, $13)";
+         canary_share, failure_max, needs_approval, created_by, audience, audience_name)
+    values ($1, $2, $3, $4::text::json, $5::text::json, $6, $7, $8, $9, $10, $11, $12, $13,
+            $14::text::json, $15)";
 
 /// What the parts of a campaign come to: what is finished by its accounts, which are written in the
 /// transactions that finish it, and what is not by the rows that there are.
@@ -228,7 +250,8 @@ const CAMPAIGNS: &str = concat!(
            c.created_at, c.started_at, c.ended_at,
            c.planned, noted.made, noted.duplicates, noted.rejected, live.scheduled, live.in_pipe,
            live.running, live.failed, live.held, noted.completed, noted.dead, noted.cancelled,
-           noted.expired, noted.suppressed
+           noted.expired, noted.suppressed, c.audience is not null, c.audience_name, c.estimate,
+           c.gone_through_at is not null, c.rejections::text
     from postroad.campaign c
     join postroad.tenant t on t.id = c.tenant_id
     ",
@@ -242,53 +265,22 @@ const CAMPAIGNS: &str = concat!(
 const TEXTS: &str = "
     select c.content::text, c.reach::text, c.region, c.state, c.planned, c.counts::text,
            (select k.body from postroad.campaign_chunk k
-            where k.campaign_id = c.id and k.upload = c.upload order by k.zone, k.n limit 1)
+            where k.campaign_id = c.id and k.upload = c.upload order by k.zone, k.n limit 1),
+           c.tenant_id, c.audience::text
     from postroad.campaign c
     where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)";
 
-const DRAFT: &str = "
-    select c.id from postroad.campaign c
-    where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'draft'";
-
-const ADD_CHUNKS: &str = "
-    insert into postroad.campaign_chunk (campaign_id, upload, zone, n, recipients, body)
-    select $1, $2, u.zone, u.n, u.recipients, u.body
-    from unnest($3::text[], $4::int[], $5::int[], $6::text[]) as u(zone, n, recipients, body)";
-
-/// The upload whose recipients are those of a draft.
-const UPLOAD: &str = "
-    select c.upload from postroad.campaign c
-    where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'draft'";
-
-/// Only all of it: chunks that are missing would be recipients that get nothing. And only instead of
-/// the one ($6) that is known, and is deleted then.
-const FINISH_UPLOAD: &str = "
-    with given as (
-        select coalesce(sum(k.recipients), 0)::bigint as n from postroad.campaign_chunk k
-        join postroad.campaign c on c.id = k.campaign_id
-        where c.public_id = $1 and k.upload = $2)
-    update postroad.campaign c set upload = $2, planned = given.n, counts = $5::text::json
-    from given
-    where c.public_id = $1 and ($3::int is null or c.tenant_id = $3) and c.state = 'draft'
-      and given.n = $4 and c.upload is not distinct from $6::uuid
-    returning true, c.tenant_id";
-
-const DROP_UPLOAD: &str = "
-    delete from postroad.campaign_chunk k
-    using postroad.campaign c
-    where c.id = k.campaign_id and c.public_id = $1 and k.upload = $2
-      and k.upload is distinct from c.upload";
-
-/// $3: who acts; $4: whether as an operator. Not more of a tenant run at once than two hundred.
+/// $3: who acts; $4: whether as an operator. Not more of a tenant run at once than two hundred. How many
+/// a canary of an audience is, its first step says.
 const START: &str = "
     update postroad.campaign c
     set state = case when c.needs_approval then 'awaiting_approval' else 'running' end,
         started_at = case when not c.needs_approval then now() end,
-        canary = case when c.canary_share is not null
+        canary = case when c.canary_share is not null and c.audience is null
                  then greatest(ceil(c.canary_share * c.planned), 1) end,
         due_at = greatest(coalesce(c.start_at, now()), now())
     where c.public_id = $1 and ($2::int is null or c.tenant_id = $2) and c.state = 'draft'
-      and c.planned > 0 and $3::text is not null and $4::bool is not null
+      and (c.planned > 0 or c.audience is not null) and $3::text is not null and $4::bool is not null
       and (select count(*) from postroad.campaign o
            where o.tenant_id = c.tenant_id and o.state = 'running') < 200
     returning true, c.tenant_id";
@@ -338,7 +330,8 @@ const PAUSE: &str = concat!(
 );
 
 /// Whoever goes on has seen why it was paused, and that alone is not looked at any more. Recipients that
-/// were thrown away meanwhile cannot be gone on with.
+/// were thrown away meanwhile cannot be gone on with, nor an audience of which nobody knows any more how
+/// far it was gone through.
 const RESUME: &str = concat!(
     "
     with moved as (
@@ -347,23 +340,26 @@ const RESUME: &str = concat!(
             due_at = greatest(coalesce(c.start_at, now()), now()), rest = '0', failures = 0,
             revives = c.revives or c.state = 'cancelled',
             started_at = coalesce(c.started_at, now()),
-            canary = coalesce(c.canary, case when c.canary_share is not null
+            canary = coalesce(c.canary, case when c.canary_share is not null and c.audience is null
                               then greatest(ceil(c.canary_share * c.planned), 1) end),
             failure_max = case when c.paused_by <> 'failures' then c.failure_max end,
             canary_passed_at = coalesce(c.canary_passed_at,
                                         case when c.paused_by = 'canary' then now() end)
         where c.public_id = $1 and ($2::int is null or (c.tenant_id = $2 and not c.is_operators))
-          and c.state in ('paused', 'cancelled') and c.planned > 0 and $3::text is not null
+          and c.state in ('paused', 'cancelled') and $3::text is not null
           and $4::bool is not null and (not c.needs_approval or c.approved_by is not null)
-          and c.planned = (
-              select coalesce(sum(k.recipients - k.taken), 0) from postroad.campaign_chunk k
-              where k.campaign_id = c.id and k.upload = c.upload)
-            + (select coalesce(sum(made + duplicates + rejected), 0)
-               from (select made, duplicates, rejected from postroad.campaign_total
-                     where campaign_id = c.id
-                     union all
-                     select made, duplicates, rejected from postroad.campaign_entry
-                     where campaign_id = c.id) noted)
+          and case when c.audience is null
+              then c.planned > 0 and c.planned = (
+                  select coalesce(sum(k.recipients - k.taken), 0) from postroad.campaign_chunk k
+                  where k.campaign_id = c.id and k.upload = c.upload)
+                + (select coalesce(sum(made + duplicates + rejected), 0)
+                   from (select made, duplicates, rejected from postroad.campaign_total
+                         where campaign_id = c.id
+                         union all
+                         select made, duplicates, rejected from postroad.campaign_entry
+                         where campaign_id = c.id) noted)
+              else c.last_recipient is null or c.gone_through_at is not null
+                or exists (select from postroad.campaign_cursor k where k.campaign_id = c.id) end
         returning c.id, c.tenant_id),
     ",
     lift_stops_of_moved!(),
@@ -397,17 +393,6 @@ const PRUNE_DRAFTS: &str = "
       and not exists (select from postroad.stop s where s.campaign_id = c.id)
     returning c.id";
 
-/// What is left of uploads that broke off, and of campaigns that ended long ago.
-const PRUNE_CHUNKS: &str = "
-    delete from postroad.campaign_chunk k
-    where k.ctid = any(array(
-        select o.ctid from postroad.campaign_chunk o
-        join postroad.campaign c on c.id = o.campaign_id
-        where (o.upload is distinct from c.upload and o.added_at < now() - interval '1 day')
-           or c.ended_at < now() - $1 * interval '1 ms'
-        limit $2))
-    returning k.n";
-
 impl Store {
     /// Makes a draft for a tenant, and answers its id.
     pub async fn create_campaign(&self, tenant: i32, new: &NewCampaign<'_>) -> Result<Uuid, Error> {
@@ -431,6 +416,8 @@ impl Store {
                 &new.failure_max,
                 &new.needs_approval,
                 &actor,
+                &new.audience.map(|audience| audience.rules),
+                &new.audience.and_then(|audience| audience.name),
             ],
             action: "campaign.create",
             detail: json!({"name": new.name}),
@@ -482,84 +469,9 @@ impl Store {
             planned: row.get(4),
             counts: row.get(5),
             first_chunk: row.get(6),
+            tenant: row.get(7),
+            audience: row.get(8),
         }))
-    }
-
-    /// Keeps recipients of an upload. False: the campaign is no draft any more, or not there.
-    pub async fn add_chunks(
-        &self,
-        id: Uuid,
-        upload: Uuid,
-        chunks: &[NewChunk],
-    ) -> Result<bool, Error> {
-        let found = self
-            .query("reading a campaign", DRAFT, &[&id, &self.tenant_id()])
-            .await?;
-        let Some(campaign) = found.first().map(|row| row.get::<_, i64>(0)) else {
-            return Ok(false);
-        };
-        let zones: Vec<_> = chunks.iter().map(|one| one.zone.as_str()).collect();
-        let numbers: Vec<_> = chunks.iter().map(|one| one.n).collect();
-        let recipients: Vec<_> = chunks.iter().map(|one| one.recipients).collect();
-        let bodies: Vec<_> = chunks.iter().map(|one| one.body.as_str()).collect();
-        let params: [&(dyn ToSql + Sync); 6] =
-            [&campaign, &upload, &zones, &numbers, &recipients, &bodies];
-        self.query("keeping recipients", ADD_CHUNKS, &params)
-            .await?;
-        Ok(true)
-    }
-
-    /// Makes an upload the recipients of its campaign, instead of the one before, if all of it is
-    /// there: `recipients`, and by channel and language the JSON `counts`. False: it is not, or the
-    /// campaign is no draft any more.
-    pub async fn finish_upload(
-        &self,
-        id: Uuid,
-        upload: Uuid,
-        recipients: i64,
-        counts: &str,
-    ) -> Result<bool, Error> {
-        let mut known = self.upload_of(id).await?;
-        while let Some(before) = known {
-            let tenant = self.tenant_id();
-            let change = Change {
-                operation: "taking recipients",
-                sql: FINISH_UPLOAD,
-                params: &[&id, &upload, &tenant, &recipients, &counts, &before],
-                action: "campaign.recipients",
-                detail: json!({"recipients": recipients}),
-            };
-            let rows = self.change(change, if_so(&id.to_string())).await?;
-            if !rows.is_empty() {
-                let dropped = match before {
-                    Some(before) => self.drop_upload(id, before).await,
-                    None => Ok(()),
-                };
-                if let Err(error) = dropped {
-                    tracing::warn!("{error}: left to the pruner");
-                }
-                return Ok(true);
-            }
-            // Another upload may have come first: then this one is instead of that.
-            let now = self.upload_of(id).await?;
-            known = now.filter(|now| *now != before);
-        }
-        Ok(false)
-    }
-
-    /// The upload of a draft, if there is one; none: it is no draft.
-    async fn upload_of(&self, id: Uuid) -> Result<Option<Option<Uuid>>, Error> {
-        let params: [&(dyn ToSql + Sync); 2] = [&id, &self.tenant_id()];
-        let rows = self.query("reading a campaign", UPLOAD, &params).await?;
-        Ok(rows.first().map(|row| row.get(0)))
-    }
-
-    /// Throws an upload away that did not come to its end.
-    pub async fn drop_upload(&self, id: Uuid, upload: Uuid) -> Result<(), Error> {
-        let params: [&(dyn ToSql + Sync); 2] = [&id, &upload];
-        self.query("dropping an upload", DROP_UPLOAD, &params)
-            .await
-            .map(drop)
     }
 
     /// Does something to a campaign.
@@ -603,19 +515,6 @@ impl Store {
         Ok(self.query("pruning drafts", PRUNE_DRAFTS, &[]).await?.len())
     }
 
-    /// Deletes up to `limit` chunks of uploads that broke off, and of campaigns that ended `keep` ago.
-    pub async fn prune_chunks(
-        &self,
-        keep: std::time::Duration,
-        limit: i64,
-    ) -> Result<usize, Error> {
-        let keep = super::millis(keep) as f64;
-        Ok(self
-            .query("pruning recipients", PRUNE_CHUNKS, &[&keep, &limit])
-            .await?
-            .len())
-    }
-
     /// Who acts, to be written into a row.
     pub(super) fn actor_name(&self) -> &str {
         self.actor.as_ref().map_or("postroad", |actor| &actor.name)
@@ -639,12 +538,23 @@ pub struct CampaignTexts {
     pub counts: Option<String>,
     /// The first of those that have no job yet.
     pub first_chunk: Option<String>,
+    /// Whose it is.
+    pub tenant: i32,
+    /// The rules of whom it is for, as JSON. None: recipients are uploaded.
+    pub audience: Option<String>,
 }
 
 fn campaign(row: &Row) -> Campaign {
     let count = |column| row.get::<_, i64>(column);
-    let (planned, made) = (count(17), count(18));
     let (duplicates, rejected) = (count(19), count(20));
+    let met = count(18) + duplicates + rejected;
+    let (is_for_audience, is_gone_through) = (row.get(31), row.get(34));
+    let estimate: Option<i64> = row.get(33);
+    let (planned, planned_is) = match (is_for_audience, is_gone_through, estimate) {
+        (false, ..) | (true, true, _) => (Some(count(17)), Planned::Exact),
+        (true, false, Some(estimate)) => (Some(estimate.max(met)), Planned::Estimate),
+        (true, false, None) => (None, Planned::Unknown),
+    };
     Campaign {
         id: row.get(0),
         tenant: row.get(1),
@@ -659,13 +569,20 @@ fn campaign(row: &Row) -> Campaign {
         failure_max: row.get(10),
         needs_approval: row.get(11),
         approved_by: row.get(12),
+        source: if is_for_audience {
+            "audience"
+        } else {
+            "upload"
+        },
+        audience: row.get(32),
         created_by: row.get(13),
         created_at: row.get(14),
         started_at: row.get(15),
         ended_at: row.get(16),
         progress: Progress {
             planned,
-            not_made: planned - made - duplicates - rejected,
+            planned_is,
+            not_made: planned.map(|planned| planned - met),
             duplicates,
             rejected,
             scheduled: count(21),
@@ -679,5 +596,6 @@ fn campaign(row: &Row) -> Campaign {
             expired: count(29),
             suppressed: count(30),
         },
+        rejections: Rejections::parse(row.get(35)).0,
     }
 }

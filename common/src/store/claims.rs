@@ -340,6 +340,7 @@ macro_rules! claim {
                     where j.queue_id = $1 and j.tenant_id = next.tenant_id and j.priority = p.priority
                       and j.stage = 0 and j.run_at <= now()
                       and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
+                      and (j.expires_at is null or j.expires_at > now()) and j.cancel_at is null
                     limit 1) one) as is_due) one
         where w.due < 64 and next.tenant_id is not null
           and not (w.has_wrapped and next.tenant_id >= $10)),
@@ -552,13 +553,15 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
     select * from met"
 );
 
-/// Only what was never started may be let go: a started job is its worker's.
+/// Only what was never started may be let go: a started job is its worker's. A row is known by its id:
+/// the stage is asked for in a `case`, or the planner reads the whole pipe, for each job anew.
 const RELEASE: &str = "
     update postroad.job j
     set stage = 0, claimed_at = null, claimed_by = null,
         run_at = case when d.delay_ms > 0 then now() + d.delay_ms * interval '1 ms' else j.run_at end
     from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, delay_ms)
-    where j.id = d.id and j.dispatch = d.dispatch and j.stage = 1 and j.started_at is null
+    where j.id = d.id and j.dispatch = d.dispatch
+      and case when j.stage = 1 then j.started_at is null else false end
     returning j.id";
 
 impl Store {

@@ -71,6 +71,7 @@ macro_rules! stop_of_j {
     };
 }
 
+mod announcements;
 mod audience_sql;
 mod audiences;
 mod audit;
@@ -105,8 +106,10 @@ mod session;
 mod stops;
 mod suppressions;
 mod tenants;
+mod timeline;
 mod token_admin;
 mod tokens;
+mod uploads;
 mod view;
 
 use std::time::Duration;
@@ -119,16 +122,17 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub use audiences::{AudienceMember, AudienceMembers, AudienceRow, PutAudience};
+pub use announcements::{Announced, AnnouncementRow, Corrected};
+pub use audiences::{AudienceMember, AudienceMembers, AudiencePart, AudienceRow, PutAudience};
 pub use audit::{Actor, Changed};
 pub use campaigns::{
-    Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignTexts, NewCampaign, NewChunk,
-    Progress,
+    Acted, CAMPAIGN_STATES, Campaign, CampaignAction, CampaignAudience, CampaignTexts, NewCampaign,
+    Planned, Progress,
 };
 pub use claims::{Claim, Claimed, Cursor, DueQueue, Places};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
-pub use expansion::{Child, Expand, Expanding, Outlets, Turn};
+pub use expansion::{Child, Expand, Expanding, Made, Outlets, Rejected, Rejection, Turn};
 pub use gauges::{COUNTED_MAX, QueueGauges};
 pub use housekeeping::{DayToForget, PARTITION_DAYS_AHEAD};
 pub use job_actions::{Cancelled, Retried};
@@ -151,13 +155,16 @@ pub use rescues::Rescued;
 pub use retries::{FailedJob, Ruling};
 pub use schedules::{DueSchedule, NewSchedule, ScheduleChange, ScheduleRow, TickRow, Ticked};
 pub use schema::{SCHEMA_VERSION, SchemaState};
+use scope::Plan;
 pub use scope::Scope;
 pub use secrets::WebhookSecrets;
 pub use stops::{Missing, Named, NewStop, Stop, StopMode, StopScope, Stopped, Swept};
 pub use suppressions::{SUPPRESSED_AT_ONCE, SUPPRESSION_REASON_BYTES_MAX, Suppression};
 pub use tenants::{Rotated, SECRET_OVERLAP, TenantChange, TenantRow};
+pub use timeline::NewEntry;
 pub use token_admin::{NewToken, TokenRow};
 pub use tokens::FoundToken;
+pub use uploads::NewChunk;
 pub use view::{Census, JobFilter, JobRow, Resolution};
 
 use crate::config::{DATABASE_URL_DEFAULT, Env};
@@ -220,6 +227,15 @@ impl Settings {
             config,
             connections_max,
         })
+    }
+
+    /// The same with another number of connections.
+    #[must_use]
+    pub fn with_connections(self, most: usize) -> Self {
+        Self {
+            connections_max: most,
+            ..self
+        }
     }
 }
 
@@ -285,11 +301,21 @@ impl Store {
         sql: &'static str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Error> {
+        self.query_by(Plan::Anew, operation, sql, params).await
+    }
+
+    async fn query_by(
+        &self,
+        plan: Plan,
+        operation: &'static str,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
         self.with_connection(operation, async |connection| {
             let statement = connection.prepare_cached(sql).await?;
             match self.scope {
                 None => connection.query(&statement, params).await,
-                Some(scope) => scope.query(connection, &statement, params).await,
+                Some(scope) => scope.query(connection, &statement, params, plan).await,
             }
         })
         .await

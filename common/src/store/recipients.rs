@@ -145,11 +145,14 @@ impl Store {
         Ok(rows.iter().map(recipient).collect())
     }
 
-    /// Forgets a recipient. False: there is none.
+    /// Forgets a recipient and its timeline. False: there is none; its timeline is forgotten all the
+    /// same.
     pub async fn delete_recipient(&self, tenant: i32, key: &str) -> Result<bool, Error> {
         if !Recipient::is_key(key) {
             return Ok(false);
         }
+        // First: whoever dies here finds the recipient still there, and deletes it again.
+        self.forget_timeline(tenant, key).await?;
         let change = Change {
             operation: "deleting a recipient",
             sql: DELETE,

@@ -23,6 +23,22 @@ pub enum Scope {
 /// For this transaction alone: a pooler gives the session to somebody else afterwards.
 const ENTER: &str = "select set_config('postroad.tenant', $1, true)";
 
+/// The same, and for this transaction the plan that was made first.
+const ENTER_PLANNED: &str = "
+    select set_config('postroad.tenant', $1, true),
+           set_config('plan_cache_mode', 'force_generic_plan', true)";
+
+/// How a statement is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Anew, with the values at hand.
+    Anew,
+    /// Once for each connection: for statements of which every part is found by the start of an
+    /// index whatever the values are, and that are asked so often that planning would cost more than
+    /// all the rest.
+    Once,
+}
+
 impl Scope {
     /// The one tenant; none for an operator.
     pub fn tenant_id(self) -> Option<i32> {
@@ -53,8 +69,13 @@ impl Scope {
         connection: &Object,
         statement: &Statement,
         params: &[&(dyn ToSql + Sync)],
+        plan: Plan,
     ) -> Result<Vec<Row>, Error> {
-        let enter = connection.prepare_cached(ENTER).await?;
+        let enter = match plan {
+            Plan::Anew => ENTER,
+            Plan::Once => ENTER_PLANNED,
+        };
+        let enter = connection.prepare_cached(enter).await?;
         let setting = self.setting();
         let scope: [&(dyn ToSql + Sync); 1] = [&setting];
         let (begun, entered, rows, committed) = join4(

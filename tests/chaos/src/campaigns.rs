@@ -1,5 +1,5 @@
-//! Campaigns of the clients: handed in whole, cancelled and resumed in the middle, and every recipient a
-//! job that a client was promised.
+//! Campaigns of the clients: one that is handed in whole and one for an audience, cancelled and resumed in
+//! the middle, and every recipient a job that a client was promised.
 //!
 //! Which job a recipient gets is known before there is one: its id comes of the campaign and the
 //! recipient. So each is a submit like any other, and the checker asks of it what it asks of all.
@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
-use postroad_common::campaign::{Common, Content, Recipient, child_id};
+use postroad_common::audience;
+use postroad_common::campaign::{Common, Content, Member, Members, Recipient, child_id};
 use postroad_common::store::{
-    Acted, Campaign, CampaignAction, NewCampaign, NewChunk, Scope, Store,
+    Acted, Campaign, CampaignAction, CampaignAudience, NewCampaign, NewChunk, Scope, Store,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -35,16 +36,17 @@ pub struct Sending {
     submits: Vec<Submit>,
 }
 
-/// Hands a campaign of so many recipients in, for the first tenant, to start after a while: what it sends
-/// must not be taken for the pace of the other clients before a fault.
+/// Hands campaigns of so many recipients in, half of them by an upload and half by an audience, for the
+/// first tenant, to start after a while: what they send must not be taken for the pace of the other
+/// clients before a fault.
 pub async fn create(
     store: &Store,
     url: &str,
     recipients: usize,
     starts_after: Duration,
-) -> anyhow::Result<Option<Sending>> {
+) -> anyhow::Result<Vec<Sending>> {
     if recipients == 0 {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let tenant = "tenant-0".to_owned();
     let number = patiently(|| tenant_id(store, &tenant)).await?;
@@ -54,42 +56,62 @@ pub async fn create(
         .map_err(|problems| anyhow::anyhow!("the content is wrong: {problems:?}"))?;
     let t = now();
     let starts = patiently(|| store.now()).await? + SignedDuration::try_from(starts_after)?;
-    let id = make(&store, number, &text, starts).await?;
-    let campaign = find(&store, id).await?;
-    let recipients: Vec<_> = (0..recipients).map(recipient).collect();
-    let submits = recipients
-        .iter()
-        .map(|one| submit(&content, &campaign, one, t))
-        .collect::<anyhow::Result<_>>()?;
-    upload(&store, id, &recipients).await?;
-    act(&store, id, CampaignAction::Start, "running").await?;
-    Ok(Some(Sending {
-        store,
-        id,
-        tenant,
-        submits,
-    }))
+    let members: Vec<_> = (0..recipients / 2).map(member).collect();
+    patiently(|| store.put_recipients(number, &members)).await?;
+    let uploaded: Vec<_> = (recipients / 2..recipients).map(recipient).collect();
+    let mut sendings = Vec::new();
+    for is_for_audience in [false, true] {
+        let id = make(&store, number, &text, starts, is_for_audience).await?;
+        let campaign = find(&store, id).await?;
+        let submits = match is_for_audience {
+            true => submits_of_members(&content, &campaign, &members, t)?,
+            false => uploaded
+                .iter()
+                .map(|one| submit(&content, &campaign, one, &one.key(&content), t))
+                .collect::<anyhow::Result<_>>()?,
+        };
+        if !is_for_audience {
+            upload(&store, id, &uploaded).await?;
+        }
+        act(&store, id, CampaignAction::Start, "running").await?;
+        sendings.push(Sending {
+            store: store.clone(),
+            id,
+            tenant: tenant.clone(),
+            submits,
+        });
+    }
+    Ok(sendings)
 }
 
-/// Calls it off in the middle and goes on, if it has not ended before; and waits for its end.
-pub async fn end(sending: Option<Sending>) -> anyhow::Result<Vec<Submit>> {
-    let Some(sending) = sending else {
-        return Ok(Vec::new());
-    };
-    let Sending { store, id, .. } = &sending;
-    act(store, *id, CampaignAction::Cancel, "cancelled").await?;
-    act(store, *id, CampaignAction::Resume, "running").await?;
+/// Calls each off in the middle and goes on, if it has not ended before; and waits for their end.
+pub async fn end(sendings: Vec<Sending>) -> anyhow::Result<Vec<Submit>> {
+    for Sending { store, id, .. } in &sendings {
+        act(store, *id, CampaignAction::Cancel, "cancelled").await?;
+        act(store, *id, CampaignAction::Resume, "running").await?;
+    }
     let deadline = Instant::now() + PATIENCE;
+    let mut submits = Vec::new();
+    for sending in sendings {
+        until_made(&sending, deadline).await?;
+        submits.extend(sending.submits);
+    }
+    Ok(submits)
+}
+
+async fn until_made(sending: &Sending, deadline: Instant) -> anyhow::Result<()> {
     loop {
-        let campaign = find(store, *id).await?;
+        let campaign = find(&sending.store, sending.id).await?;
         let progress = campaign.progress;
         ensure!(
-            progress.known() == progress.planned,
+            progress
+                .planned
+                .is_none_or(|planned| planned == progress.known()),
             "the parts of a campaign of {} are not its recipients: {progress:?}",
             sending.tenant
         );
-        if progress.not_made == 0 && !campaign_revives(&campaign) {
-            return Ok(sending.submits);
+        if progress.not_made == Some(0) && !campaign_revives(&campaign) {
+            return Ok(());
         }
         ensure!(
             Instant::now() < deadline,
@@ -129,10 +151,41 @@ fn recipient(n: usize) -> Recipient {
     }
 }
 
+/// The nth of the tenant's recipients.
+fn member(n: usize) -> audience::Recipient {
+    audience::Recipient {
+        key: format!("user-{n}"),
+        addresses: [("sms".to_owned(), format!("+3363998{n:04}"))].into(),
+        ..audience::Recipient::default()
+    }
+}
+
+fn submits_of_members(
+    content: &Content,
+    campaign: &Campaign,
+    members: &[audience::Recipient],
+    t: f64,
+) -> anyhow::Result<Vec<Submit>> {
+    let mut read = Members::new(content, None);
+    let submit = |one: &audience::Recipient| {
+        let member = Member {
+            key: &one.key,
+            addresses: &one.addresses,
+            language: None,
+            timezone: None,
+            attributes: &one.attributes,
+        };
+        let recipient = read.recipient(&member)?;
+        submit(content, campaign, &recipient, &member.identity(), t)
+    };
+    members.iter().map(submit).collect()
+}
+
 fn submit(
     content: &Content,
     campaign: &Campaign,
     recipient: &Recipient,
+    key: &[u8],
     t: f64,
 ) -> anyhow::Result<Submit> {
     let name = campaign.id.to_string();
@@ -141,8 +194,7 @@ fn submit(
         timezone: "UTC",
     };
     let message = content.render(recipient, common)?;
-    let key = recipient.key(content);
-    let id = child_id(campaign.id, &key, campaign.created_at);
+    let id = child_id(campaign.id, key, campaign.created_at);
     let kind = message.channel.kind.to_string();
     let args: serde_json::Value = serde_json::from_str(message.args.get())?;
     // What the provider gets: of a webhook its body, of a text message all args.
@@ -174,6 +226,7 @@ async fn make(
     tenant: i32,
     content: &str,
     starts: Timestamp,
+    is_for_audience: bool,
 ) -> anyhow::Result<Uuid> {
     let new = NewCampaign {
         name: "chaos",
@@ -188,6 +241,10 @@ async fn make(
         canary_share: None,
         failure_max: None,
         needs_approval: false,
+        audience: is_for_audience.then_some(CampaignAudience {
+            rules: r#"{"all":true}"#,
+            name: None,
+        }),
     };
     // A draft whose answer was lost is one that nobody starts.
     patiently(|| store.create_campaign(tenant, &new)).await

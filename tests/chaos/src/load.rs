@@ -106,8 +106,8 @@ pub async fn run(
         Some(_) => Vec::new(),
         None => schedules::create(doors.store(), &provider_url, load.schedules).await?,
     };
-    let campaign = match load.herd_after {
-        Some(_) => None,
+    let campaigns = match load.herd_after {
+        Some(_) => Vec::new(),
         None => {
             let after = if load.is_plain {
                 Duration::ZERO
@@ -156,7 +156,7 @@ pub async fn run(
         submits.extend(done.context("a client panicked")??);
     }
     submits.extend(schedules::end(doors.store(), schedules).await?);
-    submits.extend(campaigns::end(campaign).await?);
+    submits.extend(campaigns::end(campaigns).await?);
     submits.sort_by(|one, other| one.t.total_cmp(&other.t));
     Ok(submits)
 }

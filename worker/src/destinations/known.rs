@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use tokio::sync::oneshot;
 
 use super::evidence::Evidence;
-use super::limit::Limit;
+use super::limit::{Limit, QUICK};
 use super::{Call, RETURNS_PER_SECOND, WAIT_MAX};
 
 /// Nobody is sent back for less: a round through the schedule takes that long anyway.
@@ -124,35 +124,38 @@ impl Known {
     /// Lets a job wait, if it is to have its turn within [`WAIT_MAX`]. One always may: so the next call
     /// need not come out of the schedule first.
     pub(super) fn wait(&mut self, now: Instant, waiter: Waiter) -> Result<(), Waiter> {
-        let soon = self.answers_per_second(now) * WAIT_MAX.as_secs_f64();
-        let most = (1.0 + soon).min(self.limit.calls() as f64) as usize;
-        if self.is_paused(now) || self.waiting.len() >= most {
+        let most = self.turns_within(WAIT_MAX, now).max(1.0);
+        if self.is_paused(now) || self.waiting.len() as f64 >= most {
             return Err(waiter);
         }
         self.waiting.push_back(waiter);
         Ok(())
     }
 
-    /// As it answers when all that it takes are under way; less, if nothing has been heard for long.
-    fn answers_per_second(&self, now: Instant) -> f64 {
-        let known = self.limit.rate().unwrap_or(f64::INFINITY);
+    /// How many calls there will be for those who wait, as it looks. Where nothing is known and not much
+    /// time has passed that is good.
+    fn turns_within(&self, time: Duration, now: Instant) -> f64 {
+        if self.silence(now) >= time {
+            return 0.0;
+        }
+        let turns = |seconds| self.limit.calls() as f64 * time.as_secs_f64() / seconds;
+        self.limit.seconds().map_or(f64::INFINITY, turns)
+    }
+
+    /// For how long it has had calls under way and said nothing.
+    fn silence(&self, now: Instant) -> Duration {
         match self.calls {
-            0 => known,
-            _ => {
-                let silence = now.saturating_duration_since(self.heard_at);
-                known.min(1.0 / silence.as_secs_f64().max(1e-6))
-            }
+            0 => Duration::ZERO,
+            _ => now.saturating_duration_since(self.heard_at),
         }
     }
 
     // === Coming again ===
 
-    /// For how long a job is sent back: until all have had their turn that were sent back before it.
-    /// `put_off` destinations have such jobs.
-    pub(super) fn put_off(&mut self, now: Instant, put_off: usize) -> Duration {
-        let least = RETURNS_PER_SECOND / put_off.max(1) as f64;
-        let known = self.limit.rate().unwrap_or_default();
-        let turn = Duration::from_secs_f64(1.0 / known.max(least));
+    /// For how long a job is sent back: until all have had their turn that were sent back before it. It
+    /// came over a queue with so many places; `put_off` destinations have such jobs.
+    pub(super) fn put_off(&mut self, now: Instant, places: usize, put_off: usize) -> Duration {
+        let turn = Duration::from_secs_f64(1.0 / self.returns_per_second(now, places, put_off));
         let earliest = (now + DELAY_MIN).max(self.paused_until.unwrap_or(now));
         self.last_return = (self.last_return.max(earliest) + turn).min(now + DELAY_MAX);
         let delay = self.last_return.saturating_duration_since(now);
@@ -163,54 +166,78 @@ impl Known {
             false => delay.mul_f64(1.0 - chance / 2.0),
         }
     }
+
+    /// As it answers. Where nothing is wrong the limit grows, and what is sent back now comes when it has:
+    /// as if all places were calls.
+    fn returns_per_second(&self, now: Instant, places: usize, put_off: usize) -> f64 {
+        let calls = match self.limit.is_troubled() {
+            true => self.limit.calls(),
+            false => self.limit.calls().max(places),
+        };
+        let silence = self.silence(now).as_secs_f64();
+        let seconds = self.limit.seconds().unwrap_or(QUICK.as_secs_f64());
+        let answers = calls as f64 / seconds.max(silence);
+        answers.max(RETURNS_PER_SECOND / put_off.max(1) as f64)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const PLACES: usize = 100;
+
+    /// One of which nothing has been heard for long.
+    fn silent(now: Instant) -> Known {
+        let long_ago = now.checked_sub(Duration::from_secs(3600));
+        let mut known = Known::new(10, 1, long_ago.unwrap());
+        known.begin(0, long_ago.unwrap());
+        known
+    }
+
     fn delays(known: &mut Known, now: Instant, jobs: usize, put_off: usize) -> Vec<Duration> {
-        (0..jobs).map(|_| known.put_off(now, put_off)).collect()
+        let delay = |_| known.put_off(now, PLACES, put_off);
+        (0..jobs).map(delay).collect()
     }
 
     #[test]
     fn what_is_sent_back_comes_again_one_after_the_other() {
         let now = Instant::now();
-        let mut known = Known::new(10, 1, now);
-        let delays = delays(&mut known, now, 1000, 1);
+        let delays = delays(&mut silent(now), now, 1000, 1);
         for (n, delay) in delays.iter().enumerate() {
             let turn = DELAY_MIN + (Duration::from_secs(1) / 200) * (n as u32 + 1);
-            assert!(
-                (turn..turn.mul_f64(1.0 + JITTER)).contains(delay),
-                "{n}: {delay:?}"
-            );
+            let expected = turn..turn.mul_f64(1.0 + JITTER);
+            assert!(expected.contains(delay), "{n}: {delay:?}");
         }
+    }
+
+    /// Of one that was only busy they come as fast as all places could have them.
+    #[test]
+    fn where_nothing_is_wrong_what_is_sent_back_is_soon_there() {
+        let now = Instant::now();
+        let mut known = Known::new(10, 1, now);
+        known.begin(0, now);
+        let later = now + Duration::from_millis(100);
+        let last = delays(&mut known, later, 1000, 1).pop().unwrap();
+        let expected = DELAY_MIN + Duration::from_secs(1);
+        assert!((expected..expected * 2).contains(&last), "{last:?}");
     }
 
     #[test]
     fn of_many_destinations_each_has_its_share_of_what_comes_again() {
         let now = Instant::now();
-        let last = delays(&mut Known::new(10, 1, now), now, 100, 10)
-            .pop()
-            .unwrap();
+        let last = delays(&mut silent(now), now, 100, 10).pop().unwrap();
         assert!(last >= Duration::from_secs(5), "{last:?}");
     }
 
     #[test]
     fn nobody_is_sent_away_for_longer_than_a_few_minutes_and_not_all_for_the_same_time() {
         let now = Instant::now();
-        let mut known = Known::new(10, 1, now);
-        let delays = delays(&mut known, now, 200_000, 1);
-        let last = &delays[100_000..];
-        assert!(
-            delays
-                .iter()
-                .all(|delay| *delay <= DELAY_MAX.mul_f64(1.0 + JITTER))
-        );
-        let early = last
-            .iter()
-            .filter(|delay| **delay < DELAY_MAX.mul_f64(0.75))
-            .count();
+        let delays = delays(&mut silent(now), now, 200_000, 1);
+        let longest = DELAY_MAX.mul_f64(1.0 + JITTER);
+        assert!(delays.iter().all(|delay| *delay <= longest));
+        let is_early = |delay: &&Duration| **delay < DELAY_MAX.mul_f64(0.75);
+        let early = delays[100_000..].iter().filter(is_early).count();
         assert!((40_000..60_000).contains(&early), "{early}");
     }
 
@@ -224,7 +251,7 @@ mod tests {
         known.end(0);
         let (grant, _granted) = oneshot::channel();
         assert!(!known.takes_more(now) && known.wait(now, Waiter { lane: 0, grant }).is_err());
-        assert!(known.put_off(now, 1) >= PAUSE_MAX);
+        assert!(known.put_off(now, PLACES, 1) >= PAUSE_MAX);
         assert!(known.takes_more(now + PAUSE_MAX), "but not for an hour");
     }
 
@@ -243,7 +270,7 @@ mod tests {
             is_taken
         };
         let at_once = (0..100).filter(|_| waits(&mut known, now)).count();
-        assert_eq!(at_once, calls, "it may be fast: nobody knows");
+        assert_eq!(at_once, 100, "it may be fast: nobody knows");
         let later = now + Duration::from_secs(1);
         assert!(!waits(&mut known, later));
         known.waiting.clear();

@@ -40,12 +40,14 @@ const SLOW: f64 = 2.0;
 /// A slow round leaves at least this share of the limit.
 const KEPT_LEAST: f64 = 0.5;
 /// Nobody who answers within this time is slow: on a busy machine that much may be our own doing.
-const QUICK: Duration = Duration::from_millis(25);
+pub(super) const QUICK: Duration = Duration::from_millis(25);
 /// So few calls at once are not what makes a destination slow.
 const FEW: usize = 2;
 /// By how much a round with few calls may raise what is normal: who becomes a thousand times slower is
 /// taken for what it is after seventy rounds, and not at once.
 const RISE: f64 = 1.1;
+/// What one answer counts among the last few.
+const RECENT: f64 = 0.2;
 /// Standard errors within which a difference may be chance.
 const CHANCE: f64 = 2.0;
 
@@ -69,8 +71,10 @@ pub(crate) struct Limit {
     changed_at: Instant,
     /// The logarithm of the seconds that an answer takes while there is little to do.
     normal: Option<f64>,
-    /// The same of the last round, whatever there was to do.
-    latest: Option<f64>,
+    /// The same of the last few answers, whatever there was to do.
+    recent: Option<f64>,
+    /// Whether it failed or was slow when it was last looked at, or has failed since.
+    is_troubled: bool,
     round: Round,
 }
 
@@ -97,7 +101,8 @@ impl Limit {
             step: (limit * STEP_SHARE).max(1.0),
             changed_at: now,
             normal: None,
-            latest: None,
+            recent: None,
+            is_troubled: false,
             round: Round::default(),
         }
     }
@@ -107,9 +112,14 @@ impl Limit {
         self.limit as usize
     }
 
-    /// How many answers a second there are, if the limit is used; none before any is known.
-    pub(crate) fn rate(&self) -> Option<f64> {
-        self.latest.map(|latest| self.limit / latest.exp())
+    /// How many seconds an answer takes now; none before any is known.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.recent.map(f64::exp)
+    }
+
+    /// Whether something is wrong: it lets no more through for now.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.is_troubled
     }
 
     /// A call that began at `began` has ended now, as one of `under_way`.
@@ -118,10 +128,14 @@ impl Limit {
         let took = took.max(f64::EPSILON).ln();
         match sign {
             Sign::Failed => self.failed(under_way),
-            Sign::Done => self.answered(took, began, now, under_way),
+            Sign::Done => {
+                let recent = self.recent.unwrap_or(took);
+                self.recent = Some(recent + RECENT * (took - recent));
+                self.answered(took, began, now, under_way);
+            }
             Sign::Answered => {
-                if let Some(latest) = self.latest {
-                    self.answered(took.max(latest), began, now, under_way);
+                if let Some(recent) = self.recent {
+                    self.answered(took.max(recent), began, now, under_way);
                 }
             }
         }
@@ -133,6 +147,7 @@ impl Limit {
         self.limit = (self.limit - 1.0).min(self.limit.midpoint(fit)).max(1.0);
         self.step = 1.0;
         self.round.has_failures = true;
+        self.is_troubled = true;
     }
 
     fn answered(&mut self, took: f64, began: Instant, now: Instant, under_way: usize) {
@@ -153,7 +168,9 @@ impl Limit {
     fn look(&mut self, now: Instant) {
         let round = std::mem::take(&mut self.round);
         let (slowness, chance) = self.compare(&round);
-        if slowness - chance > SLOW.ln() {
+        let is_slow = slowness - chance > SLOW.ln();
+        self.is_troubled = is_slow || round.has_failures;
+        if is_slow {
             let kept = (SLOW.ln() - slowness).exp().max(KEPT_LEAST);
             self.limit = (self.limit * kept).max(1.0);
             self.step = 1.0;
@@ -174,7 +191,6 @@ impl Limit {
         let mean = round.sum / round.answers;
         let variance = (round.squares / round.answers - mean * mean).max(0.0);
         let chance = CHANCE * (variance / round.answers).sqrt();
-        self.latest = Some(mean);
         let normal = match self.normal {
             None => mean,
             Some(normal) if round.peak <= FEW => mean.min(normal + RISE.ln()),
@@ -369,11 +385,8 @@ mod tests {
             limit.ended(Sign::Done, now, now + QUICK, 5);
         }
         assert_eq!(limit.calls(), FIRST as usize);
-        assert!(
-            limit
-                .rate()
-                .is_some_and(|rate| (799.0..801.0).contains(&rate))
-        );
+        let seconds = limit.seconds().unwrap();
+        assert!((seconds - QUICK.as_secs_f64()).abs() < 1e-6, "{seconds}");
     }
 
     proptest! {
@@ -393,7 +406,7 @@ mod tests {
                 limit.ended(sign, began, now, under_way);
                 now += Duration::from_micros(rest);
                 prop_assert!((1..=most.max(1)).contains(&limit.calls()), "{:?}", limit);
-                prop_assert!(limit.rate().is_none_or(f64::is_finite), "{:?}", limit);
+                prop_assert!(limit.seconds().is_none_or(f64::is_finite), "{:?}", limit);
             }
         }
     }

@@ -18,9 +18,10 @@
 //!   others have places. (That is Choudhury and Hahne's rule for sharing the buffer of a switch, "Dynamic
 //!   Queue Length Thresholds", 1998.)
 //!
-//! What goes back comes again at the pace at which the destination answers, and at least at
-//! [`RETURNS_PER_SECOND`], all destinations together: so a few jobs are soon back when it recovers, and
-//! a hundred thousand do not go round and round meanwhile.
+//! What goes back comes again at the pace at which the destination answers, or would with all places where
+//! nothing is wrong with it, and at least at [`RETURNS_PER_SECOND`], all destinations together: so one that
+//! is only busy never runs out of jobs, a few jobs are soon back when one recovers, and a hundred thousand
+//! do not go round and round meanwhile.
 //!
 //! At most [`KNOWN_MAX`] destinations are known. Those without a job for [`IDLE`] are forgotten, and so
 //! are all without a call when there are too many.
@@ -103,6 +104,7 @@ pub(crate) enum Turn {
 pub(crate) struct Wait {
     destinations: Destinations,
     destination: Destination,
+    lane: usize,
     granted: oneshot::Receiver<Call>,
 }
 
@@ -209,6 +211,7 @@ impl Destinations {
             return Turn::Wait(Wait {
                 destinations: self.clone(),
                 destination: destination.clone(),
+                lane: number,
                 granted,
             });
         }
@@ -217,7 +220,7 @@ impl Destinations {
             (_, false) => "share",
             (_, true) => "full",
         };
-        Turn::Later(state.put_off(destination, reason, now))
+        Turn::Later(state.put_off(destination, number, reason, now))
     }
 
     fn begin(
@@ -327,7 +330,14 @@ fn known_or_new<'a>(
 }
 
 impl State {
-    fn put_off(&mut self, destination: &Destination, reason: &'static str, now: Instant) -> PutOff {
+    fn put_off(
+        &mut self,
+        destination: &Destination,
+        lane: usize,
+        reason: &'static str,
+        now: Instant,
+    ) -> PutOff {
+        let places = self.lanes[lane].places;
         let delay = self.known.get_mut(destination).map_or(WAIT_MAX, |known| {
             let is_due = |at: Option<Instant>, every| at.is_none_or(|at| now >= at + every);
             if is_due(known.logged_at, LOGGED_EVERY) && is_due(self.logged_at, ANY_LOGGED_EVERY) {
@@ -339,7 +349,7 @@ impl State {
                     known.calls_max()
                 );
             }
-            known.put_off(now, self.put_off)
+            known.put_off(now, places, self.put_off)
         });
         PutOff { delay, reason }
     }
@@ -352,7 +362,7 @@ impl Wait {
             Ok(Ok(call)) => Ok(call),
             _ => {
                 let mut state = self.destinations.lock();
-                Err(state.put_off(&self.destination, "waited", Instant::now()))
+                Err(state.put_off(&self.destination, self.lane, "waited", Instant::now()))
             }
         }
     }

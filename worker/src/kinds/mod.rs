@@ -7,6 +7,7 @@
 pub mod echo;
 mod http;
 pub mod sms;
+pub mod timeline;
 pub mod webhook;
 
 use serde::de::{Deserialize, Error};

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use postroad_common::campaign::{Checked, SUBMISSION_BYTES_MAX, Submission};
-use postroad_common::draft;
+use postroad_common::campaign::{Audience, Checked, SUBMISSION_BYTES_MAX, Submission};
 use postroad_common::job::TenantName;
+use postroad_common::store::{CampaignAction, Store};
+use postroad_common::{audience, draft};
 use tokio::io::AsyncReadExt;
+use uuid::Uuid;
 
-use super::How;
 use super::upload::{Source, end, name_of, say_counts, upload};
+use super::{How, Which};
 use crate::commands::tenants::tenant_id;
 use crate::exit;
 use crate::output::{line, note};
@@ -25,13 +27,16 @@ pub(super) struct Args {
     /// Whose it is [default: as the document says, else `default`].
     #[arg(long)]
     tenant: Option<TenantName>,
+    /// Send it to whom this audience picks; its rules are taken over as they are now.
+    #[arg(long, value_name = "NAME", conflicts_with = "recipients")]
+    audience: Option<String>,
     /// Upload these recipients at once (`-`: standard input).
     #[arg(long, value_name = "FILE")]
     recipients: Option<PathBuf>,
     #[command(flatten)]
     how: How,
-    /// Start it when all recipients have been taken, though lines were refused.
-    #[arg(long, requires = "recipients")]
+    /// Start it: when all recipients have been taken, though lines were refused, or at once for an audience.
+    #[arg(long)]
     start: bool,
     /// The draft as one JSON object, with the fields of the API.
     #[arg(long)]
@@ -51,7 +56,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             "--format and --rejects are about --recipients, which is not given",
         ));
     }
-    let (submission, checked) = document(&args.file).await?;
+    let (submission, mut checked) = document(&args.file).await?;
+    checked.audience = audience_of(&args, checked.audience)?;
     let tenant = tenant_of(&args, &submission)?;
     let source = match &args.recipients {
         None => None,
@@ -59,9 +65,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let store = super::store().await?;
     let tenant = tenant_id(&store, &tenant).await?;
-    let id = draft::create(&store, tenant, &submission, &checked).await?;
+    let made = draft::create(&store, tenant, &submission, &checked).await;
+    let id = made.map_err(|error| not_made(error, &checked))?;
     if !args.json {
         line(id)?;
+    }
+    if args.start && source.is_none() {
+        return start(&store, id, args.json).await;
     }
     let counts = match source {
         None => None,
@@ -81,6 +91,53 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             })?;
             end(id, &counts, args.start)
         }
+    }
+}
+
+/// Starts a campaign for an audience.
+async fn start(store: &Store, id: Uuid, json: bool) -> anyhow::Result<()> {
+    let which = Which { id, json };
+    let started = super::act(store, &which, CampaignAction::Start).await;
+    started.with_context(|| format!("the draft {id} is made (`postroad campaigns start {id}`)"))
+}
+
+/// Whom it is for, of which only one may say.
+fn audience_of(args: &Args, written: Option<Audience>) -> anyhow::Result<Option<Audience>> {
+    let name = name_of(&args.file);
+    let audience = match (&args.audience, written) {
+        (Some(_), Some(_)) => {
+            return Err(exit::usage(format_args!(
+                "{name}: /audience: is given by --audience, too"
+            )));
+        }
+        (None, Some(_)) if args.recipients.is_some() => {
+            return Err(exit::usage(format_args!(
+                "{name}: /audience: a campaign for an audience gets no --recipients"
+            )));
+        }
+        (Some(given), None) if !audience::is_name(given) => {
+            return Err(exit::usage(format_args!(
+                "--audience: `{given}` is no name of an audience"
+            )));
+        }
+        (Some(given), None) => Some(Audience::Named(given.clone())),
+        (None, written) => written,
+    };
+    if args.start && audience.is_none() && args.recipients.is_none() {
+        return Err(exit::usage(
+            "--start needs recipients: --recipients FILE, or --audience NAME",
+        ));
+    }
+    Ok(audience)
+}
+
+fn not_made(error: draft::Error, checked: &Checked) -> anyhow::Error {
+    match (error, &checked.audience) {
+        (draft::Error::NoAudience, Some(Audience::Named(name))) => {
+            exit::not_found(format_args!("there is no audience `{name}` of this tenant"))
+        }
+        (error @ draft::Error::UnreadableRules(_), _) => exit::conflict(error),
+        (error, _) => error.into(),
     }
 }
 

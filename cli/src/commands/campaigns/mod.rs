@@ -35,6 +35,7 @@ What a campaign says, and how recipients are given: docs/CAMPAIGNS.md.
 
 Examples:
   postroad campaigns create spring.json --recipients customers.csv
+  postroad campaigns create spring.json --audience active
   postroad campaigns preview 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a
   postroad campaigns start 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a
   postroad campaigns get 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a --watch
@@ -46,10 +47,12 @@ enum Command {
     #[command(
         after_long_help = r#"Prints the draft's id, alone on standard output. Of a document that cannot be taken everything is told
 that is wrong with it, as `FILE: POINTER: WHAT`, and the exit code is 2. With --recipients the exit
-code is that of `postroad campaigns upload`.
+code is that of `postroad campaigns upload`. Who gets it is said by one upload or one audience: by
+--audience, or by `audience` in the document.
 
 Examples:
   postroad campaigns create spring.json
+  postroad campaigns create spring.json --tenant acme --audience active --start
   postroad campaigns create spring.json --tenant acme --recipients customers.csv --start
   generate-campaign | postroad campaigns create -
 
@@ -131,7 +134,7 @@ Examples:
         #[arg(long)]
         json: bool,
     },
-    /// Starts a draft that has recipients; or has it wait for approval, where it needs one.
+    /// Starts a draft that has recipients or an audience; or has it wait for approval, where it needs one.
     #[command(after_long_help = "\
 Examples:
   postroad campaigns start 0193c2a5-7b1e-7c3a-9f00-3b1f5d1c2e4a")]

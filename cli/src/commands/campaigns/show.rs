@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use postroad_common::draft::{self, Sample};
 use postroad_common::job::TenantName;
-use postroad_common::store::{Campaign, Scope, Store};
+use postroad_common::store::{Campaign, Planned, Progress, Scope, Store};
 use uuid::Uuid;
 
 use super::none;
@@ -71,8 +71,8 @@ fn table(campaigns: &[Campaign]) -> Table {
             campaign.name.clone(),
             campaign.state.clone(),
             campaign.tenant.clone(),
-            progress.planned.to_string(),
-            (progress.not_made + progress.unfinished()).to_string(),
+            planned_of(progress),
+            left_of(progress),
             progress.delivered.to_string(),
             progress.dead.to_string(),
             moment(campaign.created_at),
@@ -81,6 +81,22 @@ fn table(campaigns: &[Campaign]) -> Table {
         ]);
     }
     table
+}
+
+/// How many recipients there are, as far as anybody knows.
+fn planned_of(progress: &Progress) -> String {
+    match (progress.planned, progress.planned_is) {
+        (Some(planned), Planned::Estimate) => format!("about {planned}"),
+        (planned, _) => number_or(planned, "?"),
+    }
+}
+
+/// How many have not got it yet.
+fn left_of(progress: &Progress) -> String {
+    let left = progress
+        .not_made
+        .map(|not_made| not_made + progress.unfinished());
+    number_or(left, "?")
 }
 
 /// One campaign, for people or programs.
@@ -94,12 +110,18 @@ pub(super) fn one(campaign: &Campaign, json: bool) -> anyhow::Result<()> {
         (false, None) => "not needed".to_owned(),
     };
     let progress = &campaign.progress;
-    output::pairs(&[
+    let whom = match (campaign.source, &campaign.audience) {
+        ("audience", Some(name)) => format!("whom `{name}` picked when it was made"),
+        ("audience", None) => "whom rules of its own pick".to_owned(),
+        _ => "whoever was uploaded".to_owned(),
+    };
+    let mut lines = vec![
         ("campaign", campaign.id.to_string()),
         ("name", campaign.name.clone()),
         ("tenant", campaign.tenant.clone()),
         ("state", campaign.state.clone()),
         ("note", campaign.note.clone()),
+        ("for", whom),
         ("not before", moment_or(campaign.start_at, "-")),
         ("expires at", moment_or(campaign.expires_at, "never")),
         (
@@ -117,8 +139,8 @@ pub(super) fn one(campaign: &Campaign, json: bool) -> anyhow::Result<()> {
         ("created at", moment(campaign.created_at)),
         ("started at", moment_or(campaign.started_at, "-")),
         ("ended at", moment_or(campaign.ended_at, "-")),
-        ("planned", progress.planned.to_string()),
-        ("not made", progress.not_made.to_string()),
+        ("planned", planned_of(progress)),
+        ("not made", number_or(progress.not_made, "?")),
         ("duplicates", progress.duplicates.to_string()),
         ("rejected", progress.rejected.to_string()),
         ("scheduled", progress.scheduled.to_string()),
@@ -131,7 +153,14 @@ pub(super) fn one(campaign: &Campaign, json: bool) -> anyhow::Result<()> {
         ("cancelled", progress.cancelled.to_string()),
         ("expired", progress.expired.to_string()),
         ("suppressed", progress.suppressed.to_string()),
-    ])
+    ];
+    for one in &campaign.rejections {
+        let example = one.example.as_ref();
+        let example = example.map_or(String::new(), |key| format!(" (such as `{key}`)"));
+        let why = format!("{} {}{example}", one.recipients, one.reason);
+        lines.push(("rejected as", why));
+    }
+    output::pairs(&lines)
 }
 
 pub(super) async fn preview(
@@ -141,16 +170,27 @@ pub(super) async fn preview(
     json: bool,
 ) -> anyhow::Result<()> {
     let texts = store.campaign_texts(id).await?.ok_or_else(|| none(id))?;
-    let preview = draft::preview(id, &texts, samples, Timestamp::now()).map_err(exit::conflict)?;
+    let preview = draft::preview(store, id, &texts, samples, Timestamp::now()).await;
+    let preview = preview.map_err(|error| match error {
+        draft::Error::Store(error) => error.into(),
+        error => exit::conflict(error),
+    })?;
     if json {
         return line(serde_json::to_string(&preview)?);
     }
     let currency = preview.currency.as_deref().unwrap_or_default();
     let cost = preview.cost.map(|cost| format!("{cost} {currency}"));
+    for warning in &preview.warnings {
+        note(format_args!("warning: {}", warning.detail));
+    }
+    let too_many = "more than can be counted in five seconds";
     let mut lines = vec![
-        ("recipients", preview.recipients.to_string()),
+        ("recipients", number_or(preview.recipients, too_many)),
         ("cost", number_or(cost, "not known")),
     ];
+    if let Some(without @ 1..) = preview.without_address {
+        lines.push(("no address", without.to_string()));
+    }
     for part in &preview.parts {
         let of = format!(
             "{} by {} in {}",
@@ -165,8 +205,11 @@ pub(super) async fn preview(
 }
 
 fn push(lines: &mut Vec<(&'static str, String)>, number: usize, sample: &Sample) {
+    lines.push(("message", number.to_string()));
+    if let Some(key) = &sample.recipient {
+        lines.push(("  recipient", key.clone()));
+    }
     lines.extend([
-        ("message", number.to_string()),
         ("  to", sample.to.clone()),
         ("  channel", sample.channel.clone()),
         ("  language", sample.language.clone()),

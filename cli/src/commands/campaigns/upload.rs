@@ -194,7 +194,7 @@ pub(super) async fn upload(
 fn exit_of(error: postroad_common::draft::Error) -> anyhow::Error {
     use postroad_common::draft::Error;
     match error {
-        Error::NoDraft(_) | Error::NewerContent => exit::conflict(error),
+        Error::NoDraft(_) | Error::HasAudience | Error::NewerContent => exit::conflict(error),
         error => error.into(),
     }
 }

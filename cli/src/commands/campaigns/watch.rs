@@ -16,8 +16,7 @@ pub(super) async fn follow(store: &Store, campaign: Campaign) -> anyhow::Result<
     if !has_ended(&campaign) {
         warn_without_scheduler(store).await?;
     }
-    let planned = u64::try_from(campaign.progress.planned).unwrap_or(0);
-    let bar = output::bar(Some(planned), "recipients");
+    let bar = output::bar(Some(planned(&campaign.progress)), "recipients");
     let watched = tokio::select! {
         ended = until_ended(store, campaign, &bar) => Some(ended?),
         _ = interrupted.recv() => None,
@@ -39,7 +38,7 @@ async fn until_ended(
 ) -> anyhow::Result<Campaign> {
     let mut said = "running".to_owned();
     loop {
-        bar.set_length(u64::try_from(campaign.progress.planned).unwrap_or(0));
+        bar.set_length(planned(&campaign.progress));
         bar.set_position(u64::try_from(ended(&campaign.progress)).unwrap_or(0));
         if has_ended(&campaign) {
             return Ok(campaign);
@@ -74,7 +73,12 @@ fn has_ended(campaign: &Campaign) -> bool {
     is_over && progress.unfinished() == progress.held
 }
 
+/// Recipients that there are, as far as anybody knows.
+fn planned(progress: &Progress) -> u64 {
+    u64::try_from(progress.planned.unwrap_or_else(|| progress.known())).unwrap_or(0)
+}
+
 /// Recipients with whom it is over.
 fn ended(progress: &Progress) -> i64 {
-    progress.planned - progress.not_made - progress.unfinished()
+    progress.known() - progress.not_made.unwrap_or_default() - progress.unfinished()
 }

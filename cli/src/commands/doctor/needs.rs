@@ -62,6 +62,9 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("UPDATE", "campaign_total"),
             to("SELECT", "recipient"),
             to("SELECT", "audience"),
+            to("DELETE", "announcement"),
+            to("DELETE", "timeline_entry"),
+            to("DELETE", "timeline_reader"),
             to("EXECUTE", "make_partitions(integer)"),
             to("EXECUTE", "drop_partitions(interval)"),
             to(
@@ -89,6 +92,7 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("SELECT", "stop"),
             to("INSERT", "stop_catch"),
             to("SELECT", "suppression"),
+            to("INSERT", "timeline_entry"),
         ],
     },
     Program {
@@ -118,6 +122,11 @@ pub(super) const PROGRAMS: [Program; 3] = [
             to("INSERT", "audience"),
             to("UPDATE", "audience"),
             to("DELETE", "audience"),
+            to("INSERT", "announcement"),
+            to_column("UPDATE", "announcement", "withdrawn_at"),
+            to("UPDATE", "announcement_set"),
+            to_column("UPDATE", "timeline_entry", "read_at"),
+            to("INSERT", "timeline_reader"),
             to("INSERT", "operation"),
             to("UPDATE", "operation"),
             // The newest, too.

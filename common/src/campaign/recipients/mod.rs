@@ -1,15 +1,17 @@
-//! To whom: an upload of recipients, read as it streams in.
+//! To whom: an upload of recipients, read as it streams in; or the members of an audience ([`Members`]).
 //!
 //! CSV or NDJSON, in any cut, in constant memory: [`Reader::feed`] keeps at most one record. What
 //! is wrong with a line is told with its number, and the next line is read; only an upload of which
 //! nothing can be read is [`Refused`].
 
 mod csv;
+mod member;
 mod ndjson;
 mod recipient;
 #[cfg(test)]
 mod tests;
 
+pub use member::{Member, Members};
 pub use recipient::Recipient;
 
 use super::address::{AddressKind, Country};

@@ -70,6 +70,8 @@ fn hits(point: &Point) -> &'static [Hit] {
         (Program::Migrate, _) | (_, Needs::LostPrograms | Needs::Sigterm) => ONCE,
         (Program::Enqueue, _) => &[Hit::Nth(1), Hit::Nth(3)],
         _ if point.name == "membership.registered" => ONCE,
+        // The last job alone finds room.
+        _ if point.needs == Needs::FullDestinations => &[Hit::Nth(1), Hit::Nth(7)],
         // A schedule has no last job: it ticks until it is ended.
         _ if point.name.starts_with("ticker.") => &[Hit::Nth(1), Hit::Nth(7)],
         // A campaign's last job is made in the middle of others.
@@ -155,6 +157,7 @@ fn setup(Death { point, hit }: Death) -> Setup {
             prefetch = 1;
         }
         Needs::LostPrograms => provider.latency = Latency::Fixed(Duration::from_millis(200)),
+        Needs::FullDestinations => provider.latency = Latency::Fixed(Duration::from_millis(100)),
         Needs::Nothing | Needs::Sigterm | Needs::Schedules | Needs::Campaigns => {}
     }
     let schedules = if point.needs == Needs::Schedules {
@@ -174,10 +177,14 @@ fn setup(Death { point, hit }: Death) -> Setup {
         apis: 0,
         prefetch,
         lease: Duration::from_secs(2),
-        env: match hit {
-            Hit::Nth(7) => vec![("POSTROAD_TEST_BUNDLE", BUNDLE.to_string())],
-            _ => Vec::new(),
-        },
+        env: [
+            (hit == Hit::Nth(7)).then(|| ("POSTROAD_TEST_BUNDLE", BUNDLE.to_string())),
+            (point.needs == Needs::FullDestinations)
+                .then(|| ("POSTROAD_DESTINATION_MAX", 1.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         provider,
         load: Load {
             rate: 80,
@@ -253,7 +260,9 @@ async fn die(death: Death, ground: &Ground, stage: &mut Stage) -> anyhow::Result
     submits.extend(more);
     if point.needs == Needs::FullQueues {
         stage.cluster.vhost().limit_queues(1_000_000).await?;
-        // It was slow to have the queues full; one job after the other, hundreds would take a minute.
+    }
+    if matches!(point.needs, Needs::FullQueues | Needs::FullDestinations) {
+        // It was slow to have them full; one job after the other, hundreds would take a minute.
         stage.cluster.provider.set(Behaviour::default())?;
     }
     stage.drain().await?;

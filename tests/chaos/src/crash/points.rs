@@ -30,6 +30,8 @@ pub enum Needs {
     LostLetters,
     /// Messages that the broker refuses.
     FullQueues,
+    /// Destinations that take fewer calls than there are jobs.
+    FullDestinations,
     /// Another worker that dies, or a scheduler.
     LostPrograms,
     /// Being asked to stop.
@@ -184,6 +186,20 @@ pub const POINTS: &[Point] = &[
         Program::Worker,
         Needs::Nothing,
         "delivered; not asked for at the gate",
+        true,
+    ),
+    point(
+        "releaser.before_release",
+        Program::Worker,
+        Needs::FullDestinations,
+        "jobs to be sent back; nothing written",
+        true,
+    ),
+    point(
+        "releaser.committed",
+        Program::Worker,
+        Needs::FullDestinations,
+        "jobs sent back and committed; not settled",
         true,
     ),
     point(

@@ -152,7 +152,7 @@ impl Cluster {
         let page = self.metrics(id).await?;
         let of_name = |line: &&str| {
             line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('{'))
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
         };
         let mut sum = None;
         for line in page.lines().filter(of_name) {

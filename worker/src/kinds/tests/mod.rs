@@ -5,6 +5,7 @@ mod fuzz;
 mod hostile;
 mod provider;
 mod sms;
+mod timeline;
 mod webhook;
 
 use std::time::Duration;

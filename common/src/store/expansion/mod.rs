@@ -2,7 +2,19 @@
 //! one transaction, under the lock of the campaign's row. So neither a death nor a second scheduler can
 //! make a recipient two jobs or none; and should a recipient be there twice, its job's id is the same.
 //!
-//! What a campaign says and when its recipients may be reached is not known here: [`Expand`] says.
+//! Where recipients come from is in [`upload`] and [`audience`]: the one has them in chunks, the other
+//! goes through the tenant's. What a campaign says and when its recipients may be reached is not known
+//! here: [`Expand`] says. Jobs whose recipient may not be reached any more are [`reopen`]'s.
+
+mod audience;
+mod expand;
+mod rejections;
+mod reopen;
+mod upload;
+
+pub use expand::{Child, Expand, Expanding, Made, Outlets, Rejected, Turn};
+pub use rejections::Rejection;
+pub(super) use rejections::Rejections;
 
 use std::time::Duration;
 
@@ -12,90 +24,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use self::audience::Audience;
 use super::campaigns::{progress_of_c, stop_moved};
 use super::{Error, StopMode, Store, millis};
 use crate::failpoint;
-
-/// A campaign of which jobs are to be made.
-#[derive(Clone, Debug)]
-pub struct Expanding {
-    /// Its number: what is known of it never changes once it runs.
-    pub id: i64,
-    /// What clients call it.
-    pub public_id: Uuid,
-    /// What it says, as JSON.
-    pub content: String,
-    /// When recipients may be reached, as JSON.
-    pub reach: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// The database's clock.
-    pub now: Timestamp,
-}
-
-/// Which recipients come next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Those of this zone.
-    Zone {
-        /// As it was given.
-        zone: String,
-        /// From then on they may not be reached any more.
-        closes_at: Option<Timestamp>,
-    },
-    /// None before then.
-    NotBefore(Timestamp),
-}
-
-/// Where the jobs of a campaign go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outlets {
-    /// Their queues: the windows are the room that there is.
-    pub queues: Vec<String>,
-    /// Their kinds.
-    pub kinds: Vec<String>,
-}
-
-/// A job for one recipient.
-#[derive(Clone, Debug)]
-pub struct Child {
-    /// The same whenever it is made.
-    pub id: Uuid,
-    /// Whom it is for.
-    pub recipient: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its queue.
-    pub queue: String,
-    /// Its input, as JSON.
-    pub args: String,
-    /// Its priority.
-    pub priority: Option<i16>,
-    /// Attempts before it is dead.
-    pub max_attempts: Option<i32>,
-}
-
-/// What knows campaigns.
-pub trait Expand {
-    /// The queues and the kinds of its jobs; or why nothing can be made of what it says.
-    fn outlets(&mut self, campaign: &Expanding) -> Result<Outlets, String>;
-
-    /// Whose turn it is, of these zones that have recipients left.
-    fn turn(&mut self, campaign: &Expanding, zones: &[String]) -> Turn;
-
-    /// Jobs for some recipients of a chunk: `count` at most, behind the first `skip`; and of how many
-    /// recipients. Of those of whom no job can be made there is none.
-    fn children(
-        &mut self,
-        campaign: &Expanding,
-        body: &str,
-        skip: usize,
-        count: usize,
-    ) -> (Vec<Child>, i32);
-
-    /// When a recipient of this zone may be reached again, and until when.
-    fn reach(&mut self, campaign: &Expanding, zone: &str) -> (Timestamp, Option<Timestamp>);
-}
 
 /// Jobs made in a transaction, at most.
 const BATCH: i64 = 1000;
@@ -114,11 +46,13 @@ const FAILURES_OF: i64 = 100;
 /// The running campaign that has been due longest.
 const TAKE: &str = "
     select c.id, c.public_id, c.content::text, c.reach::text, c.created_at, clock_timestamp(),
-           c.tenant_id, c.upload, c.expires_at, c.revives,
+           c.region, c.audience::text, c.tenant_id, c.upload, c.expires_at, c.revives,
            case when c.rate_per_second is null then $1::bigint
                 else floor(least(c.rate_per_second, c.rate_tokens + c.rate_per_second
                      * greatest(extract(epoch from clock_timestamp() - c.rate_at), 0)))::bigint end,
-           c.canary, c.canary_passed_at is not null, c.failure_max, c.rate_per_second is not null
+           c.canary, c.canary_passed_at is not null, c.failure_max, c.rate_per_second is not null,
+           c.last_recipient, (coalesce(c.started_at, now()) at time zone 'UTC')::date,
+           c.rejections::text
     from postroad.campaign c
     where c.state = 'running' and c.due_at <= clock_timestamp()
     order by c.due_at limit 1
@@ -131,7 +65,8 @@ const PROGRESS: &str = concat!(
             live.scheduled + live.in_pipe + live.running + live.failed, live.held,
             (select count(*) from postroad.job j
              where j.campaign_id = c.id and j.stage = 0 and j.zone is not null and j.attempt = 0
-               and j.run_at > now())
+               and j.run_at > now()),
+            noted.made + noted.duplicates + noted.rejected
      from (select $1::bigint as id) c ",
     progress_of_c!()
 );
@@ -147,23 +82,6 @@ const STOPPED: &str = "
       and (s.queue_id is null or s.queue_id in (select id from postroad.queue where name = any($2)))
       and (s.kind_id is null or s.kind_id in (select id from postroad.kind where name = any($3)))
     order by s.mode limit 1";
-
-const ZONES: &str = "
-    with recursive walk as (
-        (select k.zone from postroad.campaign_chunk k where k.campaign_id = $1 and k.upload = $2
-         order by k.zone limit 1)
-        union all
-        select next.zone from walk w
-        cross join lateral (
-            select k.zone from postroad.campaign_chunk k
-            where k.campaign_id = $1 and k.upload = $2 and k.zone > w.zone
-            order by k.zone limit 1) next)
-    select zone from walk";
-
-const CHUNK: &str = "
-    select k.n, k.taken, k.recipients, k.body from postroad.campaign_chunk k
-    where k.campaign_id = $1 and k.upload = $2 and k.zone = $3
-    order by k.n limit 1";
 
 /// A recipient that is there twice has one job: the one that is there, or was and is in the archive
 /// since the campaign was made ($12). A name that is missing after all fails the insert.
@@ -190,18 +108,11 @@ const INSERT: &str = "
 const IS_ANY_ENDED: &str = "
     select exists (select from postroad.archive a where a.id = any($1) and a.finished_at >= $2)";
 
-const TAKEN: &str = "
-    with moved as (
-        update postroad.campaign_chunk k set taken = k.taken + $5::int
-        where k.campaign_id = $1 and k.upload = $2 and k.zone = $3 and k.n = $4
-          and k.taken + $5 < k.recipients
-        returning k.n),
-    gone as (
-        delete from postroad.campaign_chunk k
-        where k.campaign_id = $1 and k.upload = $2 and k.zone = $3 and k.n = $4
-          and k.taken + $5 >= k.recipients)
-    insert into postroad.campaign_entry (campaign_id, duplicates, rejected)
-    select $1::bigint, $6::int, $7::int where $6::int + $7::int > 0";
+/// What the insert does not count.
+const NOTED: &str = "
+    insert into postroad.campaign_entry (campaign_id, duplicates, rejected) values ($1, $2, $3)";
+
+const REJECTED: &str = "update postroad.campaign c set rejections = $2::text::json where c.id = $1";
 
 /// $2 recipients were taken: the others have their turn.
 const TURN_OVER: &str = "
@@ -235,8 +146,13 @@ const FAILED: &str = "
     where c.id = $1 and c.state = 'running'
     returning c.failures";
 
+/// An audience of nobody is no error, and should be told from one that all have got it.
 const END: &str = "
-    update postroad.campaign c set state = $2, ended_at = now() where c.id = $1";
+    update postroad.campaign c
+    set state = $2, ended_at = now(),
+        note = case when $2 = 'finished' and c.planned = 0 then 'nobody is in its audience'
+               else c.note end
+    where c.id = $1";
 
 const CANARY_PASSED: &str = "
     update postroad.campaign c set canary_passed_at = now() where c.id = $1";
@@ -271,28 +187,13 @@ const REVIVE: &str = concat!(
 
 const REVIVED: &str = "update postroad.campaign c set revives = false where c.id = $1";
 
-/// Jobs whose recipient may not be reached any more: in the schedule, and past that time.
-const CLOSED: &str = "
-    select j.id, j.zone, j.campaign_id from postroad.job j
-    where j.stage = 0 and j.closes_at is not null and j.closes_at <= now()
-    order by j.closes_at limit $1
-    for no key update skip locked";
-
-const CAMPAIGNS_OF: &str = "
-    select c.id, c.public_id, c.content::text, c.reach::text, c.created_at, clock_timestamp()
-    from postroad.campaign c where c.id = any($1)";
-
-const REOPEN: &str = "
-    update postroad.job j set run_at = greatest(j.run_at, coalesce(d.opens_at, now())), closes_at = d.closes_at
-    from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) d(id, opens_at, closes_at)
-    where j.id = d.id and j.stage = 0";
-
 /// A campaign, as the transaction that has it knows it.
 struct Held<'a> {
     tx: &'a Transaction<'a>,
     campaign: Expanding,
     tenant: i32,
-    upload: Option<Uuid>,
+    source: Source,
+    rejections: Rejections,
     expires_at: Option<Timestamp>,
     revives: bool,
     tokens: i64,
@@ -300,6 +201,48 @@ struct Held<'a> {
     canary: Option<i64>,
     failure_max: Option<f64>,
     progress: SoFar,
+}
+
+/// Where its recipients come from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// The chunks of this upload.
+    Upload(Uuid),
+    /// The tenant's, by its rules.
+    Audience(Audience),
+    /// There are none.
+    Nowhere,
+}
+
+impl Source {
+    /// Of a row of [`TAKE`].
+    fn of(row: &Row) -> Self {
+        match (row.get(9), row.get::<_, Option<&str>>(7)) {
+            (_, Some(_)) => Self::Audience(Audience {
+                last_recipient: row.get(17),
+                day: row.get(18),
+            }),
+            (Some(upload), None) => Self::Upload(upload),
+            (None, None) => Self::Nowhere,
+        }
+    }
+}
+
+/// Recipients that had their turn, and what is to be noted of it.
+struct Taken {
+    recipients: i32,
+    inserted: i32,
+    rejected: Vec<Rejected>,
+}
+
+impl Taken {
+    fn duplicates(&self) -> i32 {
+        self.recipients - self.inserted - self.rejected()
+    }
+
+    fn rejected(&self) -> i32 {
+        self.rejected.len() as i32
+    }
 }
 
 /// How far it is.
@@ -312,6 +255,8 @@ struct SoFar {
     held: i64,
     /// Of those on the way: not before their recipients may be reached again.
     put_off: i64,
+    /// Recipients that have had their turn.
+    met: i64,
 }
 
 type Result<T, E = tokio_postgres::Error> = std::result::Result<T, E>;
@@ -369,64 +314,26 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Says when jobs are due whose recipients may not be reached any more today; answers with how many.
-    pub async fn reopen_closed(
-        &self,
-        expand: &mut impl Expand,
-        limit: i64,
-    ) -> std::result::Result<usize, Error> {
-        self.with_connection(
-            "looking when recipients may be reached",
-            async |connection| {
-                let tx = self.begin(connection).await?;
-                let closed = tx.prepare_cached(CLOSED).await?;
-                let rows = tx.query(&closed, &[&limit]).await?;
-                if rows.is_empty() {
-                    return Ok(0);
-                }
-                let mut numbers: Vec<Option<i64>> = rows.iter().map(|row| row.get(2)).collect();
-                numbers.sort_unstable();
-                numbers.dedup();
-                let texts = tx.prepare_cached(CAMPAIGNS_OF).await?;
-                let campaigns = tx.query(&texts, &[&numbers]).await?;
-                let campaigns: Vec<_> = campaigns.iter().map(|row| expanding(row, 0)).collect();
-                let (mut ids, mut opens, mut closes) = (Vec::new(), Vec::new(), Vec::new());
-                for row in &rows {
-                    let (zone, number): (Option<&str>, Option<i64>) = (row.get(1), row.get(2));
-                    let of_job = campaigns.iter().find(|one| Some(one.id) == number);
-                    let reach = of_job.map(|one| expand.reach(one, zone.unwrap_or_default()));
-                    ids.push(row.get::<_, Uuid>(0));
-                    opens.push(reach.map(|(opens_at, _)| opens_at));
-                    closes.push(reach.and_then(|(_, closes_at)| closes_at));
-                }
-                let reopen = tx.prepare_cached(REOPEN).await?;
-                tx.execute(&reopen, &[&ids, &opens, &closes]).await?;
-                tx.commit().await?;
-                Ok(rows.len())
-            },
-        )
-        .await
-    }
 }
 
 impl<'a> Held<'a> {
     async fn of(tx: &'a Transaction<'a>, row: &Row) -> Result<Self> {
-        let campaign = expanding(row, 0);
+        let campaign = Expanding::of(row);
         let progress = tx.prepare_cached(PROGRESS).await?;
         let so_far = tx.query_one(&progress, &[&campaign.id]).await?;
-        let canary: Option<i64> = row.get(11);
+        let canary: Option<i64> = row.get(13);
         Ok(Self {
             tx,
             campaign,
-            tenant: row.get(6),
-            upload: row.get(7),
-            expires_at: row.get(8),
-            revives: row.get(9),
-            tokens: row.get(10),
-            canary: canary.filter(|_| !row.get::<_, bool>(12)),
-            failure_max: row.get(13),
-            has_rate: row.get(14),
+            tenant: row.get(8),
+            source: Source::of(row),
+            rejections: Rejections::parse(row.get(19)),
+            expires_at: row.get(10),
+            revives: row.get(11),
+            tokens: row.get(12),
+            canary: canary.filter(|_| !row.get::<_, bool>(14)),
+            failure_max: row.get(15),
+            has_rate: row.get(16),
             progress: SoFar {
                 made: so_far.get(0),
                 completed: so_far.get(1),
@@ -435,6 +342,7 @@ impl<'a> Held<'a> {
                 on_the_way: so_far.get(4),
                 held: so_far.get(5),
                 put_off: so_far.get(6),
+                met: so_far.get(7),
             },
         })
     }
@@ -465,20 +373,28 @@ impl<'a> Held<'a> {
         if self.revives {
             return self.revive(room).await;
         }
+        if let Source::Audience(Audience {
+            last_recipient: None,
+            day,
+        }) = self.source
+        {
+            return self.begin_audience(expand, day).await;
+        }
         let left = self.of_canary();
         if left == Some(0) {
             return self.judge_canary().await;
         }
-        let zones = match self.upload {
-            Some(upload) => self.zones(upload).await?,
-            None => Vec::new(),
+        let zones = match self.source {
+            Source::Upload(upload) => self.zones_of_upload(upload).await?,
+            Source::Audience(_) => self.zones_of_audience().await?,
+            Source::Nowhere => Vec::new(),
         };
-        let (Some(upload), false) = (self.upload, zones.is_empty()) else {
+        if zones.is_empty() {
             return match self.progress.on_the_way + self.progress.held {
                 0 => self.end("finished").await,
                 _ => self.rest(END_REST).await,
             };
-        };
+        }
         // A handful of free places is not worth a transaction, unless there never are more.
         let enough = (windows / 10)
             .clamp(1, BATCH / 10)
@@ -489,9 +405,7 @@ impl<'a> Held<'a> {
         let count = room.min(left.unwrap_or(BATCH));
         match expand.turn(&self.campaign, &zones) {
             Turn::NotBefore(at) => self.wait_until(at).await,
-            Turn::Zone { zone, closes_at } => {
-                self.make(expand, upload, &zone, closes_at, count).await
-            }
+            Turn::Zone { zone, closes_at } => self.make(expand, &zone, closes_at, count).await,
         }
     }
 
@@ -516,34 +430,48 @@ impl<'a> Held<'a> {
 
     /// Makes jobs of the next recipients of a zone.
     async fn make(
-        self,
+        mut self,
         expand: &mut impl Expand,
-        upload: Uuid,
         zone: &str,
         closes_at: Option<Timestamp>,
         count: i64,
     ) -> Result<Option<i64>> {
-        let (tx, id) = (self.tx, self.campaign.id);
-        let next = tx.prepare_cached(CHUNK).await?;
-        let chunk = tx.query_one(&next, &[&id, &upload, &zone]).await?;
-        let (n, taken, recipients): (i32, i32, i32) = (chunk.get(0), chunk.get(1), chunk.get(2));
-        let count = i64::from(recipients - taken).min(count) as i32;
-        let body: &str = chunk.get(3);
-        let (children, count) =
-            expand.children(&self.campaign, body, taken as usize, count as usize);
-        let Some(inserted) = self.insert(&children, zone, closes_at).await? else {
+        let taken = match self.source {
+            Source::Upload(upload) => {
+                self.make_of_upload(expand, upload, zone, closes_at, count)
+                    .await?
+            }
+            Source::Audience(audience) => {
+                self.make_of_audience(expand, audience, zone, closes_at, count)
+                    .await?
+            }
+            Source::Nowhere => None,
+        };
+        let Some(taken) = taken else {
             return Ok(None);
         };
-        let jobs = children.len() as i32;
-        let (duplicates, rejected) = (jobs - inserted, count - jobs);
-        let done = tx.prepare_cached(TAKEN).await?;
-        let params: [&(dyn ToSql + Sync); 7] =
-            [&id, &upload, &zone, &n, &count, &duplicates, &rejected];
-        tx.execute(&done, &params).await?;
-        let over = tx.prepare_cached(TURN_OVER).await?;
-        let spent = f64::from(count);
-        tx.execute(&over, &[&id, &spent]).await?;
-        Ok(Some(i64::from(inserted)))
+        self.note(&taken).await?;
+        let over = self.tx.prepare_cached(TURN_OVER).await?;
+        let spent = f64::from(taken.recipients);
+        self.tx.execute(&over, &[&self.campaign.id, &spent]).await?;
+        Ok(Some(i64::from(taken.inserted)))
+    }
+
+    /// Counts what no job was made of, and says why.
+    async fn note(&mut self, taken: &Taken) -> Result<()> {
+        let (id, duplicates, rejected) = (self.campaign.id, taken.duplicates(), taken.rejected());
+        if duplicates + rejected > 0 {
+            let noted = self.tx.prepare_cached(NOTED).await?;
+            let params: [&(dyn ToSql + Sync); 3] = [&id, &duplicates, &rejected];
+            self.tx.execute(&noted, &params).await?;
+        }
+        if rejected > 0 {
+            self.rejections.add(&taken.rejected);
+            let noted = self.tx.prepare_cached(REJECTED).await?;
+            let reasons = self.rejections.to_json();
+            self.tx.execute(&noted, &[&id, &reasons]).await?;
+        }
+        Ok(())
     }
 
     /// How many jobs are new. None: one of them ended meanwhile.
@@ -583,12 +511,6 @@ impl<'a> Held<'a> {
         let ended = self.tx.query_one(&ask, &[&inserted, since]).await?;
         let is_any_ended: bool = ended.get(0);
         Ok((!is_any_ended).then_some(inserted.len() as i32))
-    }
-
-    async fn zones(&self, upload: Uuid) -> Result<Vec<String>> {
-        let zones = self.tx.prepare_cached(ZONES).await?;
-        let rows = self.tx.query(&zones, &[&self.campaign.id, &upload]).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Recipients of the canary that have no job yet; none: it has passed, or there is none.
@@ -680,17 +602,5 @@ impl<'a> Held<'a> {
         let next = self.tx.prepare_cached(NEXT_AT).await?;
         self.tx.execute(&next, &[&self.campaign.id, &at]).await?;
         Ok(Some(0))
-    }
-}
-
-/// Of a row that has its columns from `first` on.
-fn expanding(row: &Row, first: usize) -> Expanding {
-    Expanding {
-        id: row.get(first),
-        public_id: row.get(first + 1),
-        content: row.get(first + 2),
-        reach: row.get(first + 3),
-        created_at: row.get(first + 4),
-        now: row.get(first + 5),
     }
 }
