@@ -223,18 +223,20 @@ impl Plan {
         })
     }
 
-    /// Hands in one batch after the other, each when it is its time.
-    async fn batches(&self, site: &Site, began: Instant, next: &Cell<u64>) -> anyhow::Result<()> {
-        let url = format!(
-            "{}/{}",
-            site.cluster.provider.url(),
-            Class::Marketing.name()
-        );
+    fn marketing_line(provider: &str) -> String {
         let job = json!({
             "kind": "webhook", "tenant": FLOOD, "priority": Class::Marketing as u8,
-            "args": {"url": url, "body": "Spring is here: everything at half its price until Sunday"},
+            "args": {
+                "url": format!("{provider}/{}", Class::Marketing.name()),
+                "body": "Spring is here: everything at half its price until Sunday",
+            },
         });
-        let line = format!("{job}\n");
+        format!("{job}\n")
+    }
+
+    /// Hands in one batch after the other, each when it is its time.
+    async fn batches(&self, site: &Site, began: Instant, next: &Cell<u64>) -> anyhow::Result<()> {
+        let line = Self::marketing_line(&site.cluster.provider.url());
         loop {
             let at = next.get();
             let jobs = IN_BATCH.min(self.burst - at);
@@ -444,14 +446,16 @@ async fn set(site: &Site, method: Method, path: &str, to: &Value) -> anyhow::Res
     Ok(())
 }
 
-fn programs(site: &Site) -> Vec<(&'static str, u32)> {
+/// Those whose memory is watched.
+fn programs(site: &Site) -> [(&'static str, u32); 4] {
     let cluster = &site.cluster;
-    let ids = [
+    [
         ("scheduler", cluster.scheduler(0)),
-        ("worker", cluster.worker(0)),
+        ("first worker", cluster.worker(0)),
+        ("second worker", cluster.worker(1)),
         ("api", site.api),
-    ];
-    ids.map(|(name, id)| (name, cluster.pid(id))).to_vec()
+    ]
+    .map(|(name, id)| (name, cluster.pid(id)))
 }
 
 /// The most that each had so far, in MB.
@@ -506,9 +510,9 @@ impl Plan {
             }
             points
         };
-        let memory = programs_named()
-            .enumerate()
-            .map(|(nth, name)| line(name, watch.levels(|look| look.memory[nth])));
+        let memory = found.flood.memory_before.iter().enumerate();
+        let memory =
+            memory.map(|(nth, (name, _))| line(name, watch.levels(|look| look.memory[nth])));
         let picture = Picture {
             title: self.title(pace, slower),
             panels: vec![
@@ -565,10 +569,6 @@ impl Plan {
         };
         picture.write(file)
     }
-}
-
-fn programs_named() -> impl Iterator<Item = &'static str> {
-    ["scheduler", "worker", "api"].into_iter()
 }
 
 // === What has to hold ===
@@ -688,6 +688,15 @@ impl Plan {
                 thousands(most_shed as f64)
             ),
         );
+        let line = Self::marketing_line("http://127.0.0.1:65535");
+        let size = self.burst as f64 * line.len() as f64 / 1e6;
+        verdict.figure("size of the burst, as it comes in", "MB", size);
+        let in_pipe = watch.most(|look| (look.dispatched + look.running) as f64);
+        verdict.check(
+            format!("no more than {WINDOW} are in the pipe, running ones included"),
+            in_pipe <= WINDOW as f64,
+            format!("{} at most", thousands(in_pipe)),
+        );
         let most = watch.most(|look| look.bulk.unfinished() as f64);
         verdict.figure("buffered at once, most", "jobs", most);
         let come_in = SHED_WITHIN * self.burst as f64 / took;
@@ -755,5 +764,40 @@ impl Plan {
                 format!("{before:.0} MB before, {after:.0} MB at most"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tenant_has_some_codes_and_mostly_others() {
+        let round = TENANTS * ONE_IS_A_CODE_OF;
+        for tenant in 0..TENANTS {
+            let of_tenant = (0..round).filter(|n| n % TENANTS == tenant);
+            let codes = of_tenant.filter(|n| Class::of_nth(*n) == Class::Code);
+            assert_eq!(codes.count(), 1, "tenant {tenant}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_recognized_where_it_arrives() {
+        let arrival = |path: &str| {
+            let record = json!({
+                "t": 17.5, "path": path, "id": null, "key": null, "attempt": 1, "body_sha256": "",
+                "bytes": 0, "status": 200, "effect": true,
+            });
+            let record: Record = serde_json::from_value(record).expect("a record");
+            Arrival::of(&record, 10.0)
+        };
+        let code = arrival("/codes/17").expect("a message");
+        assert_eq!(
+            (code.class, code.nth, code.second),
+            (Class::Code, Some(17), 7.5)
+        );
+        let marketing = arrival("/marketing").expect("a message");
+        assert_eq!((marketing.class, marketing.nth), (Class::Marketing, None));
+        assert!(arrival("/elsewhere").is_err());
     }
 }

@@ -80,8 +80,8 @@ impl Plan {
     };
     pub(crate) const QUICK: Self = Self {
         sends: 3000,
-        slow: Duration::from_secs(2),
-        slow_for: Duration::from_secs(6),
+        slow: Duration::from_secs(1),
+        slow_for: Duration::from_secs(4),
         kills: 2,
         lease: "2s",
     };

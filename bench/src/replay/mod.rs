@@ -91,6 +91,7 @@ pub(crate) async fn run(args: Args, dir: &Path, out: &Path) -> anyhow::Result<()
     ground.stop().await?;
     let load_after = load_average()?;
     let report = json!({
+        "at": jiff::Timestamp::now().to_string(),
         "processors": std::thread::available_parallelism()?.get(),
         "load_average_before": load_before,
         "load_average_after": load_after,

@@ -197,3 +197,14 @@ pub(crate) async fn until_done(
         tokio::time::sleep(LOOK / 2).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_counted_in_their_second() {
+        let counted = per_second([0.1, 0.9, 2.0].into_iter(), 2.5);
+        assert_eq!(counted, [(0.5, 2.0), (1.5, 0.0), (2.5, 1.0)]);
+    }
+}
