@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use futures_util::future::{try_join, try_join_all};
+use postroad_tests::harness::cluster::Builder;
 use postroad_tests::simulator::{Behaviour, Latency, Record, Report};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -68,6 +69,8 @@ pub(crate) struct Plan {
     burst_over: Duration,
     waiting_max: u64,
     after: Duration,
+    /// Of the workers: `POSTROAD_DESTINATION_MAX`.
+    pub(super) destination_max: u16,
 }
 
 impl Plan {
@@ -78,6 +81,7 @@ impl Plan {
         burst_over: Duration::from_secs(60),
         waiting_max: 60_000,
         after: Duration::from_secs(10),
+        destination_max: 0,
     };
     pub(crate) const QUICK: Self = Self {
         per_minute: 2000,
@@ -86,6 +90,7 @@ impl Plan {
         burst_over: Duration::from_secs(3),
         waiting_max: 2000,
         after: Duration::from_secs(1),
+        destination_max: 0,
     };
 
     pub(crate) fn scaled(self, parts: u64) -> Self {
@@ -132,8 +137,9 @@ impl Plan {
     }
 
     async fn set_up(&self, ground: &Ground, service: Duration) -> anyhow::Result<Site> {
-        let workers = |builder: postroad_tests::harness::cluster::Builder| {
-            builder.workers(WORKERS).prefetch(UNANSWERED)
+        let workers = |builder: Builder| {
+            let builder = builder.workers(WORKERS).prefetch(UNANSWERED);
+            builder.env("POSTROAD_DESTINATION_MAX", self.destination_max)
         };
         let site = ground.site_of(workers).await?;
         let in_flight = WORKERS * usize::from(UNANSWERED);
