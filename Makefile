@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 PACKAGES := postroad postroad-api postroad-bench postroad-chaos postroad-common postroad-migrations postroad-provision postroad-scheduler postroad-tests postroad-worker
 
-.PHONY: help demo test bench bench-peers fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci ci-release compose-test openapi-check deploy-check matrix clean
+.PHONY: help demo test bench bench-peers replay fuzz chaos soak chaos-publish chaos-programs up lint fmt deny ci ci-release compose-test openapi-check deploy-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,10 @@ bench: ## how fast it is on this machine; ARGS=--quick for a look
 bench-peers: ## beside Celery, Sidekiq and others, which it installs; ARGS=--quick for a look
 	cargo build --quiet --release --workspace --bins
 	@target/release/postroad-bench peers $(ARGS)
+
+replay: ## two incidents that other systems had, played again; ARGS=--quick for a look
+	cargo build --quiet --release --workspace --bins
+	@target/release/postroad-bench --dir .postroad/replay replay $(ARGS)
 
 # In debug: overflows and broken assertions of the standard library and ours then panic.
 fuzz: ## ten minutes of random input at everything that reads bytes from outside

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::register_font as register;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Colour-blind safe (Okabe and Ito), in the order of use.
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -19,8 +20,15 @@ const COLOURS: [RGBColor; 6] = [
 /// Above the lines there is room for what their colours mean.
 const HEADROOM: f64 = 1.5;
 
+/// Text has the sizes of this font; whoever shows an SVG may have another one. It comes with the program:
+/// not every machine has one.
+pub(crate) fn register_font() -> anyhow::Result<()> {
+    register("sans-serif", FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| anyhow::anyhow!("reading the font of the pictures"))
+}
+
 /// What a colour looks like, beside what it means.
-fn swatch((x, y): (i32, i32), colour: RGBColor) -> Rectangle<(i32, i32)> {
+pub(crate) fn swatch((x, y): (i32, i32), colour: RGBColor) -> Rectangle<(i32, i32)> {
     Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled())
 }
 

@@ -18,9 +18,11 @@
 //! | `timeline` | an announcement to a million, and looks at timelines |
 //! | `expansion` | jobs made of a campaign's recipients: of an uploaded list, of an audience |
 //! | `settings` | what settings cost at load, and how soon a change is in force |
+//! | `replay` | incidents that other systems had, played against this one |
 //! | `peers` | side by side with other systems, which are installed for it |
 //! | `usage` | processor time and memory, as the operating system counts them |
 //! | `table`, `chart` | figures, each the median of its runs, as text, JSON and pictures |
+//! | `picture` | what happened over time, as pictures |
 
 mod api;
 mod audiences;
@@ -34,8 +36,10 @@ mod latency;
 mod pace;
 mod pages;
 mod peers;
+mod picture;
 mod provider;
 mod raw;
+mod replay;
 mod settings;
 mod steady;
 mod table;
@@ -59,7 +63,7 @@ use self::table::Table;
 ///
 /// Figures are medians, with the least and the most beside them: machines are noisy, and only what
 /// is of one run can be compared. What a figure ought to be is for the reader to say; nothing here
-/// fails because a machine is slow.
+/// fails because a machine is slow, `replay` aside.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "postroad-bench", version, after_help = HELP)]
 struct Args {
@@ -97,6 +101,8 @@ struct Args {
 enum Part {
     /// Measures other systems, and Postroad with them, on the same jobs: with what each guarantees.
     Peers(peers::Args),
+    /// Plays incidents that other systems had, and fails when what has to hold does not.
+    Replay(replay::Args),
     /// A process of the bare path, started by this program.
     #[command(hide = true, subcommand)]
     Raw(raw::Part),
@@ -128,6 +134,7 @@ Examples:
   make bench ARGS='--only drain --runs 5'
   make bench ARGS='--only drain --only steady --steady 30m'
   make bench-peers                              Celery, Graphile Worker and others beside it
+  make replay                                   incidents of others, played again
 
 The figures are in bench/out/latest.json.";
 
@@ -142,9 +149,11 @@ fn main() -> ExitCode {
         eprintln!("warning: {error}");
     }
     postroad_common::program::run(async {
+        chart::register_font()?;
         match args.part.clone() {
             Some(Part::Raw(part)) => part.run().await,
             Some(Part::Peers(peers)) => peers::run(peers, &args.dir, &args.out).await,
+            Some(Part::Replay(replay)) => replay::run(replay, &args.dir, &args.out).await,
             None => run(args).await,
         }
     })
