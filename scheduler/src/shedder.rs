@@ -40,6 +40,8 @@ const OPENED_BELOW: f64 = 0.9;
 pub struct Shedder {
     store: Store,
     rest: Duration,
+    /// What counting has taken in this run.
+    counting: Duration,
 }
 
 impl Shedder {
@@ -48,33 +50,39 @@ impl Shedder {
         Self {
             store,
             rest: PERIOD,
+            counting: Duration::ZERO,
         }
     }
 
-    async fn keep(&self, buffer: &Buffer) -> Result<(), store::Error> {
+    /// Says whether more than could be shed in one go is still too much.
+    async fn keep(&mut self, buffer: &Buffer) -> Result<bool, store::Error> {
         let all = count(&self.waiting(buffer).await?);
         if buffer.is_full || buffer.on_full == OnFull::Reject {
             self.open_or_close(buffer, all).await?;
         }
         if all <= buffer.waiting_max || buffer.on_full == OnFull::Reject {
-            return Ok(());
+            return Ok(false);
         }
         let right = self.store.begin_shedding(buffer.queue_id, RIGHT_FOR);
         let Some(right) = right.await? else {
-            return Ok(());
+            return Ok(false);
         };
         // After an error a statement may still be under way: then the right runs out by itself.
-        self.shed_excess(buffer).await?;
-        self.store.end_shedding(right).await
+        let has_more = self.shed_excess(buffer).await?;
+        self.store.end_shedding(right).await?;
+        Ok(has_more)
     }
 
     /// What waits, as far as it could be shed now.
-    async fn waiting(&self, buffer: &Buffer) -> Result<Vec<Waiting>, store::Error> {
+    async fn waiting(&mut self, buffer: &Buffer) -> Result<Vec<Waiting>, store::Error> {
         let most = buffer.waiting_max.saturating_add(STEP * STEPS as u64);
-        self.store.waiting(buffer.queue_id, most).await
+        let started = Instant::now();
+        let waiting = self.store.waiting(buffer.queue_id, most).await;
+        self.counting += started.elapsed();
+        waiting
     }
 
-    async fn shed_excess(&self, buffer: &Buffer) -> Result<(), store::Error> {
+    async fn shed_excess(&mut self, buffer: &Buffer) -> Result<bool, store::Error> {
         if buffer.on_full == OnFull::Coalesce {
             let until = Instant::now() + RIGHT_USED_FOR;
             self.coalesce(buffer, until).await?;
@@ -122,11 +130,9 @@ impl Shedder {
         buffer: &Buffer,
         victims: &[Waiting],
         until: Instant,
-    ) -> Result<(), store::Error> {
-        for step in steps(victims).into_iter().take(STEPS) {
-            if Instant::now() >= until {
-                break;
-            }
+    ) -> Result<bool, store::Error> {
+        let mut steps = steps(victims).into_iter();
+        for step in steps.by_ref().take(STEPS) {
             let (what, shed) = match buffer.on_full {
                 OnFull::Defer => (
                     "deferred",
@@ -141,8 +147,11 @@ impl Shedder {
             };
             let priority = step.first().map(|one| one.priority);
             metrics::shed(&buffer.queue, what, priority, shed as u64);
+            if Instant::now() >= until {
+                break;
+            }
         }
-        Ok(())
+        Ok(steps.next().is_some())
     }
 }
 
@@ -156,21 +165,23 @@ impl Service for Shedder {
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
         let buffers = self.store.buffers().await?;
-        let started = Instant::now();
+        self.counting = Duration::ZERO;
+        let mut has_more = false;
         // One that cannot be counted must not keep the others from it.
         let mut first_error = None;
         for buffer in &buffers {
-            if let Err(error) = self.keep(buffer).await {
-                first_error = first_error.or(Some(error));
+            match self.keep(buffer).await {
+                Ok(more) => has_more |= more,
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         self.rest = match buffers.is_empty() {
             true => PERIOD_UNLIMITED,
-            false => (started.elapsed() * REST_PER_LOOK).clamp(PERIOD, REST_MAX),
+            false => (self.counting * REST_PER_LOOK).clamp(PERIOD, REST_MAX),
         };
         match first_error {
             Some(error) => Err(error),
-            None => Ok(Progress::Idle),
+            None => Ok(Progress::more_if(has_more)),
         }
     }
 }
