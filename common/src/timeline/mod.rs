@@ -2,7 +2,7 @@
 //! whom its rules pick, and entries, each for one recipient. Pure: no clock, no database.
 //!
 //! Nothing is written for a recipient when something is announced. What it may see is judged when it
-//! looks ([`page()`]), by the rules of audiences, at the moment that the database says it is.
+//! looks ([`page`](fn@page)), by the rules of audiences, at the moment that the database says it is.
 
 mod content;
 mod message;

@@ -24,7 +24,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// The one that [`Self::to_string`] has written.
+    /// The one of this text, as `to_string` has written it.
     pub fn of_cursor(text: &str) -> Option<Self> {
         let (micros, id) = text.split_once('.')?;
         // Digits alone, so that there is one way to write it.
