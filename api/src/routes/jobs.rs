@@ -541,6 +541,6 @@ mod tests {
                 .unwrap_or_default();
             assert!(!refusal.contains("unknown field"), "{name}: {refusal}");
         }
-        assert_eq!(fields.as_object().expect("an object").len(), 13);
+        assert_eq!(fields.as_object().expect("an object").len(), 14);
     }
 }

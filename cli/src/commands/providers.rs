@@ -19,13 +19,13 @@ pub(crate) struct Args {
 
 const HELP: &str = "\
 A provider is what is on the other side of some queues, such as an SMS gateway. Its limits are those of
-all its queues together.
+all its queues together. `postroad queues set --provider` gives a queue to it, and `postroad stops create
+--provider` stops all that goes to it.
 
 Examples:
   postroad providers set gateway --unanswered 100 --rate 500
-  postroad queues set sms --provider gateway
   postroad providers list                     and which breakers are not closed
-  postroad stops create --provider gateway    nothing goes to it";
+  postroad providers get gateway              with what was seen by whoever opened one";
 
 #[derive(Subcommand)]
 enum Command {
