@@ -16,6 +16,7 @@ use postroad_common::service::{Nudge, Progress, Service};
 use postroad_common::store::{self, BreakerOf, Store, WorkerProvider};
 
 use crate::metrics;
+use crate::prefetch::by_queue;
 
 /// What was seen is forgotten after one to two of these.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -96,16 +97,14 @@ impl Breakers {
     /// Takes what is set now.
     pub(crate) fn set(&self, providers: &[WorkerProvider]) {
         let mut state = self.lock();
-        let of_queue = |provider: &WorkerProvider| {
-            let one = provider.failure_max.map(|failure_max| Provider {
+        let watched = |provider: &WorkerProvider| {
+            Some(Provider {
                 id: provider.id,
                 name: provider.name.as_str().into(),
-                failure_max,
-            });
-            let queues = provider.queues.clone().into_iter();
-            queues.filter_map(move |queue| Some((queue, one.clone()?)))
+                failure_max: provider.failure_max?,
+            })
         };
-        state.providers = providers.iter().flat_map(of_queue).collect();
+        state.providers = by_queue(providers, watched).collect();
         let known: HashSet<i32> = state.providers.values().map(|one| one.id).collect();
         state.windows.retain(|id, _| known.contains(id));
         state.looked_through.retain(|id, _| known.contains(id));

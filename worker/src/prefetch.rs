@@ -58,14 +58,14 @@ impl Prefetch {
 }
 
 /// What is set for providers, by the queues whose jobs go to them.
-fn by_queue<'a, T: Copy + 'a>(
+pub(crate) fn by_queue<'a, T: Clone + 'a>(
     providers: &'a [WorkerProvider],
     set: impl Fn(&WorkerProvider) -> Option<T> + 'a,
 ) -> impl Iterator<Item = (String, T)> + 'a {
     providers.iter().flat_map(move |provider| {
         let set = set(provider);
         let queues = provider.queues.iter();
-        queues.filter_map(move |queue| Some((queue.clone(), set?)))
+        queues.filter_map(move |queue| Some((queue.clone(), set.clone()?)))
     })
 }
 

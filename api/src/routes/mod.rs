@@ -255,6 +255,25 @@ pub(crate) struct WhosePage {
     cursor: Option<String>,
 }
 
+/// Refuses a limit that is given and is not from 1 to `most`.
+fn in_range(pointer: &str, value: Option<i32>, most: i32) -> Result<(), Problem> {
+    match value {
+        Some(value) if !(1..=most).contains(&value) => Err(Problem::invalid(
+            pointer,
+            format!("must be from 1 to {most}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What cannot be a name is not one of anything that is there.
+fn known<'a, N: std::str::FromStr>(what: &str, name: &'a str) -> Result<&'a str, Problem> {
+    match name.parse::<N>() {
+        Ok(_) => Ok(name),
+        Err(_) => Err(Problem::not_found(what)),
+    }
+}
+
 /// The tenant that a request is about: the token's own; operators may name any.
 async fn tenant_of(caller: &Caller, named: Option<&str>) -> Result<i32, Problem> {
     const DEFAULT: &str = "default";

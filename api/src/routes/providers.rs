@@ -10,6 +10,7 @@ use postroad_common::token::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::in_range;
 use crate::auth::Caller;
 use crate::body::{Json, Nothing, Path, Query};
 use crate::problem::Problem;
@@ -120,20 +121,16 @@ fn failure_max_default() -> Option<f64> {
 
 impl ProviderInput {
     fn checked(&self) -> Result<ProviderSettings, Problem> {
-        let in_range = |pointer: &str, value: Option<i32>, most: i32| match value {
+        let limit = |pointer: &str, value: Option<i32>, most: i32| match value {
             Some(0) => Err(Problem::invalid(
                 pointer,
                 format!("must be from 1 to {most}: to start nothing, make a stop for the provider"),
             )),
-            Some(value) if !(1..=most).contains(&value) => Err(Problem::invalid(
-                pointer,
-                format!("must be from 1 to {most}"),
-            )),
-            _ => Ok(()),
+            value => in_range(pointer, value, most),
         };
-        in_range("/unanswered_max", self.unanswered_max, 2000)?;
-        in_range("/rate_per_second", self.rate_per_second, 1_000_000)?;
-        in_range("/retries_per_second", self.retries_per_second, 1_000_000)?;
+        limit("/unanswered_max", self.unanswered_max, 2000)?;
+        limit("/rate_per_second", self.rate_per_second, 1_000_000)?;
+        limit("/retries_per_second", self.retries_per_second, 1_000_000)?;
         let is_share = |share: f64| share > 0.0 && share <= 1.0;
         if self.failure_max.is_some_and(|share| !is_share(share)) {
             let what = "must be over 0 and at most 1, or null for no breaker";
@@ -305,10 +302,6 @@ async fn find(caller: &Caller, name: &str) -> Result<Provider, Problem> {
         .ok_or_else(|| Problem::not_found("provider"))
 }
 
-/// What cannot be a name is not one of a provider.
 fn known(name: &str) -> Result<&str, Problem> {
-    match name.parse::<ProviderName>() {
-        Ok(_) => Ok(name),
-        Err(_) => Err(Problem::not_found("provider")),
-    }
+    super::known::<ProviderName>("provider", name)
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use axum::extract::State;
 use postroad_common::config::parse_duration;
+use postroad_common::job::QueueName;
 use postroad_common::store::{Changed, OnFull, QueueChange, QueueRow};
 use postroad_common::token::Permission;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::in_range;
 use crate::App;
 use crate::auth::Caller;
 use crate::body::{Json, Nothing, Path, Query};
@@ -136,13 +138,6 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 
 impl QueuePatch {
     fn checked(&self) -> Result<QueueChange, Problem> {
-        let in_range = |pointer: &str, value: Option<i32>, most: i32| match value {
-            Some(value) if !(1..=most).contains(&value) => Err(Problem::invalid(
-                pointer,
-                format!("must be from 1 to {most}"),
-            )),
-            _ => Ok(()),
-        };
         in_range("/window_size", self.window_size, 100_000)?;
         in_range("/prefetch", self.prefetch.flatten(), 2000)?;
         in_range(
@@ -308,10 +303,6 @@ async fn find(caller: &Caller, name: &str) -> Result<axum::Json<Queue>, Problem>
         .ok_or_else(|| Problem::not_found("queue"))
 }
 
-/// What cannot be a name is not one of a queue.
 fn known(name: &str) -> Result<&str, Problem> {
-    match name.parse::<postroad_common::job::QueueName>() {
-        Ok(_) => Ok(name),
-        Err(_) => Err(Problem::not_found("queue")),
-    }
+    super::known::<QueueName>("queue", name)
 }

@@ -148,8 +148,7 @@ pub use overload::{Buffer, OnFull, RightToShed, Waiting};
 pub use overview::{AuditFilter, AuditRow, DEAD_COUNTED_MAX, ProcessRow, Totals};
 pub use processes::{NewProcess, ProcessId, Role, WatchedProcess};
 pub use providers::{
-    BreakerOf, BreakerRow, BreakerState, Deleted, ProviderRow, ProviderSettings, REST_FIRST,
-    REST_MAX, WorkerProvider,
+    BreakerOf, BreakerRow, BreakerState, Deleted, ProviderRow, ProviderSettings, WorkerProvider,
 };
 pub use queues::{KindChange, KindRow, QueueChange, QueueRow};
 pub use recipients::{RecipientRow, Upserted};

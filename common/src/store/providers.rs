@@ -134,9 +134,9 @@ pub struct BreakerOf {
 
 /// A breaker opens for so long; each time that it is opened again without having been closed, for twice
 /// as long as before, up to [`REST_MAX`].
-pub const REST_FIRST: Duration = Duration::from_secs(5);
+const REST_FIRST: Duration = Duration::from_secs(5);
 /// The longest that a breaker is open before something tries.
-pub const REST_MAX: Duration = Duration::from_secs(5 * 60);
+const REST_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A breaker of which nothing has been seen for so long since it could be is closed.
 const SEEN_NOTHING: Duration = Duration::from_secs(60 * 60);
