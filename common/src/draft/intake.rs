@@ -27,7 +27,7 @@ const CHUNK: usize = 1000;
 /// Recipients that wait for their chunk to be full, over all zones; then the largest go as they are.
 const WAITING_MAX: usize = 20_000;
 /// And the bytes of those: there may be six hundred zones.
-const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a chunk from which on it is full.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks in a statement.
