@@ -1,4 +1,5 @@
-//! Audiences of a million recipients: how fast they come in, are counted, and are gone through.
+//! Audiences of a million recipients: how fast they come in, are counted, and are gone through, and how
+//! soon a campaign for them is accepted.
 
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use postroad_tests::harness::cluster::Builder;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::expansion;
 use crate::ground::Ground;
 use crate::table::Table;
 
@@ -102,7 +104,11 @@ pub(crate) async fn measure(
     let site = ground
         .site_of(|builder: Builder| builder.workers(0).schedulers(0))
         .await?;
-    let permissions = [Permission::AudiencesRead, Permission::AudiencesWrite];
+    let permissions = [
+        Permission::AudiencesRead,
+        Permission::AudiencesWrite,
+        Permission::CampaignsWrite,
+    ];
     let api = site
         .cluster
         .client(site.api, Some("large"), &permissions)
@@ -129,6 +135,20 @@ pub(crate) async fn measure(
             ensure!(answer.json()["count"].is_i64(), "{answer:?}");
         }
         table.add(format!("preview among {count}: {name}"), "ms", waits);
+    }
+
+    // No more of them: so many of one tenant may run.
+    for (name, rules) in questions().into_iter().take(2) {
+        let body = expansion::campaign(Some(&rules));
+        let mut waits = Vec::new();
+        for _ in 0..runs {
+            let asked = Instant::now();
+            let answer = api.post("/v1/campaigns?start=true", &body).await?;
+            waits.push(asked.elapsed().as_secs_f64() * 1000.0);
+            ensure!(answer.json()["state"] == "running", "{answer:?}");
+        }
+        let name = format!("a campaign is accepted and started for {count}: {name}");
+        table.add(name, "ms", waits);
     }
 
     let sql = "select id from postroad.tenant where name = 'large'";

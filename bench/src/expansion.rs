@@ -97,7 +97,7 @@ async fn expand(cluster: &Cluster, api: &Api, audience: Option<&Value>) -> anyho
     rate.context("a single step says nothing: more recipients are needed")
 }
 
-fn campaign(audience: Option<&Value>) -> Value {
+pub(crate) fn campaign(audience: Option<&Value>) -> Value {
     json!({
         "name": "bench",
         "audience": audience,

@@ -17,8 +17,8 @@ use crate::table::Table;
 
 /// Due jobs of the tenant that floods.
 const FLOOD: i64 = 1_000_000;
-/// The default, and one that keeps a worker busy that runs a hundred jobs at once.
-const WINDOWS: [i32; 2] = [2000, 200];
+/// What it may have in the pipe: anything, twice what the worker runs at once, a fifth of that.
+const CAPS: [Option<i32>; 3] = [None, Some(200), Some(20)];
 /// How long the other one is looked at, without it and beside it, and how often it has a job.
 const LOOKED_AT: Duration = Duration::from_secs(20);
 const GAP: Duration = Duration::from_millis(20);
@@ -39,12 +39,12 @@ pub(crate) async fn measure(
     table: &mut Table,
 ) -> anyhow::Result<()> {
     let scale = if is_quick { 10 } else { 1 };
-    // A look has the first of each.
-    let some = if is_quick { 1 } else { 2 };
-    for window in WINDOWS.into_iter().take(some) {
-        fairness(ground, window, scale, table).await?;
+    for cap in CAPS {
+        fairness(ground, cap, scale, table).await?;
     }
     rates(ground, COUNTED / scale, table).await?;
+    // A look has the first of these.
+    let some = if is_quick { 1 } else { 2 };
     let kinds = [("only jobs of later but one", true), ("due jobs", false)];
     for (name, later) in kinds.into_iter().take(some) {
         let tenants = TENANTS / i64::from(scale);
@@ -62,21 +62,22 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// How late one tenant's jobs start, without and beside another one's flood: what is ahead of them in the
-/// pipe is a window of the other's jobs.
+/// How late one tenant's jobs start, without and beside another one's flood: what is ahead of them is
+/// what the other has in the pipe.
 async fn fairness(
     ground: &Ground,
-    window: i32,
+    cap: Option<i32>,
     scale: u32,
     table: &mut Table,
 ) -> anyhow::Result<()> {
     let cluster = ground.cluster(|builder| builder.workers(1)).await?;
     let names = "select postroad.queue_id('default'), postroad.kind_id('echo'), postroad.tenant_id('flood')";
     cluster.query(names, &[]).await?;
-    let set = "update postroad.queue set window_size = $1";
-    cluster.query(set, &[&window]).await?;
+    let set = "update postroad.tenant set in_pipe_max = $1 where name = 'flood'";
+    cluster.query(set, &[&cap]).await?;
     // The first job of a queue waits until RabbitMQ has it.
-    trickle(&cluster, "first", GAP).await?;
+    let first = job("echo", &json!({"n": 0}));
+    cluster.store.enqueue(&[first], false).await?;
     cluster.wait_for("completed", 1).await?;
     let lasting = LOOKED_AT / scale;
     trickle(&cluster, "alone", lasting).await?;
@@ -94,7 +95,8 @@ async fn fairness(
     let flood = cluster.query(flood, &[]).await?[0].get(0);
     cluster.take_down().await?;
     let limit = "the same without the flood";
-    let name = format!("beside another tenant's flood, window {window}: from due to start, p50");
+    let cap = cap.map_or_else(String::new, |cap| format!(", at most {cap} in the pipe"));
+    let name = format!("beside another tenant's flood{cap}: from due to start, p50");
     table.add_beside(name, "ms", vec![beside[0]], limit, &[alone[0]]);
     table.add_beside("  p95", "ms", vec![beside[1]], limit, &[alone[1]]);
     table.add("  the flood, meanwhile", "jobs/s", vec![flood]);

@@ -74,8 +74,9 @@ pub(crate) async fn measure(
         announce(&api, n).await?;
         waits.push(asked.elapsed().as_secs_f64() * 1000.0);
         let after = written(cluster).await?;
-        rows.push(after.0 - before.0);
-        bytes.push(after.1 - before.1);
+        let is_another_set = after.set != before.set;
+        rows.push(after.rows - before.rows + f64::from(u8::from(is_another_set)));
+        bytes.push(after.bytes - before.bytes);
     }
     let of = format!("an announcement to {count} recipients");
     table.add(
@@ -146,18 +147,30 @@ async fn announce(api: &Api, n: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was written so far: rows of everything that an announcement may touch, counting a new version
-/// of a row as one; and bytes of the write-ahead log.
-async fn written(cluster: &Cluster) -> anyhow::Result<(f64, f64)> {
+/// What was written so far.
+struct Written {
+    /// In everything that an announcement may touch, but for the set's one row.
+    rows: f64,
+    /// The version of the set: another one is a row that was changed.
+    set: i64,
+    /// Of the write-ahead log.
+    bytes: f64,
+}
+
+async fn written(cluster: &Cluster) -> anyhow::Result<Written> {
     let sql = "
         select ((select count(*) from postroad.announcement)
-              + (select coalesce(sum(version), 0) from postroad.announcement_set)
               + (select count(*) from postroad.audit_log)
               + (select count(*) from (select from postroad.timeline_entry limit 1000000) e)
               + (select count(*) from (select from postroad.timeline_reader limit 1000000) r))::float8,
+               coalesce((select max(version) from postroad.announcement_set), 0),
                (pg_current_wal_insert_lsn() - '0/0')::float8";
     let rows = cluster.query(sql, &[]).await?;
-    Ok((rows[0].get(0), rows[0].get(1)))
+    Ok(Written {
+        rows: rows[0].get(0),
+        set: rows[0].get(1),
+        bytes: rows[0].get(2),
+    })
 }
 
 /// Looks of all connections for so long; how long each waited, in milliseconds.

@@ -85,14 +85,14 @@ fn limits(rate: Option<i32>, unanswered: Option<i32>) -> ProviderSettings {
 }
 
 #[tokio::test]
-async fn a_rate_saves_up_a_quarter_of_a_second_and_no_more() {
+async fn a_rate_saves_up_half_a_second_and_no_more() {
     let room = Room::open().await;
     room.enqueue_all(&many(100, job)).await;
     room.execute("update postroad.queue set rate_per_second = 40")
         .await;
     room.fill_buckets().await;
     let queue = room.due_queue("default").await;
-    assert_eq!(room.claim(&queue, ALL).await.len(), 10);
+    assert_eq!(room.claim(&queue, ALL).await.len(), 20);
 }
 
 /// One of them has had all that there is: the others wait for the next.
@@ -110,7 +110,7 @@ async fn queues_of_a_provider_share_its_rate() {
         .map(Vec::len)
         .sum();
     // And what drips in while they are at it.
-    assert!((10..=13).contains(&claimed), "{claimed}");
+    assert!((20..=24).contains(&claimed), "{claimed}");
 }
 
 #[tokio::test]
@@ -191,9 +191,9 @@ async fn a_tenants_rate_is_that_of_all_its_queues() {
         claimed += claims.iter().map(Vec::len).sum::<usize>();
     }
 
-    let most = 25.0 + 100.0 * started.elapsed().as_secs_f64() + 1.0;
+    let most = 50.0 + 100.0 * started.elapsed().as_secs_f64() + 1.0;
     assert!(
-        (60.0..=most).contains(&(claimed as f64)),
+        (85.0..=most).contains(&(claimed as f64)),
         "{claimed} of {most}"
     );
 }
