@@ -131,7 +131,8 @@ impl Intake {
             None => Turn::Uncounted,
             Some(destinations) => {
                 let destination = asking.kind.destination(&asking.envelope.body);
-                destinations.enter(destination.as_ref(), queue, self.room(queue).places())
+                let told = self.provider_rooms.places(queue);
+                destinations.enter(destination.as_ref(), queue, self.room(queue).places(), told)
             }
         };
         match turn {

@@ -121,11 +121,17 @@ impl ProviderRooms {
     /// Waits for a place for a job of this queue, if its provider has a limit. Nothing is lost if this is
     /// given up.
     pub(crate) async fn enter(&self, queue: &str) -> Option<OwnedSemaphorePermit> {
-        let room = {
-            let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-            rooms.of_queue.get(queue).cloned()
-        };
-        Some(room?.enter().await)
+        Some(self.of(queue)?.enter().await)
+    }
+
+    /// How many jobs the queue's provider takes at once, if that is set.
+    pub(crate) fn places(&self, queue: &str) -> Option<usize> {
+        Some(self.of(queue)?.places())
+    }
+
+    fn of(&self, queue: &str) -> Option<Arc<Room>> {
+        let rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        rooms.of_queue.get(queue).cloned()
     }
 }
 

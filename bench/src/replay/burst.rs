@@ -69,8 +69,6 @@ pub(crate) struct Plan {
     burst_over: Duration,
     waiting_max: u64,
     after: Duration,
-    /// Of the workers: `POSTROAD_DESTINATION_MAX`.
-    pub(super) destination_max: u16,
 }
 
 impl Plan {
@@ -81,7 +79,6 @@ impl Plan {
         burst_over: Duration::from_secs(60),
         waiting_max: 60_000,
         after: Duration::from_secs(10),
-        destination_max: 0,
     };
     pub(crate) const QUICK: Self = Self {
         per_minute: 2000,
@@ -90,7 +87,6 @@ impl Plan {
         burst_over: Duration::from_secs(3),
         waiting_max: 2000,
         after: Duration::from_secs(1),
-        destination_max: 0,
     };
 
     pub(crate) fn scaled(self, parts: u64) -> Self {
@@ -137,10 +133,7 @@ impl Plan {
     }
 
     async fn set_up(&self, ground: &Ground, service: Duration) -> anyhow::Result<Site> {
-        let workers = |builder: Builder| {
-            let builder = builder.workers(WORKERS).prefetch(UNANSWERED);
-            builder.env("POSTROAD_DESTINATION_MAX", self.destination_max)
-        };
+        let workers = |builder: Builder| builder.workers(WORKERS).prefetch(UNANSWERED);
         let site = ground.site_of(workers).await?;
         let in_flight = WORKERS * usize::from(UNANSWERED);
         site.cluster.provider.set(Behaviour {

@@ -46,8 +46,6 @@ pub(crate) struct Plan {
     slow_for: Duration,
     kills: u32,
     lease: &'static str,
-    /// Of the workers: `POSTROAD_DESTINATION_MAX`.
-    pub(super) destination_max: u16,
 }
 
 /// What happened when, in seconds.
@@ -79,7 +77,6 @@ impl Plan {
         slow_for: Duration::from_secs(45),
         kills: 4,
         lease: "5s",
-        destination_max: 0,
     };
     pub(crate) const QUICK: Self = Self {
         sends: 3000,
@@ -87,7 +84,6 @@ impl Plan {
         slow_for: Duration::from_secs(4),
         kills: 2,
         lease: "2s",
-        destination_max: 0,
     };
 
     fn title(&self) -> String {
@@ -115,8 +111,7 @@ impl Plan {
     async fn set_up(&self, ground: &Ground) -> anyhow::Result<Cluster> {
         let programs = |builder: Builder| {
             let builder = builder.schedulers(SCHEDULERS).workers(WORKERS);
-            let builder = builder.prefetch(UNANSWERED).lease(self.lease);
-            builder.env("POSTROAD_DESTINATION_MAX", self.destination_max)
+            builder.prefetch(UNANSWERED).lease(self.lease)
         };
         let cluster = ground.cluster(programs).await?;
         cluster.provider.set(behaviour(FAST))?;

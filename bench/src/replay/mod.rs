@@ -37,10 +37,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PARTS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     scale: u64,
-    /// What workers have as `POSTROAD_DESTINATION_MAX`. 0: they do not find out by themselves how many calls
-    /// at once a destination takes, as the provider's limit is set; 1000 is what workers have by default.
-    #[arg(long, value_name = "CALLS", default_value_t = 0)]
-    destination_max: u16,
     /// Where the pictures go.
     #[arg(long, default_value = "docs/images", value_name = "DIR")]
     images: PathBuf,
@@ -51,7 +47,6 @@ Examples:
   make replay                            both stories; about ten minutes
   make replay ARGS=--quick               a small run of each, in under a minute
   make replay ARGS='--only burst --scale 4'
-  make replay ARGS='--only burst --destination-max 1000'   workers find out what the provider takes
 
 The figures are in bench/out/replay.json. The exit code is 1 when something did not hold.";
 
@@ -81,18 +76,16 @@ pub(crate) async fn run(args: Args, dir: &Path, out: &Path) -> anyhow::Result<()
             true => burst::Plan::QUICK,
             false => burst::Plan::WHOLE,
         };
-        let mut plan = plan.scaled(args.scale);
-        plan.destination_max = args.destination_max;
+        let plan = plan.scaled(args.scale);
         let at_half = images.join("replay-burst-half");
         verdicts.push(plan.play(&ground, 1, &images.join("replay-burst")).await?);
         verdicts.push(plan.play(&ground, 2, &at_half).await?);
     }
     if wants(Story::Gateway) {
-        let mut plan = match args.quick {
+        let plan = match args.quick {
             true => gateway::Plan::QUICK,
             false => gateway::Plan::WHOLE,
         };
-        plan.destination_max = args.destination_max;
         verdicts.push(plan.play(&ground, &images.join("replay-gateway")).await?);
     }
     ground.stop().await?;
@@ -103,7 +96,6 @@ pub(crate) async fn run(args: Args, dir: &Path, out: &Path) -> anyhow::Result<()
         "load_average_before": load_before,
         "load_average_after": load_after,
         "scale": args.scale,
-        "destination_max": args.destination_max,
         "quick": args.quick,
         "stories": verdicts,
     });

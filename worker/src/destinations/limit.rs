@@ -21,13 +21,13 @@
 //! And it changes with each answer, of which a hundred may tell of one and the same moment; here an answer
 //! counts only if its call began after the change that it is to judge.
 //!
-//! What a destination does at first, with [`FIRST`] calls at once, is taken for normal until it is faster.
+//! What a destination does with its first calls at once, is taken for normal until it is faster.
 
 use std::time::{Duration, Instant};
 
-/// Calls at once before anything is known.
-const FIRST: f64 = 20.0;
-/// What the first step is, of [`FIRST`], and the largest, of the limit.
+/// Calls at once before anything is known, unless somebody has said how many it takes.
+const FIRST: usize = 20;
+/// What the first step is, of the first limit, and the largest, of the limit.
 const STEP_SHARE: f64 = 0.5;
 /// By how much a step is larger than the one before.
 const STEP_GROWTH: f64 = 1.5;
@@ -91,10 +91,10 @@ struct Round {
 }
 
 impl Limit {
-    /// At most `most` calls at once.
-    pub(crate) fn new(most: usize, now: Instant) -> Self {
+    /// At most `most` calls at once, and `told` at first, if somebody has said that it takes so many.
+    pub(crate) fn new(most: usize, told: Option<usize>, now: Instant) -> Self {
         let most = most.max(1) as f64;
-        let limit = FIRST.min(most);
+        let limit = (told.unwrap_or(FIRST).max(1) as f64).min(most);
         Self {
             most,
             limit,
@@ -229,7 +229,7 @@ mod tests {
         fn new(most: usize, capacity: usize, refuses: bool) -> Self {
             let now = Instant::now();
             Self {
-                limit: Limit::new(most, now),
+                limit: Limit::new(most, None, now),
                 capacity,
                 refuses,
                 service: Duration::from_millis(100),
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn chance_is_not_taken_for_slowness() {
         let mut random = StdRng::seed_from_u64(7);
-        let mut limit = Limit::new(100, Instant::now());
+        let mut limit = Limit::new(100, None, Instant::now());
         let mut now = Instant::now();
         let mut least = usize::MAX;
         for n in 0..20_000 {
@@ -380,11 +380,11 @@ mod tests {
     #[test]
     fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
-        let mut limit = Limit::new(100, now);
+        let mut limit = Limit::new(100, None, now);
         for _ in 0..500 {
             limit.ended(Sign::Done, now, now + QUICK, 5);
         }
-        assert_eq!(limit.calls(), FIRST as usize);
+        assert_eq!(limit.calls(), FIRST);
         let seconds = limit.seconds().unwrap();
         assert!((seconds - QUICK.as_secs_f64()).abs() < 1e-6, "{seconds}");
     }
@@ -399,7 +399,7 @@ mod tests {
                 1..400),
         ) {
             let mut now = Instant::now();
-            let mut limit = Limit::new(most, now);
+            let mut limit = Limit::new(most, None, now);
             for (sign, took, rest, under_way) in calls {
                 let began = now;
                 now += Duration::from_micros(took);

@@ -176,8 +176,15 @@ impl Destinations {
         }
     }
 
-    /// A job has come, over a queue that has so many places.
-    pub(crate) fn enter(&self, for_whom: Option<&Destination>, queue: &str, places: usize) -> Turn {
+    /// A job has come, over a queue that has so many places, and whose provider is `told` to take so many
+    /// calls at once.
+    pub(crate) fn enter(
+        &self,
+        for_whom: Option<&Destination>,
+        queue: &str,
+        places: usize,
+        told: Option<usize>,
+    ) -> Turn {
         let now = Instant::now();
         let Some(number) = self.queues.iter().position(|name| name == queue) else {
             return Turn::Uncounted;
@@ -190,7 +197,7 @@ impl Destinations {
             return Turn::Uncounted;
         };
         let Some(known) = known_or_new(&mut state.known, destination, || {
-            Known::new(self.most, self.queues.len(), now)
+            Known::new(self.most, told, self.queues.len(), now)
         }) else {
             return Turn::Uncounted;
         };

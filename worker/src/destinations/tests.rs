@@ -11,7 +11,7 @@ fn destinations(most: usize) -> Destinations {
 }
 
 fn enter(destinations: &Destinations, name: &str) -> Turn {
-    destinations.enter(Some(&Destination::new(name)), QUEUE, PLACES)
+    destinations.enter(Some(&Destination::new(name)), QUEUE, PLACES, None)
 }
 
 /// As many calls as there may be, of so many jobs.
@@ -38,13 +38,34 @@ fn alone_a_destination_may_have_every_place_and_beside_others_half_of_them() {
     let destinations = destinations(1000);
     answer(&destinations, "a", 20);
     assert_eq!(calls(&destinations, "a", 1000).len(), 1000, "as it answers");
-    drop(destinations.enter(None, QUEUE, PLACES));
+    drop(destinations.enter(None, QUEUE, PLACES, None));
     let of_a = calls(&destinations, "a", 1000);
     assert_eq!(of_a.len(), PLACES / 2);
     // What is left is shared alike.
     assert_eq!(calls(&destinations, "b", 1000).len(), PLACES / 4);
-    let elsewhere = destinations.enter(Some(&Destination::new("a")), "other", PLACES);
+    let elsewhere = destinations.enter(Some(&Destination::new("a")), "other", PLACES, None);
     assert!(matches!(elsewhere, Turn::Now(_)), "places of another queue");
+}
+
+/// An operator who has said what a provider takes need not wait until each worker has found out: what is
+/// above the first calls of a burst would go back to the schedule, whatever it is worth.
+#[test]
+fn a_destination_that_is_told_to_take_so_many_gets_them_from_the_first_job_on() {
+    let taken = |most, told| {
+        let (destinations, name) = (destinations(most), Destination::new("gateway"));
+        let enter = |_| match destinations.enter(Some(&name), QUEUE, PLACES, told) {
+            Turn::Now(call) => Some(call),
+            _ => None,
+        };
+        (0..1000).filter_map(enter).collect::<Vec<_>>().len()
+    };
+    assert_eq!(taken(1000, Some(100)), 100);
+    assert_eq!(taken(1000, None), 20);
+    assert_eq!(
+        taken(50, Some(100)),
+        50,
+        "the worker's own bound is kept to"
+    );
 }
 
 #[test]
@@ -140,7 +161,7 @@ proptest! {
                 Step::Enter(who, other) => {
                     let name = Destination::new(&who.to_string());
                     let queue = if other { "other" } else { QUEUE };
-                    match destinations.enter(Some(&name), queue, 8) {
+                    match destinations.enter(Some(&name), queue, 8, None) {
                         Turn::Now(call) => calls.push(call),
                         Turn::Wait(wait) => waits.push(wait),
                         Turn::Later(put_off) => prop_assert!(put_off.delay > Duration::ZERO),
