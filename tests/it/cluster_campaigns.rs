@@ -375,6 +375,30 @@ async fn a_canary_that_goes_well_is_followed_by_the_rest() -> anyhow::Result<()>
 }
 
 #[tokio::test]
+async fn a_canary_that_reaches_nobody_stops_the_rest() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder()).await?;
+    let some: Vec<String> = (0..5).map(|n| format!("+3363998{n:04}")).collect();
+    let body = json!({"recipients": some, "reason": "STOP"});
+    room.api.post("/v1/suppressions", &body).await?;
+    let draft = room
+        .draft(json!({"canary_share": 0.1, "failure_max": 0.5}))
+        .await?;
+    room.upload(&draft, numbers(50)).await?;
+
+    let campaign = room.until(&draft, "paused").await?;
+
+    assert_eq!(campaign["note"], "none of the first 5 was reached");
+    assert_eq!(
+        (of(&campaign, "suppressed"), of(&campaign, "not_made")),
+        (5, 45)
+    );
+    room.act(&draft, "resume").await?;
+    let campaign = room.until(&draft, "finished").await?;
+    assert_eq!(of(&campaign, "delivered"), 45);
+    room.cluster.finish().await
+}
+
+#[tokio::test]
 async fn a_rate_holds_over_a_campaign() -> anyhow::Result<()> {
     let room = Room::open(Cluster::builder().schedulers(2)).await?;
     let draft = room.draft(json!({"rate_per_second": 100})).await?;

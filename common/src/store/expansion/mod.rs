@@ -534,9 +534,11 @@ impl<'a> Held<'a> {
     }
 
     /// The canary is made: it has passed when all of it has ended, and well enough. A job that is held
-    /// waits for a decision, and is none that went well.
+    /// waits for a decision, and is none that went well. Of one that reached nobody, because its jobs were
+    /// shed or have expired, nothing is known.
     async fn judge_canary(self) -> Result<Option<i64>> {
         let SoFar {
+            completed,
             dead,
             held,
             ended,
@@ -550,6 +552,10 @@ impl<'a> Held<'a> {
         let max = self.failure_max.unwrap_or(0.0);
         if failed as f64 > max * (ended + held) as f64 {
             let why = format!("{failed} of the first {} failed", ended + held);
+            return self.pause(&why, "canary").await;
+        }
+        if completed == 0 && ended > 0 {
+            let why = format!("none of the first {} was reached", ended + held);
             return self.pause(&why, "canary").await;
         }
         let passed = self.tx.prepare_cached(CANARY_PASSED).await?;
