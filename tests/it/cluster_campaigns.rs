@@ -377,24 +377,64 @@ async fn a_canary_that_goes_well_is_followed_by_the_rest() -> anyhow::Result<()>
 #[tokio::test]
 async fn a_canary_that_reaches_nobody_stops_the_rest() -> anyhow::Result<()> {
     let room = Room::open(Cluster::builder()).await?;
-    let some: Vec<String> = (0..5).map(|n| format!("+3363998{n:04}")).collect();
-    let body = json!({"recipients": some, "reason": "STOP"});
-    room.api.post("/v1/suppressions", &body).await?;
+    let pause = "insert into postroad.queue (name, paused_at) values ('default', now())
+        on conflict (name) do update set paused_at = now()";
+    room.cluster.query(pause, &[]).await?;
     let draft = room
         .draft(json!({"canary_share": 0.1, "failure_max": 0.5}))
         .await?;
     room.upload(&draft, numbers(50)).await?;
+    let jobs = "select id::text from postroad.job where campaign_id is not null";
+    let made = eventually("the canary is made", async || {
+        let made = room.cluster.query(jobs, &[]).await?;
+        ensure!(made.len() == 5, "{made:?}");
+        Ok(made)
+    })
+    .await?;
+    for job in made {
+        let cancel = format!("/v1/jobs/{}/cancel", job.get::<_, &str>(0));
+        let answer = room.api.post(&cancel, &json!({})).await?;
+        ensure!(answer.status == StatusCode::OK, "{answer:?}");
+    }
 
     let campaign = room.until(&draft, "paused").await?;
 
     assert_eq!(campaign["note"], "none of the first 5 was reached");
     assert_eq!(
-        (of(&campaign, "suppressed"), of(&campaign, "not_made")),
+        (of(&campaign, "cancelled"), of(&campaign, "not_made")),
         (5, 45)
     );
+    let go_on = "update postroad.queue set paused_at = null";
+    room.cluster.query(go_on, &[]).await?;
     room.act(&draft, "resume").await?;
     let campaign = room.until(&draft, "finished").await?;
     assert_eq!(of(&campaign, "delivered"), 45);
+    room.cluster.finish().await
+}
+
+/// The first five want nothing any more: five others are in the canary. And one that is everybody keeps
+/// nobody back.
+#[tokio::test]
+async fn a_canary_is_of_those_who_may_be_reached() -> anyhow::Result<()> {
+    let room = Room::open(Cluster::builder()).await?;
+    let some: Vec<String> = (0..5).map(|n| format!("+3363998{n:04}")).collect();
+    let body = json!({"recipients": some, "reason": "STOP"});
+    room.api.post("/v1/suppressions", &body).await?;
+    let more = json!({"canary_share": 0.1, "failure_max": 0.5});
+    let draft = room.draft(more.clone()).await?;
+    room.upload(&draft, numbers(50)).await?;
+
+    let campaign = room.until(&draft, "finished").await?;
+
+    assert!(campaign["canary_passed_at"].is_string(), "{campaign}");
+    assert_eq!(
+        (of(&campaign, "suppressed"), of(&campaign, "delivered")),
+        (5, 45)
+    );
+    let everybody = room.draft(more).await?;
+    room.upload(&everybody, numbers(1)).await?;
+    let campaign = room.until(&everybody, "finished").await?;
+    assert_eq!(of(&campaign, "suppressed"), 1);
     room.cluster.finish().await
 }
 

@@ -61,11 +61,13 @@ async fn a_destination_that_hangs_keeps_nobody_elses_jobs_waiting() -> anyhow::R
     let held = slow.report().held;
     assert!(held <= 20, "{held} calls take places");
     assert_eq!(attempts(&cluster).await?, 200 + held);
-    let page = cluster.metrics(cluster.worker(0)).await?;
-    assert!(
-        page.contains("postroad_destinations{state=\"put_off\"} 1"),
-        "{page}"
-    );
+    eventually("it is counted", async || {
+        let page = cluster.metrics(cluster.worker(0)).await?;
+        let is_counted = page.contains("postroad_destinations{state=\"put_off\"} 1");
+        ensure!(is_counted, "{page}");
+        Ok(())
+    })
+    .await?;
     let log = cluster.log(cluster.worker(0));
     let lines = log.matches("there are more jobs than").count();
     assert_eq!(lines, 1, "one line, however many jobs");

@@ -413,6 +413,19 @@ async fn a_row_is_not_given_away() {
     }
 }
 
+/// What is asked for each table of each statement is part of the statement: a function with a setting of
+/// its own is called, which takes twenty times as long.
+#[tokio::test]
+async fn the_conditions_of_policies_are_no_calls() {
+    let database = wide_open().await;
+    let inlined = "
+        select proname from pg_proc
+        where pronamespace = 'postroad'::regnamespace and proname in ('visible_tenant', 'sees_all_tenants')
+          and proconfig is null and prosqlbody is not null and not prosecdef";
+    let found = database.client().await.query(inlined, &[]).await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
 #[tokio::test]
 async fn views_show_no_more_than_the_tables_behind_them() {
     let database = wide_open().await;

@@ -63,7 +63,7 @@ pub(crate) struct CampaignSubmission {
     #[schema(minimum = 1, maximum = 1_000_000)]
     rate_per_second: Option<i32>,
     /// The share of recipients that is made first, between 0 and 1. The rest waits until all of these
-    /// have ended, and no more than `failure_max` of them without success.
+    /// have ended, and no more than `failure_max` of them without success, but some with it.
     #[schema(exclusive_minimum = 0, exclusive_maximum = 1)]
     canary_share: Option<f64>,
     /// It is paused by itself when more than this share of at least a hundred that have ended is dead:

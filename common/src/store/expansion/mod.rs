@@ -67,7 +67,7 @@ const PROGRESS: &str = concat!(
              where j.campaign_id = c.id and j.stage = 0 and j.zone is not null and j.attempt = 0
                -- Not what a destination or a full queue has sent back for some minutes.
                and j.run_at > now() + interval '10 minutes'),
-            noted.made + noted.duplicates + noted.rejected
+            noted.made + noted.duplicates + noted.rejected, noted.suppressed
      from (select $1::bigint as id) c ",
     progress_of_c!()
 );
@@ -260,6 +260,7 @@ struct SoFar {
     put_off: i64,
     /// Recipients that have had their turn.
     met: i64,
+    suppressed: i64,
 }
 
 type Result<T, E = tokio_postgres::Error> = std::result::Result<T, E>;
@@ -346,6 +347,7 @@ impl<'a> Held<'a> {
                 held: so_far.get(5),
                 put_off: so_far.get(6),
                 met: so_far.get(7),
+                suppressed: so_far.get(8),
             },
         })
     }
@@ -383,10 +385,6 @@ impl<'a> Held<'a> {
         {
             return self.begin_audience(expand, day).await;
         }
-        let left = self.of_canary();
-        if left == Some(0) {
-            return self.judge_canary().await;
-        }
         let zones = match self.source {
             Source::Upload(upload) => self.zones_of_upload(upload).await?,
             Source::Audience(_) => self.zones_of_audience().await?,
@@ -397,6 +395,10 @@ impl<'a> Held<'a> {
                 0 => self.end("finished").await,
                 _ => self.rest(END_REST).await,
             };
+        }
+        let left = self.of_canary();
+        if left == Some(0) {
+            return self.judge_canary().await;
         }
         // A handful of free places is not worth a transaction, unless there never are more.
         let enough = (windows / 10)
@@ -516,10 +518,14 @@ impl<'a> Held<'a> {
         Ok((!is_any_ended).then_some(inserted.len() as i32))
     }
 
-    /// Recipients of the canary that have no job yet; none: it has passed, or there is none.
+    /// Recipients of the canary that have no job yet; none: it has passed, or there is none. Whoever wants
+    /// to get nothing says nothing of the campaign: the next one is in the canary instead.
     fn of_canary(&self) -> Option<i64> {
+        let SoFar {
+            made, suppressed, ..
+        } = self.progress;
         self.canary
-            .map(|canary| (canary - self.progress.made).max(0))
+            .map(|canary| (canary - (made - suppressed)).max(0))
     }
 
     /// Why it has to be paused.
@@ -535,13 +541,14 @@ impl<'a> Held<'a> {
 
     /// The canary is made: it has passed when all of it has ended, and well enough. A job that is held
     /// waits for a decision, and is none that went well. Of one that reached nobody, because its jobs were
-    /// shed or have expired, nothing is known.
+    /// shed or cancelled, nothing is known.
     async fn judge_canary(self) -> Result<Option<i64>> {
         let SoFar {
             completed,
             dead,
             held,
             ended,
+            suppressed,
             on_the_way,
             ..
         } = self.progress;
@@ -554,7 +561,7 @@ impl<'a> Held<'a> {
             let why = format!("{failed} of the first {} failed", ended + held);
             return self.pause(&why, "canary").await;
         }
-        if completed == 0 && ended > 0 {
+        if completed == 0 && ended - suppressed > dead {
             let why = format!("none of the first {} was reached", ended + held);
             return self.pause(&why, "canary").await;
         }
