@@ -8,6 +8,8 @@
 //! * is slower than twice that, and by more than chance, lets fewer through, in proportion: what waits
 //!   at the destination anyway is better kept here.
 //!
+//! Where somebody has said how many it takes, to be slow with no more than these is no reason for fewer.
+//!
 //! A failure that calls for less is acted on at once: as many calls as were under way are one too many.
 //! So a destination that refuses what is above its capacity is left with its capacity, and one of which
 //! nothing is heard with one call at a time, which finds out when that is over.
@@ -66,6 +68,8 @@ pub(crate) enum Sign {
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     most: f64,
+    /// It is said to take so many, however long that takes; 1 where nobody has said so.
+    told: f64,
     limit: f64,
     step: f64,
     changed_at: Instant,
@@ -97,6 +101,7 @@ impl Limit {
         let limit = (told.unwrap_or(FIRST).max(1) as f64).min(most);
         Self {
             most,
+            told: told.map_or(1.0, |_| limit),
             limit,
             step: (limit * STEP_SHARE).max(1.0),
             changed_at: now,
@@ -169,10 +174,12 @@ impl Limit {
         let round = std::mem::take(&mut self.round);
         let (slowness, chance) = self.compare(&round);
         let is_slow = slowness - chance > SLOW.ln();
-        self.is_troubled = is_slow || round.has_failures;
+        self.is_troubled = (is_slow && self.limit > self.told) || round.has_failures;
         if is_slow {
             let kept = (SLOW.ln() - slowness).exp().max(KEPT_LEAST);
-            self.limit = (self.limit * kept).max(1.0);
+            // So many may be unanswered: to keep some of them back would only take its time from it.
+            let least = self.limit.min(self.told);
+            self.limit = (self.limit * kept).max(least);
             self.step = 1.0;
             self.changed_at = now;
         } else if slowness - chance > FAST.ln() {
@@ -210,6 +217,31 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+
+    /// A gateway that becomes a thousand times slower, with as many calls as it is said to take.
+    #[test]
+    fn to_be_slow_leaves_what_it_is_said_to_take_and_to_fail_does_not() {
+        let after = |told| {
+            let (mut now, mut least) = (Instant::now(), usize::MAX);
+            let mut limit = Limit::new(1000, told, now);
+            for took in [Duration::from_millis(5), Duration::from_secs(5)] {
+                least = usize::MAX;
+                for _ in 0..1000 {
+                    let began = now;
+                    now += took;
+                    limit.ended(Sign::Done, began, now, limit.calls());
+                    least = least.min(limit.calls());
+                }
+            }
+            (limit, least)
+        };
+        let (_, least) = after(None);
+        assert!(least < 10, "{least}");
+        let (mut limit, least) = after(Some(100));
+        assert!(least == 100 && !limit.is_troubled(), "{least}: {limit:?}");
+        limit.ended(Sign::Failed, Instant::now(), Instant::now(), 50);
+        assert!(limit.calls() < 100 && limit.is_troubled(), "{limit:?}");
+    }
 
     /// A destination that works on so many calls at once and lets the others wait, or refuses them.
     /// Callers make as many calls as they may.
