@@ -42,9 +42,9 @@ pub(super) struct Waiter {
 }
 
 impl Known {
-    pub(super) fn new(most: usize, told: Option<usize>, lanes: usize, now: Instant) -> Self {
+    pub(super) fn new(most: usize, lanes: usize, now: Instant) -> Self {
         Self {
-            limit: Limit::new(most, told, now),
+            limit: Limit::new(most, now),
             calls: 0,
             calls_by_lane: vec![0; lanes],
             waiting: VecDeque::new(),
@@ -54,6 +54,11 @@ impl Known {
             seen_at: now,
             logged_at: None,
         }
+    }
+
+    /// It is said to take so many calls at once.
+    pub(super) fn tell(&mut self, calls: usize) {
+        self.limit.tell(calls);
     }
 
     pub(super) fn calls_max(&self) -> usize {
@@ -190,7 +195,7 @@ mod tests {
     /// One of which nothing has been heard for long.
     fn silent(now: Instant) -> Known {
         let long_ago = now.checked_sub(Duration::from_secs(3600));
-        let mut known = Known::new(10, None, 1, long_ago.unwrap());
+        let mut known = Known::new(10, 1, long_ago.unwrap());
         known.begin(0, long_ago.unwrap());
         known
     }
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn where_nothing_is_wrong_what_is_sent_back_is_soon_there() {
         let now = Instant::now();
-        let mut known = Known::new(10, None, 1, now);
+        let mut known = Known::new(10, 1, now);
         known.begin(0, now);
         let later = now + Duration::from_millis(100);
         let last = delays(&mut known, later, 1000, 1).pop().unwrap();
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn while_it_wants_to_be_left_alone_nobody_calls_waits_or_comes_again() {
         let now = Instant::now();
-        let mut known = Known::new(10, None, 1, now);
+        let mut known = Known::new(10, 1, now);
         known.begin(0, now);
         let hour = Duration::from_secs(3600);
         known.heard(Evidence::overloaded(Some(hour)), now, now);
@@ -259,7 +264,7 @@ mod tests {
     #[test]
     fn where_nothing_is_heard_one_job_waits() {
         let now = Instant::now();
-        let mut known = Known::new(100, None, 1, now);
+        let mut known = Known::new(100, 1, now);
         let calls = known.calls_max();
         (0..calls).for_each(|_| known.begin(0, now));
         let mut waiting = Vec::new();

@@ -23,13 +23,13 @@
 //! And it changes with each answer, of which a hundred may tell of one and the same moment; here an answer
 //! counts only if its call began after the change that it is to judge.
 //!
-//! What a destination does with its first calls at once, is taken for normal until it is faster.
+//! What a destination does at first, with [`FIRST`] calls at once, is taken for normal until it is faster.
 
 use std::time::{Duration, Instant};
 
 /// Calls at once before anything is known, unless somebody has said how many it takes.
-const FIRST: usize = 20;
-/// What the first step is, of the first limit, and the largest, of the limit.
+const FIRST: f64 = 20.0;
+/// What the first step is, of [`FIRST`], and the largest, of the limit.
 const STEP_SHARE: f64 = 0.5;
 /// By how much a step is larger than the one before.
 const STEP_GROWTH: f64 = 1.5;
@@ -95,13 +95,13 @@ struct Round {
 }
 
 impl Limit {
-    /// At most `most` calls at once, and `told` at first, if somebody has said that it takes so many.
-    pub(crate) fn new(most: usize, told: Option<usize>, now: Instant) -> Self {
+    /// At most `most` calls at once.
+    pub(crate) fn new(most: usize, now: Instant) -> Self {
         let most = most.max(1) as f64;
-        let limit = (told.unwrap_or(FIRST).max(1) as f64).min(most);
+        let limit = FIRST.min(most);
         Self {
             most,
-            told: told.map_or(1.0, |_| limit),
+            told: 1.0,
             limit,
             step: (limit * STEP_SHARE).max(1.0),
             changed_at: now,
@@ -110,6 +110,15 @@ impl Limit {
             is_troubled: false,
             round: Round::default(),
         }
+    }
+
+    /// Somebody has said that it takes so many calls at once: it gets them, unless it fails.
+    pub(crate) fn tell(&mut self, calls: usize) {
+        let told = (calls as f64).clamp(1.0, self.most);
+        if told != self.told && !self.is_troubled {
+            self.limit = self.limit.max(told);
+        }
+        self.told = told;
     }
 
     /// How many calls may be under way now.
@@ -223,7 +232,10 @@ mod tests {
     fn to_be_slow_leaves_what_it_is_said_to_take_and_to_fail_does_not() {
         let after = |told| {
             let (mut now, mut least) = (Instant::now(), usize::MAX);
-            let mut limit = Limit::new(1000, told, now);
+            let mut limit = Limit::new(1000, now);
+            if let Some(calls) = told {
+                limit.tell(calls);
+            }
             for took in [Duration::from_millis(5), Duration::from_secs(5)] {
                 least = usize::MAX;
                 for _ in 0..1000 {
@@ -241,6 +253,8 @@ mod tests {
         assert!(least == 100 && !limit.is_troubled(), "{least}: {limit:?}");
         limit.ended(Sign::Failed, Instant::now(), Instant::now(), 50);
         assert!(limit.calls() < 100 && limit.is_troubled(), "{limit:?}");
+        limit.tell(100);
+        assert!(limit.calls() < 100, "the same again is no news: {limit:?}");
     }
 
     /// A destination that works on so many calls at once and lets the others wait, or refuses them.
@@ -261,7 +275,7 @@ mod tests {
         fn new(most: usize, capacity: usize, refuses: bool) -> Self {
             let now = Instant::now();
             Self {
-                limit: Limit::new(most, None, now),
+                limit: Limit::new(most, now),
                 capacity,
                 refuses,
                 service: Duration::from_millis(100),
@@ -381,7 +395,7 @@ mod tests {
     #[test]
     fn chance_is_not_taken_for_slowness() {
         let mut random = StdRng::seed_from_u64(7);
-        let mut limit = Limit::new(100, None, Instant::now());
+        let mut limit = Limit::new(100, Instant::now());
         let mut now = Instant::now();
         let mut least = usize::MAX;
         for n in 0..20_000 {
@@ -412,11 +426,11 @@ mod tests {
     #[test]
     fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
-        let mut limit = Limit::new(100, None, now);
+        let mut limit = Limit::new(100, now);
         for _ in 0..500 {
             limit.ended(Sign::Done, now, now + QUICK, 5);
         }
-        assert_eq!(limit.calls(), FIRST);
+        assert_eq!(limit.calls(), FIRST as usize);
         let seconds = limit.seconds().unwrap();
         assert!((seconds - QUICK.as_secs_f64()).abs() < 1e-6, "{seconds}");
     }
@@ -431,7 +445,7 @@ mod tests {
                 1..400),
         ) {
             let mut now = Instant::now();
-            let mut limit = Limit::new(most, None, now);
+            let mut limit = Limit::new(most, now);
             for (sign, took, rest, under_way) in calls {
                 let began = now;
                 now += Duration::from_micros(took);

@@ -197,11 +197,14 @@ impl Destinations {
             return Turn::Uncounted;
         };
         let Some(known) = known_or_new(&mut state.known, destination, || {
-            Known::new(self.most, told, self.queues.len(), now)
+            Known::new(self.most, self.queues.len(), now)
         }) else {
             return Turn::Uncounted;
         };
         known.seen_at = now;
+        if let Some(calls) = told {
+            known.tell(calls);
+        }
         // A pause may have ended since the last call did.
         self.admit(destination, known, &mut state.lanes, now);
         let lane = &mut state.lanes[number];
