@@ -100,17 +100,37 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
         return Err(Error::Newer { found: newest });
     }
     failpoint!("migrate.locked");
-    let report = runner.run_async(client).await.map_err(Error::Migrate)?;
+    let (mut backoff, mut deadlocks) = (Backoff::default(), 0);
+    loop {
+        match runner.run_async(client).await {
+            // Each migration is a transaction: what was applied before stays, and this one begins anew.
+            Err(error) if is_deadlock(&error) && deadlocks < DEADLOCKS_MAX => {
+                deadlocks += 1;
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            done => {
+                done.map_err(Error::Migrate)?;
+                break;
+            }
+        }
+    }
     failpoint!("migrate.applied");
-    Ok(report
-        .applied_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect())
+    let mut applied: Vec<_> = runner.get_migrations().iter().collect();
+    applied.retain(|migration| migration.version() > newest);
+    applied.sort_by_key(|migration| migration.version());
+    Ok(applied.iter().map(ToString::to_string).collect())
 }
 
-/// How often running programs may stand in the way.
+/// How often running programs, which lock tables in another order, may stand in the way.
 const DEADLOCKS_MAX: usize = 10;
+
+fn is_deadlock(error: &refinery::Error) -> bool {
+    let refinery::error::Kind::Connection(_, cause) = error.kind() else {
+        return false;
+    };
+    let cause = cause.downcast_ref::<tokio_postgres::Error>();
+    cause.is_some_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+}
 
 /// The group roles of the programs, what each may do, and which rows it may see.
 const ROLES: &str = include_str!("../roles.sql");

@@ -179,8 +179,15 @@ fn setup(Death { point, hit }: Death) -> Setup {
         lease: Duration::from_secs(2),
         env: [
             (hit == Hit::Nth(7)).then(|| ("POSTROAD_TEST_BUNDLE", BUNDLE.to_string())),
-            (point.needs == Needs::FullDestinations)
-                .then(|| ("POSTROAD_DESTINATION_MAX", 1.to_string())),
+            // A host that answers one in three with `Retry-After` is left alone most of the time: jobs
+            // would be there for minutes, and few letters.
+            match point.needs {
+                Needs::FullDestinations => Some(("POSTROAD_DESTINATION_MAX", 1.to_string())),
+                Needs::Failures | Needs::LostLetters => {
+                    Some(("POSTROAD_DESTINATION_MAX", 0.to_string()))
+                }
+                _ => None,
+            },
         ]
         .into_iter()
         .flatten()
