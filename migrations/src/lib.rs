@@ -100,18 +100,14 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
         return Err(Error::Newer { found: newest });
     }
     failpoint!("migrate.locked");
-    let (mut backoff, mut deadlocks) = (Backoff::default(), 0);
+    let mut way = Way::default();
     loop {
-        match runner.run_async(client).await {
-            // Each migration is a transaction: what was applied before stays, and this one begins anew.
-            Err(error) if is_deadlock(&error) && deadlocks < DEADLOCKS_MAX => {
-                deadlocks += 1;
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-            done => {
-                done.map_err(Error::Migrate)?;
-                break;
-            }
+        // Each migration is a transaction: what was applied before stays, and the next try begins with
+        // the one that failed.
+        let run = runner.run_async(client).await;
+        if !way.is_given(run.as_ref().err().and_then(code_of)).await {
+            run.map_err(Error::Migrate)?;
+            break;
         }
     }
     failpoint!("migrate.applied");
@@ -124,12 +120,30 @@ async fn migrate_locked(client: &mut Client) -> Result<Vec<String>, Error> {
 /// How often running programs, which lock tables in another order, may stand in the way.
 const DEADLOCKS_MAX: usize = 10;
 
-fn is_deadlock(error: &refinery::Error) -> bool {
+/// Gives way to running programs.
+#[derive(Default)]
+struct Way {
+    backoff: Backoff,
+    deadlocks: usize,
+}
+
+impl Way {
+    /// Whether it failed for a deadlock and is to be tried again, now that those have had their time.
+    async fn is_given(&mut self, failed: Option<&SqlState>) -> bool {
+        if failed != Some(&SqlState::T_R_DEADLOCK_DETECTED) || self.deadlocks == DEADLOCKS_MAX {
+            return false;
+        }
+        self.deadlocks += 1;
+        tokio::time::sleep(self.backoff.next_wait()).await;
+        true
+    }
+}
+
+fn code_of(error: &refinery::Error) -> Option<&SqlState> {
     let refinery::error::Kind::Connection(_, cause) = error.kind() else {
-        return false;
+        return None;
     };
-    let cause = cause.downcast_ref::<tokio_postgres::Error>();
-    cause.is_some_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+    cause.downcast_ref::<tokio_postgres::Error>()?.code()
 }
 
 /// The group roles of the programs, what each may do, and which rows it may see.
@@ -139,17 +153,17 @@ const ROLES: &str = include_str!("../roles.sql");
 ///
 /// `client` must own the schema and be allowed to create roles.
 pub async fn grant_roles(client: &mut Client) -> Result<(), Error> {
-    let mut backoff = Backoff::default();
-    for _ in 0..DEADLOCKS_MAX {
-        match grant_once(client).await {
-            // Where roles are new, many tables are locked that running programs lock in another order.
-            Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-            granted => return granted.map_err(Error::Roles),
+    let mut way = Way::default();
+    loop {
+        // Where roles are new, many tables are locked that running programs lock in another order.
+        let granted = grant_once(client).await;
+        if !way
+            .is_given(granted.as_ref().err().and_then(tokio_postgres::Error::code))
+            .await
+        {
+            return granted.map_err(Error::Roles);
         }
     }
-    grant_once(client).await.map_err(Error::Roles)
 }
 
 async fn grant_once(client: &mut Client) -> Result<(), tokio_postgres::Error> {
