@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use postroad_common::job::NewJob;
 use postroad_common::store::{
-    Cursor, DueQueue, NewProcess, ProcessId, ProviderSettings, Role, Store,
+    Cursor, DueQueue, NewProcess, ProcessId, ProviderSettings, Role, Store, Wanted,
 };
 use postroad_tests::harness::cluster::{Cluster, job};
 use serde_json::json;
@@ -17,8 +17,9 @@ use crate::table::Table;
 
 /// Due jobs of the tenant that floods.
 const FLOOD: i64 = 1_000_000;
-/// What it may have in the pipe: anything, twice what the worker runs at once, a fifth of that.
-const CAPS: [Option<i32>; 3] = [None, Some(200), Some(20)];
+/// What the pipe holds while tenants share it (`POSTROAD_SHARED_PIPE`), beside a job for each place: what
+/// schedulers do by themselves, and as much as the window allows.
+const PIPES: [Option<&str>; 2] = [None, Some("1h")];
 /// How long the other one is looked at, without it and beside it, and how often it has a job.
 const LOOKED_AT: Duration = Duration::from_secs(20);
 const GAP: Duration = Duration::from_millis(20);
@@ -39,8 +40,8 @@ pub(crate) async fn measure(
     table: &mut Table,
 ) -> anyhow::Result<()> {
     let scale = if is_quick { 10 } else { 1 };
-    for cap in CAPS {
-        fairness(ground, cap, scale, table).await?;
+    for pipe in PIPES {
+        fairness(ground, pipe, scale, table).await?;
     }
     rates(ground, COUNTED / scale, table).await?;
     // A look has the first of these.
@@ -66,15 +67,18 @@ pub(crate) async fn measure(
 /// what the other has in the pipe.
 async fn fairness(
     ground: &Ground,
-    cap: Option<i32>,
+    pipe: Option<&str>,
     scale: u32,
     table: &mut Table,
 ) -> anyhow::Result<()> {
-    let cluster = ground.cluster(|builder| builder.workers(1)).await?;
+    let cluster = ground
+        .cluster(|builder| match pipe {
+            Some(pipe) => builder.workers(1).env("POSTROAD_SHARED_PIPE", pipe),
+            None => builder.workers(1),
+        })
+        .await?;
     let names = "select postroad.queue_id('default'), postroad.kind_id('echo'), postroad.tenant_id('flood')";
     cluster.query(names, &[]).await?;
-    let set = "update postroad.tenant set in_pipe_max = $1 where name = 'flood'";
-    cluster.query(set, &[&cap]).await?;
     // The first job of a queue waits until RabbitMQ has it.
     let first = job("echo", &json!({"n": 0}));
     cluster.store.enqueue(&[first], false).await?;
@@ -95,8 +99,8 @@ async fn fairness(
     let flood = cluster.query(flood, &[]).await?[0].get(0);
     cluster.take_down().await?;
     let limit = "the same without the flood";
-    let cap = cap.map_or_else(String::new, |cap| format!(", at most {cap} in the pipe"));
-    let name = format!("beside another tenant's flood{cap}: from due to start, p50");
+    let pipe = pipe.map_or("", |_| ", a full window in the pipe");
+    let name = format!("beside another tenant's flood{pipe}: from due to start, p50");
     table.add_beside(name, "ms", vec![beside[0]], limit, &[alone[0]]);
     table.add_beside("  p95", "ms", vec![beside[1]], limit, &[alone[1]]);
     table.add("  the flood, meanwhile", "jobs/s", vec![flood]);
@@ -276,7 +280,9 @@ async fn times(ground: &Ground, tenants: i64, is_later: bool) -> anyhow::Result<
 
 async fn claim(store: &Store, queue: &DueQueue, claimer: ProcessId) -> anyhow::Result<()> {
     let nothing = Cursor::default();
-    let claimed = store.claim(queue, 1000, 1, claimer, &nothing).await?;
+    let claimed = store
+        .claim(queue, Wanted::up_to(1000), claimer, &nothing)
+        .await?;
     claimed.context("nothing was claimed").map(drop)
 }
 

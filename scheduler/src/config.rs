@@ -9,11 +9,13 @@
 //! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
 //! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d); a queue's `retention_days` may be shorter |
 //! | `POSTROAD_BUNDLE` | `50` | under backlog, how many due jobs travel in one message at most (1 to 1000); 1: never more than one |
+//! | `POSTROAD_SHARED_PIPE` | `5ms` | while tenants wait for each other in a queue, its pipe holds a job for every place of its workers, and as much as leaves it in this time (0s to 1h); `1h`: no pipe is short |
 //! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::dispatcher::SLACK_MAX;
 use postroad_common::config::{ConfigError, Env};
 use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
 use postroad_common::message::BUNDLE_JOBS_MAX;
@@ -30,6 +32,10 @@ const CONNECTIONS_MAX: usize = 11;
 /// Jobs in one message, at most, unless it is set: with more of them, little of a message's cost is
 /// left to share.
 const BUNDLE_MAX: u32 = 50;
+
+/// How much more than the workers run at once there is in a pipe that tenants share. A place is empty for
+/// longer while what ended in it is written down and the next job is claimed.
+const SHARED_PIPE: Duration = Duration::from_millis(5);
 
 /// Everything that can be set.
 #[derive(Debug)]
@@ -48,6 +54,8 @@ pub struct Config {
     pub retention: Duration,
     /// Jobs in one message, at most.
     pub bundle_max: usize,
+    /// What a pipe that tenants share holds beside a job for every place: what leaves it in this time.
+    pub shared_pipe: Duration,
     /// What to log.
     pub log: LogConfig,
 }
@@ -65,6 +73,12 @@ impl Config {
             retention: env.duration("POSTROAD_RETENTION", 7 * DAY, DAY, 3650 * DAY),
             bundle_max: env.number("POSTROAD_BUNDLE", BUNDLE_MAX, 1, BUNDLE_JOBS_MAX as u32)
                 as usize,
+            shared_pipe: env.duration(
+                "POSTROAD_SHARED_PIPE",
+                SHARED_PIPE,
+                Duration::ZERO,
+                SLACK_MAX,
+            ),
             log: LogConfig::read(env, "info"),
         };
         std::mem::replace(env, Env::of_map([])).finish()?;
@@ -93,6 +107,7 @@ mod tests {
             ("POSTROAD_LEASE", "1"),
             ("POSTROAD_RETENTION", "0d"),
             ("POSTROAD_BUNDLE", "0"),
+            ("POSTROAD_SHARED_PIPE", "2h"),
             ("POSTROAD_LOG_FORMAT", "xml"),
         ]);
         let text = Config::read(env).unwrap_err().to_string();
@@ -103,6 +118,7 @@ mod tests {
             "POSTROAD_LEASE",
             "POSTROAD_RETENTION",
             "POSTROAD_BUNDLE",
+            "POSTROAD_SHARED_PIPE",
             "POSTROAD_LOG_FORMAT",
         ] {
             assert!(text.contains(&format!("\n  {name} ")), "{name} in {text}");

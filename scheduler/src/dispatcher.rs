@@ -34,6 +34,7 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::lane::SLACK_MAX;
 use self::lane::{BATCH, Lane};
 use crate::bundling::{self, Pace};
 use crate::metrics;
@@ -48,6 +49,8 @@ const UNITS_IN_FLIGHT: i64 = 2 * BATCH;
 const UNIT_BYTES: usize = 1024;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
+/// Where the pipe is kept short, the rest is shorter, but not than this.
+const SHORT_REST_MIN: Duration = Duration::from_millis(1);
 /// Looking may not cost more than this share of the time: with thousands of tenants one look takes
 /// milliseconds, and the rest grows with it.
 const REST_PER_LOOK: u32 = 10;
@@ -68,6 +71,9 @@ pub struct Outlet {
     pub publishing: TaskTracker,
     /// A message has at most so many jobs.
     pub bundle_max: usize,
+    /// What the pipe of a queue that tenants share holds, beside a job for every place of its workers:
+    /// what leaves it in this time.
+    pub shared_pipe: Duration,
 }
 
 /// The service.
@@ -109,7 +115,7 @@ impl Dispatcher {
     /// published or given back, whatever becomes of this run. Says whether there was one.
     async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
         let lane = self.lanes.entry(queue.id);
-        let lane = lane.or_insert_with(|| Lane::of(queue.clone()));
+        let lane = lane.or_insert_with(|| Lane::of(queue.clone(), self.outlet.shared_pipe));
         let limit = lane.limit();
         // How many messages it comes to is not known yet.
         let units = limit.min(BATCH);
@@ -124,27 +130,27 @@ impl Dispatcher {
             return Ok(false);
         };
         let (now, beginning) = (Instant::now(), Cursor::default());
-        let credit_min = lane.credit_min(now);
         let known = lane.backlog(now);
         let (is_from_beginning, cursor) = (known.is_none(), known.unwrap_or(&beginning));
         let claimed = self
             .store
-            .claim(queue, limit, credit_min, me, cursor)
+            .claim(queue, lane.wanted(now), me, cursor)
             .await
             .inspect_err(|_| lane.failed(Instant::now(), limit))?;
         let Some(claimed) = claimed else {
+            lane.claimed_nothing(Instant::now());
             return Ok(false);
         };
         metrics::stopped("set_aside", claimed.set_aside);
         let jobs = claimed.jobs.len();
         let bytes = claimed.args_bytes();
-        let pace = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
+        let (window, pace) = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
         if jobs == 0 {
             // All that was met is stopped: behind it there may be what is not.
             return Ok(true);
         }
         let queue = claimed.queue.clone();
-        let messages = pack(claimed, self.outlet.bundle_max, pace);
+        let messages = pack(claimed, self.outlet.bundle_max, window, pace);
         lane.packed(jobs, messages.len());
         let units = messages.len().max(bytes / UNIT_BYTES);
         let permit = permit.split(units).unwrap_or(permit);
@@ -205,7 +211,13 @@ impl Service for Dispatcher {
     type Error = store::Error;
 
     fn period(&self) -> Duration {
-        self.rest
+        // Where looking takes long, it is not done more often for a short pipe.
+        if self.rest > IDLE_REST {
+            return self.rest;
+        }
+        let now = Instant::now();
+        let short = self.lanes.values().filter_map(|lane| lane.rest(now)).min();
+        short.map_or(self.rest, |short| short.max(SHORT_REST_MIN).min(self.rest))
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
@@ -271,11 +283,11 @@ fn rest_of_test() -> Option<Duration> {
 }
 
 /// Which of the claimed jobs travel together.
-fn pack(claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
+fn pack(claimed: Claimed, bundle_max: usize, window: i64, pace: &Pace) -> Vec<Vec<Claim>> {
     let most = match (claimed.places, bundle_of_test()) {
         (Some(_), Some(jobs)) => jobs,
         (Some(places), None) if claimed.is_backlog => {
-            bundling::jobs_per_message(bundle_max, claimed.queue.window, places, pace)
+            bundling::jobs_per_message(bundle_max, window, places, pace)
         }
         _ => 1,
     };

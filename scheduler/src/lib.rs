@@ -115,6 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         queues,
         publishing: publishing.clone(),
         bundle_max: config.bundle_max,
+        shared_pipe: config.shared_pipe,
     };
     let dispatcher = Dispatcher::new(
         store.clone(),

@@ -23,6 +23,9 @@ Configured by environment:
   POSTROAD_GRACE         time to finish after SIGTERM [25s]
   POSTROAD_RETENTION     how long finished jobs are kept at most; a queue may have a shorter
                          retention (postroad queues set) [7d]
+  POSTROAD_BUNDLE        jobs in one message at most, under backlog [50]
+  POSTROAD_SHARED_PIPE   while tenants wait for each other in a queue, what its pipe holds beside a
+                         job for every place of its workers: what leaves it in this time [5ms]
   POSTROAD_LOG           log filter [info]
   POSTROAD_LOG_FORMAT    text or json [text]
 

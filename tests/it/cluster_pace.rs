@@ -117,6 +117,63 @@ async fn queues_of_a_provider_share_a_low_rate() -> anyhow::Result<()> {
     cluster.finish().await
 }
 
+/// A window of one tenant's jobs is ahead of another one's first job, and not of those that come after.
+#[tokio::test]
+async fn a_flood_has_hardly_more_in_the_pipe_than_runs_while_another_tenant_has_jobs()
+-> anyhow::Result<()> {
+    const FLOOD: usize = 6000;
+    const PLACES: i64 = 10;
+    /// It has drained within a second, also on a busy machine.
+    const WINDOW: i32 = 120;
+    const LOOKS: usize = 200;
+    let mut cluster = Cluster::builder().workers(0).start().await?;
+    let of = |tenant: &str, jobs: Vec<NewJob>| {
+        let tenant: postroad_common::job::TenantName = tenant.parse().expect("a name");
+        let of_tenant = |job| NewJob {
+            tenant: tenant.clone(),
+            ..job
+        };
+        jobs.into_iter().map(of_tenant).collect::<Vec<_>>()
+    };
+    let millis = std::time::Duration::from_millis(20);
+    cluster.provider.set(Behaviour {
+        latency: Latency::Fixed(millis),
+        ..Behaviour::default()
+    })?;
+    cluster.store.register_queues(&["default"]).await?;
+    let window = "update postroad.queue set window_size = $1";
+    cluster.query(window, &[&WINDOW]).await?;
+    let worker = Program::worker().env("POSTROAD_PREFETCH", PLACES);
+    cluster.start(worker).await?;
+    cluster.enqueue(&of("flood", many_sms(FLOOD))).await?;
+    let in_pipe = async || {
+        let census = cluster.store.census().await?;
+        anyhow::Ok(census.dispatched + census.running)
+    };
+    let is_long = async || {
+        let in_pipe = in_pipe().await?;
+        ensure!(in_pipe > 6 * PLACES, "{in_pipe}");
+        Ok(())
+    };
+    eventually("the window is full", is_long).await?;
+
+    let mut looks = Vec::with_capacity(LOOKS);
+    // As long as a job takes: each look is at another pipe.
+    let mut beat = tokio::time::interval(millis);
+    for _ in 0..LOOKS {
+        beat.tick().await;
+        cluster.enqueue(&of("light", many_sms(1))).await?;
+        looks.push(in_pipe().await?);
+    }
+    looks.sort_unstable();
+    let median = looks[LOOKS / 2];
+    ensure!(median <= 3 * PLACES, "{looks:?}");
+    eventually("and not for longer than that", is_long).await?;
+    let all = i64::try_from(FLOOD + LOOKS)?;
+    cluster.wait_for("completed", all).await?;
+    cluster.finish().await
+}
+
 /// A few hundred jobs meet a provider that is down: some of them find out, and the rest wait in Postgres.
 #[tokio::test]
 async fn jobs_of_a_provider_that_is_down_wait_in_postgres_until_one_goes_through()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use postroad_common::broker::topology::work_queue;
-use postroad_common::store::{Cursor, Ending, Fenced, Gate, GateVerdict, Outcome, Role};
+use postroad_common::store::{Cursor, Ending, Fenced, Gate, GateVerdict, Outcome, Role, Wanted};
 use postroad_tests::harness::broker::Forged;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms, sms};
 use postroad_tests::proxy::Proxy;
@@ -170,9 +170,13 @@ async fn an_old_message_does_not_pass_the_gate_beside_the_new_one() -> anyhow::R
         dispatch,
     });
     let queue = store.due_queues(&[]).await?.remove(0);
-    store.claim(&queue, 1, 1, me, &Cursor::default()).await?;
+    store
+        .claim(&queue, Wanted::up_to(1), me, &Cursor::default())
+        .await?;
     store.release(&[(old, Duration::ZERO)]).await?;
-    store.claim(&queue, 1, 1, me, &Cursor::default()).await?;
+    store
+        .claim(&queue, Wanted::up_to(1), me, &Cursor::default())
+        .await?;
 
     let verdicts = store.gate(me, &[old, new, old]).await?;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
 use postroad_common::job::{JobId, NewJob, RunAt};
-use postroad_common::store::{Cursor, Ending, Fenced, Outcome, TenantChange};
+use postroad_common::store::{Cursor, Ending, Fenced, Outcome, TenantChange, Wanted};
 
 use crate::store_fixture::{ALL, Room, fence, job};
 
@@ -196,7 +196,10 @@ async fn claimers_at_once_share_the_window_and_no_job() {
     let (mut claimed, nothing) = (HashSet::new(), Cursor::default());
 
     for round in 1..=8 {
-        let claims = (0..8).map(|_| room.store.claim(&queue, 40, 1, room.scheduler, &nothing));
+        let claims = (0..8).map(|_| {
+            room.store
+                .claim(&queue, Wanted::up_to(40), room.scheduler, &nothing)
+        });
         let claims = futures_util::future::try_join_all(claims).await.unwrap();
         for claim in claims.iter().flatten().flat_map(|claimed| &claimed.jobs) {
             assert!(claimed.insert(claim.id), "{} was claimed twice", claim.id);
@@ -236,7 +239,12 @@ async fn a_claim_says_how_the_queue_is_set_now() {
     room.sql.batch_execute(change).await.unwrap();
     let claimed = room
         .store
-        .claim(&known, ALL, 1, room.scheduler, &Cursor::default())
+        .claim(
+            &known,
+            Wanted::up_to(ALL),
+            room.scheduler,
+            &Cursor::default(),
+        )
         .await;
     let queue = claimed.unwrap().unwrap().queue;
     assert_eq!(
@@ -255,8 +263,15 @@ async fn a_window_with_too_little_room_waits_for_more() {
 
     let nothing = Cursor::default();
     let claim = |credit_min| {
-        room.store
-            .claim(&queue, ALL, credit_min, room.scheduler, &nothing)
+        room.store.claim(
+            &queue,
+            Wanted {
+                credit_min,
+                ..Wanted::up_to(ALL)
+            },
+            room.scheduler,
+            &nothing,
+        )
     };
     assert!(claim(11).await.unwrap().is_none());
     let claimed = claim(10).await.unwrap().unwrap();
@@ -288,7 +303,7 @@ async fn claims_that_go_on_where_the_last_one_came_to_find_every_job_once() {
 
     while let Some(claimed) = room
         .store
-        .claim(&queue, 50, 1, room.scheduler, &cursor)
+        .claim(&queue, Wanted::up_to(50), room.scheduler, &cursor)
         .await
         .unwrap()
     {
@@ -310,7 +325,9 @@ async fn what_comes_late_with_an_earlier_time_is_behind_the_cursor() {
     room.enqueue_all(&[at(10), at(9)]).await;
     let queue = room.due_queue("default").await;
     let claim = async |cursor: &Cursor| {
-        let claimed = room.store.claim(&queue, ALL, 1, room.scheduler, cursor);
+        let claimed = room
+            .store
+            .claim(&queue, Wanted::up_to(ALL), room.scheduler, cursor);
         claimed.await.unwrap().unwrap()
     };
     let first = claim(&Cursor::default()).await;
@@ -502,4 +519,55 @@ async fn complete(room: &Room, jobs: &[Fenced]) {
     };
     let outcomes: Vec<_> = jobs.iter().map(outcome).collect();
     room.store.finish(&outcomes).await.unwrap();
+}
+
+/// Who is light must wait for what is in the pipe of who is not: a claim tells.
+#[tokio::test]
+async fn a_claim_says_whether_a_tenant_waits_for_what_another_one_has_in_the_pipe() {
+    let room = Room::open().await;
+    let of = |tenant: &str, count| {
+        let one = || NewJob {
+            tenant: tenant.parse().unwrap(),
+            ..job()
+        };
+        std::iter::repeat_with(one).take(count).collect::<Vec<_>>()
+    };
+    let nothing = Cursor::default();
+    let claim = async |wanted| {
+        let queue = room.due_queue("default").await;
+        let claimed = room.store.claim(&queue, wanted, room.scheduler, &nothing);
+        let claimed = claimed.await.unwrap().unwrap();
+        (claimed.jobs.len(), claimed.is_mixed)
+    };
+
+    room.enqueue_all(&of("flood", 100)).await;
+    assert_eq!(claim(Wanted::up_to(10)).await, (10, false), "it is alone");
+    room.enqueue_all(&of("light", 1)).await;
+    assert_eq!(claim(Wanted::up_to(10)).await, (6, true), "five and one");
+    assert_eq!(claim(Wanted::up_to(10)).await, (10, false), "alone again");
+    room.enqueue_all(&of("other", 100)).await;
+    for wanted in [4, 5, 7, 1] {
+        let (jobs, is_mixed) = claim(Wanted::up_to(wanted)).await;
+        assert_eq!((jobs, is_mixed), (wanted as usize, false), "two floods");
+    }
+    room.enqueue_all(&of("light", 1)).await;
+    assert_eq!(
+        claim(Wanted::up_to(300)).await,
+        (159, false),
+        "room for all"
+    );
+
+    room.enqueue_all(&of("flood", 10)).await;
+    let bound = |window_max| Wanted {
+        window_max: Some(window_max),
+        ..Wanted::up_to(10)
+    };
+    let (in_pipe, queue) = (202, room.due_queue("default").await);
+    for window in [100, in_pipe] {
+        let claimed = room
+            .store
+            .claim(&queue, bound(window), room.scheduler, &nothing);
+        assert!(claimed.await.unwrap().is_none(), "no room in {window}");
+    }
+    assert_eq!(claim(bound(in_pipe + 3)).await, (3, false));
 }

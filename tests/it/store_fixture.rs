@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use postroad_common::job::{JobId, NewJob, OnLost};
 use postroad_common::store::{
     Claim, Cursor, DueQueue, Ending, Fenced, Gate, GateVerdict, Moved, NewProcess, NewSchedule,
-    Outcome, ProcessId, Role, Store, WatchedProcess,
+    Outcome, ProcessId, Role, Store, Wanted, WatchedProcess,
 };
 use postroad_tests::harness::database::TestDatabase;
 use postroad_tests::harness::eventually::eventually;
@@ -63,7 +63,12 @@ impl Room {
     pub(crate) async fn claim(&self, queue: &DueQueue, limit: i64) -> Vec<Claim> {
         let claims = self
             .store
-            .claim(queue, limit, 1, self.scheduler, &Cursor::default())
+            .claim(
+                queue,
+                Wanted::up_to(limit),
+                self.scheduler,
+                &Cursor::default(),
+            )
             .await;
         claims
             .unwrap()

@@ -7,7 +7,7 @@ use postroad_common::job::NewJob;
 use postroad_common::job::retry::Verdict;
 use postroad_common::store::{
     BreakerOf, BreakerState, Cursor, Deleted, DueQueue, GateVerdict, NewProcess, NewStop,
-    ProviderSettings, Role, Ruling, StopMode, StopScope, TenantChange,
+    ProviderSettings, Role, Ruling, StopMode, StopScope, TenantChange, Wanted,
 };
 
 use crate::store_fixture::{ALL, AN_HOUR, Room, failed, fence, job};
@@ -486,7 +486,9 @@ async fn a_provider_whose_other_queue_is_claimed_from_keeps_nobody_waiting() {
     .await
     .unwrap();
     let nothing = Cursor::default();
-    let claim = room.store.claim(&two, ALL, 1, room.scheduler, &nothing);
+    let claim = room
+        .store
+        .claim(&two, Wanted::up_to(ALL), room.scheduler, &nothing);
     assert!(claim.await.unwrap().is_none());
     open.commit().await.unwrap();
     // A bucket holds one at least, and not the three that were written.

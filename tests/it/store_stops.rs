@@ -6,7 +6,7 @@ use std::time::Duration;
 use postroad_common::job::{JobState, NewJob, RunAt};
 use postroad_common::store::{
     Cursor, Ending, Fenced, Gate, GateVerdict, JobQuery, Missing, Moved, Named, NewStop, Stop,
-    StopMode, StopScope, Stopped, Swept,
+    StopMode, StopScope, Stopped, Swept, Wanted,
 };
 use postroad_tests::harness::eventually::eventually;
 
@@ -97,7 +97,12 @@ async fn a_claim_sets_aside_what_is_stopped_and_takes_what_is_behind() {
     // Ten at a time: what is stopped uses up a claim, and is not met again.
     while let Some(met) = room
         .store
-        .claim(&queue, 10, 1, room.scheduler, &Cursor::default())
+        .claim(
+            &queue,
+            Wanted::up_to(10),
+            room.scheduler,
+            &Cursor::default(),
+        )
         .await
         .unwrap()
     {

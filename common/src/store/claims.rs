@@ -49,6 +49,28 @@ pub struct Claim {
     pub claimed_at: u64,
 }
 
+/// How much a claim should get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Jobs, at most.
+    pub limit: i64,
+    /// Less than so much of the window, and it is not worth a claim.
+    pub credit_min: i64,
+    /// What the window is at most, whatever the queue allows.
+    pub window_max: Option<i64>,
+}
+
+impl Wanted {
+    /// Whatever there is room for, up to so many jobs.
+    pub fn up_to(limit: i64) -> Self {
+        Self {
+            limit,
+            credit_min: 1,
+            window_max: None,
+        }
+    }
+}
+
 /// What was claimed from a queue, and what was seen of it.
 #[derive(Clone, Debug)]
 pub struct Claimed {
@@ -60,6 +82,9 @@ pub struct Claimed {
     pub set_aside: usize,
     /// Whether a tenant had as many due jobs as its share, or more: then more may be due.
     pub is_backlog: bool,
+    /// Whether a tenant had less than its share beside one that had as much: the one waits for what the
+    /// other has in the pipe.
+    pub is_mixed: bool,
     /// How many were in the pipe before.
     pub in_pipe: i64,
     /// What its workers have room for. None: it has none, or somebody who may get its messages can
@@ -294,7 +319,7 @@ const SPEND_OF_TENANTS: &str = "
     join postroad.tenant t on t.id = spent.tenant_id
     where b.tenant_id = spent.tenant_id and t.rate_per_second is not null";
 
-/// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
+/// Claims up to $2 due jobs of queue $1, if at least $4 of its window, or of $13, are free.
 ///
 /// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
@@ -308,6 +333,9 @@ const SPEND_OF_TENANTS: &str = "
 ///   row, at place 0, is where it begins and no tenant.
 /// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
 ///   would otherwise keep back all that come after them.
+/// * A tenant with less than its share, beside one with all that its weight gives it, waits for what that
+///   one has in the pipe. The last one served may have less because there was no more room, and who is
+///   bounded because of that: neither counts.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
 ///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
@@ -319,11 +347,12 @@ macro_rules! claim {
     ($held:literal, $most:literal, $buckets:literal, $least:literal, $set:expr, $noted:literal) => {
         concat!("
     with recursive credit as materialized (
-        select case when q.window_size > in_pipe.n and q.window_size - in_pipe.n >= $4
-               then greatest(least(q.window_size - in_pipe.n, $2, rate.n, $12), 0) else 0 end as n,
+        select case when space.n > 0 and space.n >= $4
+               then greatest(least(space.n, $2, rate.n, $12), 0) else 0 end as n,
                in_pipe.n as in_pipe
         from postroad.queue q,
              (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe,
+             lateral (select least(q.window_size, $13::bigint) - in_pipe.n as n) space,
              lateral (select case when q.rate_per_second is not null
                              then floor(postroad.tokens(q.rate_per_second, q.rate_tokens, q.rate_at))::bigint
                              end as n) rate
@@ -374,11 +403,12 @@ macro_rules! claim {
     share as materialized (
         select due.tenant_id, due.times, due.place,
                least(case when due.tenant_id = $10 and $11::bigint > 0 and (quantum.n = 1 or not quantum.is_round)
-                          then $11::bigint else quantum.n * due.weight end, ", $least, ")::bigint as n
+                          then $11::bigint else quantum.n * due.weight end, ", $least, ")::bigint as n,
+               (quantum.n * due.weight)::bigint as whole
         from due, quantum
         order by due.place),
     pick as materialized (
-        select job.at, due.tenant_id, due.place, due.n
+        select job.at, due.tenant_id, due.place, due.n, due.whole
         from share due
         cross join lateral (
             select one.at
@@ -395,8 +425,9 @@ macro_rules! claim {
             limit due.n) job
         limit (select n from credit)),
     picked as materialized (
-        select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full
-        from pick group by tenant_id, place, n),
+        select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full,
+               count(*) >= whole as has_whole
+        from pick group by tenant_id, place, n, whole),
     turn as materialized (
         select case when last.is_cut then last.tenant_id
                     when last.is_all then last.tenant_id + 1
@@ -420,7 +451,9 @@ macro_rules! claim {
             "
     select met.*,
            (select not is_round from quantum) or coalesce((select bool_or(is_full) from picked), false),
-           (select in_pipe from credit), turn.tenant_id, turn.rest::bigint
+           (select in_pipe from credit), turn.tenant_id, turn.rest::bigint,
+           coalesce((select bool_or(has_whole) and count(*) filter (where not is_full) > (turn.rest > 0)::int
+                     from picked), false)
     from turn left join met on true"
         )
     };
@@ -430,6 +463,7 @@ macro_rules! claim {
 struct Seen {
     jobs: usize,
     is_backlog: bool,
+    is_mixed: bool,
     in_pipe: i64,
     reached: Cursor,
     turn: Turn,
@@ -450,6 +484,7 @@ impl Seen {
             in_pipe: first.get(13),
             reached: Cursor::of(met.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
             turn: (first.get(14), first.get(15)),
+            is_mixed: first.get(16),
         })
     }
 }
@@ -528,7 +563,7 @@ const CLAIM: &str = claim!(
 /// The same where there are stops, or a tenant that may not have as much as it likes.
 ///
 /// * A tenant that is stopped as a whole is passed over, and so is one whose breaker is open with the
-///   queue's provider ($13), or who has all that it may have: what it has in the pipe here is known from
+///   queue's provider ($14), or who has all that it may have: what it has in the pipe here is known from
 ///   `held`, a map, as it is asked for every tenant that is met; and what it may start now from its
 ///   bucket. That is locked before it is relied on: another queue's claim may be at it.
 /// * What else is met and stopped is set aside, so that no claim walks over it again: then it takes as
@@ -544,17 +579,17 @@ const CLAIM_WITHIN_BOUNDS: &str = claim!(
                       and coalesce(s.tenant_id, 0) = t.id and coalesce(s.campaign_id, 0) = 0
                       and s.kind_id is null
                       and (s.queue_id is null or s.queue_id = $1)
-                      and (s.provider_id is null or s.provider_id = $13))
+                      and (s.provider_id is null or s.provider_id = $14))
                  then 0
                  else least(
                     case when t.in_pipe_max is not null then t.in_pipe_max - h.n end,
                     case when b.probe_at > now() then 0
-                         when b.probe_at is not null then $14 - h.n end,
+                         when b.probe_at is not null then $15 - h.n end,
                     case when t.rate_per_second is not null
                          then floor(postroad.tokens(t.rate_per_second, k.rate_tokens, k.rate_at)) end)
                  end::bigint
           from (select coalesce(((select jobs from held) ->> t.id::text)::bigint, 0) as n) h
-          left join postroad.breaker b on b.provider_id = $13 and b.tenant_id = t.id
+          left join postroad.breaker b on b.provider_id = $14 and b.tenant_id = t.id
           left join postroad.tenant_bucket k on k.tenant_id = t.id)",
     "bucket as materialized (
         select k.tenant_id, k.rate_tokens, k.rate_at from postroad.tenant_bucket k
@@ -603,15 +638,13 @@ impl Store {
         Ok(rows.iter().map(DueQueue::of).collect())
     }
 
-    /// Claims up to `limit` due jobs of a queue for the scheduler `claimer`, in the order in which
-    /// they should be sent; what is before `cursor` is passed over. None when less than `credit_min`
-    /// of the window is free, when nothing is due, or while another scheduler is claiming from this
-    /// queue.
+    /// Claims due jobs of a queue for the scheduler `claimer`, in the order in which they should be sent;
+    /// what is before `cursor` is passed over. None when less of the window is free than is `wanted`,
+    /// when nothing is due, or while another scheduler is claiming from this queue.
     pub async fn claim(
         &self,
         queue: &DueQueue,
-        limit: i64,
-        credit_min: i64,
+        wanted: Wanted,
         claimer: ProcessId,
         cursor: &Cursor,
     ) -> Result<Option<Claimed>, Error> {
@@ -631,11 +664,11 @@ impl Store {
                     None => return Ok(None),
                 },
             };
-            let params: [&(dyn ToSql + Sync); 14] = [
+            let params: [&(dyn ToSql + Sync); 15] = [
                 &queue.id,
-                &limit,
+                &wanted.limit,
                 &claimer.0,
-                &credit_min,
+                &wanted.credit_min,
                 &tenants,
                 &times[0],
                 &times[1],
@@ -644,12 +677,13 @@ impl Store {
                 &locked.turn.0,
                 &locked.turn.1,
                 &room,
+                &wanted.window_max,
                 &locked.provider,
                 &PROBES,
             ];
             let (sql, params) = match locked.is_bounded {
                 true => (CLAIM_WITHIN_BOUNDS, &params[..]),
-                false => (CLAIM, &params[..12]),
+                false => (CLAIM, &params[..13]),
             };
             let claim = tx.prepare_cached(sql).await?;
             let met = tx.query(&claim, params).await?;
@@ -699,6 +733,7 @@ impl Store {
                 queue: DueQueue::of(&row),
                 set_aside: seen.jobs - rows.len(),
                 is_backlog: seen.is_backlog,
+                is_mixed: seen.is_mixed,
                 in_pipe: seen.in_pipe,
                 places: locked.places,
                 reached: seen.reached,

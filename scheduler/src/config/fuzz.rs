@@ -6,12 +6,13 @@ use super::*;
 
 const SECRET: &str = "S3CRET";
 
-const OPEN: [&str; 6] = [
+const OPEN: [&str; 7] = [
     "POSTROAD_ADMIN_LISTEN",
     "POSTROAD_LEASE",
     "POSTROAD_GRACE",
     "POSTROAD_RETENTION",
     "POSTROAD_BUNDLE",
+    "POSTROAD_SHARED_PIPE",
     "POSTROAD_LOG_FORMAT",
 ];
 

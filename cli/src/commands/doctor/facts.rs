@@ -126,7 +126,7 @@ fn names(queues: &Known<Vec<QueueRow>>) -> Vec<String> {
 }
 
 /// The variables of all programs, and those of `docker-compose.yml`; a test compares.
-const VARIABLES: [&str; 21] = [
+const VARIABLES: [&str; 22] = [
     "POSTROAD_QUEUES",
     "POSTROAD_PREFETCH",
     "POSTROAD_DESTINATION_MAX",
@@ -140,6 +140,7 @@ const VARIABLES: [&str; 21] = [
     "POSTROAD_GRACE",
     "POSTROAD_RETENTION",
     "POSTROAD_BUNDLE",
+    "POSTROAD_SHARED_PIPE",
     "POSTROAD_LOG",
     "POSTROAD_LOG_FORMAT",
     "POSTROAD_MANAGEMENT_URL",

@@ -10,6 +10,7 @@ mod database;
 mod leaks;
 mod programs;
 mod provider;
+mod settings;
 mod wires;
 
 use std::future::Future;
@@ -168,6 +169,7 @@ pub fn table() -> Vec<FaultRow> {
     all.extend(broker::rows());
     all.extend(database::rows());
     all.extend(provider::rows());
+    all.extend(settings::rows());
     all.extend(clock::rows());
     all.extend(leaks::rows());
     all.extend(combined::rows());

@@ -7,7 +7,7 @@ use postroad_common::health::Health;
 use postroad_common::membership::Membership;
 use postroad_common::message::Envelope;
 use postroad_common::shutdown::Shutdown;
-use postroad_common::store::{Claim, Cursor, DueQueue, NewProcess, Role, Store};
+use postroad_common::store::{Claim, Cursor, DueQueue, NewProcess, Role, Store, Wanted};
 use tokio::sync::watch;
 
 use super::Bug;
@@ -93,8 +93,7 @@ impl Scheduler {
                     .store
                     .claim(
                         &queue,
-                        BATCH,
-                        1,
+                        Wanted::up_to(BATCH),
                         self.membership.last_id(),
                         &Cursor::default(),
                     )

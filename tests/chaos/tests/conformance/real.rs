@@ -6,6 +6,7 @@ use postroad_chaos::sim::model_store::Millis;
 use postroad_common::job::{JobId, NewJob, QueueName};
 use postroad_common::store::{
     Cursor, DueQueue, Fenced, NewProcess, Outcome, ProcessId, Resolution, Role, Ruling, Store,
+    Wanted,
 };
 use postroad_tests::harness::database::TestDatabase;
 use tokio_postgres::Client;
@@ -77,9 +78,13 @@ impl Door for Real {
             ..
         } = claiming;
         let queue = self.queue(queue).await;
+        let wanted = Wanted {
+            credit_min: *credit_min,
+            ..Wanted::up_to(*limit)
+        };
         let claims = self
             .store
-            .claim(&queue, *limit, *credit_min, *claimer, &Cursor::default())
+            .claim(&queue, wanted, *claimer, &Cursor::default())
             .await;
         let jobs = claims
             .unwrap()
