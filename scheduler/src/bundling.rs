@@ -66,9 +66,9 @@ impl Pace {
         Duration::try_from_secs_f64(jobs / self.per_second).ok()
     }
 
-    /// Jobs that leave the pipe in so much time.
-    pub(crate) fn in_time(&self, time: Duration) -> i64 {
-        (self.per_second * time.as_secs_f64()) as i64
+    /// Jobs that leave the pipe in a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.per_second
     }
 }
 
@@ -76,8 +76,8 @@ impl Pace {
 pub(crate) fn jobs_per_message(most: usize, window: i64, places: Places, pace: &Pace) -> usize {
     let total = places.total.max(1);
     let by_window = window / 2 / total;
-    let by_pace = pace.in_time(WORK_MAX) / total;
-    let jobs = by_window.min(by_pace).min(places.least / 2);
+    let by_pace = pace.per_second * WORK_MAX.as_secs_f64() / total as f64;
+    let jobs = by_window.min(by_pace as i64).min(places.least / 2);
     usize::try_from(jobs).unwrap_or(0).clamp(1, most.max(1))
 }
 

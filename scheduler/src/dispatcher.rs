@@ -49,9 +49,10 @@ const UNITS_IN_FLIGHT: i64 = 2 * BATCH;
 const UNIT_BYTES: usize = 1024;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
-/// Where the pipe is kept short, the rest is shorter, but not than this.
+/// Where a pipe is kept short, the rest is shorter, but not than this, nor than so many looks.
 const SHORT_REST_MIN: Duration = Duration::from_millis(1);
-/// Looking may not cost more than this share of the time: with thousands of tenants one look takes
+const SHORT_REST_PER_LOOK: u32 = 2;
+/// Looking may otherwise not cost more than this share of the time: with thousands of tenants one look takes
 /// milliseconds, and the rest grows with it.
 const REST_PER_LOOK: u32 = 10;
 /// And not beyond this: a look that waited for a cut wire tells nothing of what looking costs.
@@ -87,6 +88,7 @@ pub struct Dispatcher {
     room: Arc<Semaphore>,
     shutdown: Shutdown,
     rest: Duration,
+    look_took: Duration,
 }
 
 impl Dispatcher {
@@ -108,6 +110,7 @@ impl Dispatcher {
             room: Arc::new(Semaphore::new(UNITS_IN_FLIGHT as usize)),
             shutdown,
             rest: IDLE_REST,
+            look_took: Duration::ZERO,
         }
     }
 
@@ -130,27 +133,31 @@ impl Dispatcher {
             return Ok(false);
         };
         let (now, beginning) = (Instant::now(), Cursor::default());
+        let mut wanted = lane.wanted(now);
+        if let Some(short) = wanted.short.as_mut().filter(|_| self.rest > IDLE_REST) {
+            // So long it is not looked after, and must not run dry.
+            short.slack += self.rest + self.look_took;
+        }
         let known = lane.backlog(now);
         let (is_from_beginning, cursor) = (known.is_none(), known.unwrap_or(&beginning));
         let claimed = self
             .store
-            .claim(queue, lane.wanted(now), me, cursor)
+            .claim(queue, wanted, me, cursor)
             .await
             .inspect_err(|_| lane.failed(Instant::now(), limit))?;
         let Some(claimed) = claimed else {
-            lane.claimed_nothing(Instant::now());
             return Ok(false);
         };
         metrics::stopped("set_aside", claimed.set_aside);
         let jobs = claimed.jobs.len();
         let bytes = claimed.args_bytes();
-        let (window, pace) = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
+        let pace = lane.claimed(Instant::now(), limit, is_from_beginning, &claimed);
         if jobs == 0 {
             // All that was met is stopped: behind it there may be what is not.
             return Ok(true);
         }
         let queue = claimed.queue.clone();
-        let messages = pack(claimed, self.outlet.bundle_max, window, pace);
+        let messages = pack(claimed, self.outlet.bundle_max, pace);
         lane.packed(jobs, messages.len());
         let units = messages.len().max(bytes / UNIT_BYTES);
         let permit = permit.split(units).unwrap_or(permit);
@@ -179,7 +186,8 @@ impl Dispatcher {
     async fn look(&mut self) -> Result<Vec<DueQueue>, store::Error> {
         let started = Instant::now();
         let queues = self.store.due_queues(&self.backlogs()).await?;
-        self.rest = rest_after(started.elapsed());
+        self.look_took = started.elapsed();
+        self.rest = rest_after(self.look_took);
         self.announce(&queues);
         Ok(queues)
     }
@@ -217,7 +225,8 @@ impl Service for Dispatcher {
         }
         let now = Instant::now();
         let short = self.lanes.values().filter_map(|lane| lane.rest(now)).min();
-        short.map_or(self.rest, |short| short.max(SHORT_REST_MIN).min(self.rest))
+        let least = SHORT_REST_MIN.max(self.look_took * SHORT_REST_PER_LOOK);
+        short.map_or(self.rest, |short| short.max(least).min(self.rest))
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {
@@ -283,11 +292,11 @@ fn rest_of_test() -> Option<Duration> {
 }
 
 /// Which of the claimed jobs travel together.
-fn pack(claimed: Claimed, bundle_max: usize, window: i64, pace: &Pace) -> Vec<Vec<Claim>> {
+fn pack(claimed: Claimed, bundle_max: usize, pace: &Pace) -> Vec<Vec<Claim>> {
     let most = match (claimed.places, bundle_of_test()) {
         (Some(_), Some(jobs)) => jobs,
         (Some(places), None) if claimed.is_backlog => {
-            bundling::jobs_per_message(bundle_max, window, places, pace)
+            bundling::jobs_per_message(bundle_max, claimed.window, places, pace)
         }
         _ => 1,
     };

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use postroad_common::job::NewJob;
+use jiff::{SignedDuration, Timestamp};
 use postroad_common::job::retry::Verdict;
+use postroad_common::job::{NewJob, RunAt};
 use postroad_common::store::{
     BreakerOf, BreakerState, Cursor, Deleted, DueQueue, GateVerdict, NewProcess, NewStop,
-    ProviderSettings, Role, Ruling, StopMode, StopScope, TenantChange, Wanted,
+    ProviderSettings, Role, Ruling, ShortPipe, StopMode, StopScope, TenantChange, Wanted,
 };
 
 use crate::store_fixture::{ALL, AN_HOUR, Room, failed, fence, job};
@@ -493,4 +494,101 @@ async fn a_provider_whose_other_queue_is_claimed_from_keeps_nobody_waiting() {
     open.commit().await.unwrap();
     // A bucket holds one at least, and not the three that were written.
     assert_eq!(room.claim(&two, ALL).await.len(), 1);
+}
+
+/// Due jobs of a tenant, for so long.
+fn due_for(tenant: &str, count: usize, seconds: i64) -> Vec<NewJob> {
+    let run_at = RunAt::At(Timestamp::now() - SignedDuration::from_secs(seconds));
+    let one = || NewJob {
+        tenant: tenant.parse().unwrap(),
+        run_at,
+        ..job()
+    };
+    std::iter::repeat_with(one).take(count).collect()
+}
+
+/// A room whose worker has ten places in `default`.
+async fn room_with_places() -> Room {
+    let room = Room::open().await;
+    let set = "update postroad.process set prefetch = 10, queues = '{default}', reads_bundles = true where role = 'worker'";
+    room.sql.execute(set, &[]).await.unwrap();
+    room
+}
+
+/// A short pipe of ten places holds fifteen.
+const SHORT: ShortPipe = ShortPipe {
+    slack: Duration::from_millis(50),
+    pace: 100.0,
+};
+
+/// How many were claimed, and whether tenants wait for each other. None: there was no room.
+async fn claimed(room: &Room, limit: i64, short: Option<ShortPipe>) -> Option<(usize, bool)> {
+    let queue = room.due_queue("default").await;
+    let wanted = Wanted {
+        short,
+        ..Wanted::up_to(limit)
+    };
+    let nothing = Cursor::default();
+    let claim = room.store.claim(&queue, wanted, room.scheduler, &nothing);
+    let claimed = claim.await.unwrap()?;
+    Some((claimed.jobs.len(), claimed.is_shared))
+}
+
+#[tokio::test]
+async fn the_pipe_of_a_queue_in_which_tenants_wait_for_each_other_has_room_for_what_runs() {
+    let room = room_with_places().await;
+    room.enqueue_all(&due_for("flood", 100, 10)).await;
+    let claim = async |limit| claimed(&room, limit, Some(SHORT)).await;
+    assert_eq!(claim(20).await, Some((20, false)), "it is alone");
+    room.enqueue_all(&due_for("light", 1, 0)).await;
+    let full = claimed(&room, 2, None).await;
+    assert_eq!(full, Some((2, false)), "nobody asks for a short pipe");
+    room.enqueue_all(&due_for("light", 1, 0)).await;
+    assert_eq!(claim(2).await, Some((2, true)));
+    assert_eq!(claim(20).await, None, "24 of 15");
+
+    let later = "update postroad.job set claimed_at = now() - interval '1 s' where stage = 1";
+    room.sql.execute(later, &[]).await.unwrap();
+    assert_eq!(claim(20).await, Some((15, true)), "nobody starts those");
+    assert_eq!(claim(20).await, None, "but these may be started");
+    let full = claimed(&room, 10, None).await;
+    assert_eq!(full, Some((10, false)), "the window has room");
+
+    let over = "update postroad.queue set shared_until = now() returning id";
+    room.sql.execute(over, &[]).await.unwrap();
+    assert_eq!(claim(20).await, Some((20, false)));
+}
+
+#[tokio::test]
+async fn a_queue_is_shared_when_one_tenant_has_a_backlog_and_another_has_none() {
+    let is_shared =
+        async |one: (usize, i64), other: (usize, i64), in_pipe: usize, bound: Option<i32>| {
+            let room = room_with_places().await;
+            if in_pipe > 0 {
+                room.enqueue_all(&due_for("before", in_pipe, 0)).await;
+                claimed(&room, ALL, None).await.unwrap();
+            }
+            room.enqueue_all(&due_for("one", one.0, one.1)).await;
+            room.enqueue_all(&due_for("other", other.0, other.1)).await;
+            let bounded = "update postroad.tenant set in_pipe_max = $1 where name = 'other'";
+            room.sql.execute(bounded, &[&bound]).await.unwrap();
+            claimed(&room, 2, Some(SHORT)).await.unwrap().1
+        };
+    let (light, flood) = ((1, 0), (50, 60));
+    assert!(is_shared(light, flood, 10, None).await);
+    assert!(
+        is_shared((50, 0), flood, 10, None).await,
+        "it has just begun"
+    );
+    assert!(!is_shared(light, light, 10, None).await);
+    assert!(!is_shared((50, 90), flood, 10, None).await, "two backlogs");
+    assert!(!is_shared((1, 5), flood, 10, None).await, "late itself");
+    assert!(
+        !is_shared(light, flood, 2, None).await,
+        "most places are empty"
+    );
+    assert!(
+        !is_shared(light, flood, 10, Some(5)).await,
+        "by its own bound"
+    );
 }

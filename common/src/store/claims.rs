@@ -50,15 +50,42 @@ pub struct Claim {
 }
 
 /// How much a claim should get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
     /// Jobs, at most.
     pub limit: i64,
-    /// Less than so much of the window, and it is not worth a claim.
+    /// Less than so much of the window, and it is not worth a claim; but in a short pipe everything is.
     pub credit_min: i64,
-    /// What the window is at most, whatever the queue allows.
-    pub window_max: Option<i64>,
+    /// What the pipe should hold while tenants wait for each other. None: as much as the window allows.
+    pub short: Option<ShortPipe>,
 }
+
+/// A pipe that holds a job for every place of a queue's workers, and what leaves it in a moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShortPipe {
+    /// That moment.
+    pub slack: Duration,
+    /// Jobs that leave the pipe in a second, as far as is known.
+    pub pace: f64,
+}
+
+impl ShortPipe {
+    fn window(self, places: Places) -> i64 {
+        places.total + (self.pace * self.slack.as_secs_f64()) as i64
+    }
+
+    /// For how long a queue is shared that has so many jobs in its pipe: nothing is claimed, and so
+    /// nothing seen, until those that are too many have left it.
+    fn seconds(self, places: Places, in_pipe: i64) -> f64 {
+        let drained = (in_pipe - self.window(places)) as f64 / self.pace.max(1.0);
+        SHARED_FOR.as_secs_f64() + drained.clamp(0.0, DRAINED_MAX.as_secs_f64())
+    }
+}
+
+/// How long a queue is known to be shared by tenants that wait for each other.
+const SHARED_FOR: Duration = Duration::from_secs(2);
+/// So much longer at most, until what its pipe has too much has left it.
+const DRAINED_MAX: Duration = Duration::from_secs(60);
 
 impl Wanted {
     /// Whatever there is room for, up to so many jobs.
@@ -66,7 +93,7 @@ impl Wanted {
         Self {
             limit,
             credit_min: 1,
-            window_max: None,
+            short: None,
         }
     }
 }
@@ -82,9 +109,10 @@ pub struct Claimed {
     pub set_aside: usize,
     /// Whether a tenant had as many due jobs as its share, or more: then more may be due.
     pub is_backlog: bool,
-    /// Whether a tenant had less than its share beside one that had as much: the one waits for what the
-    /// other has in the pipe.
-    pub is_mixed: bool,
+    /// Whether the pipe was kept short, or will be from now on: tenants wait for each other.
+    pub is_shared: bool,
+    /// What the pipe holds at most.
+    pub window: i64,
     /// How many were in the pipe before.
     pub in_pipe: i64,
     /// What its workers have room for. None: it has none, or somebody who may get its messages can
@@ -229,7 +257,7 @@ const LOCK_QUEUE: &str = "
            exists (select from postroad.tenant t
                    where t.in_pipe_max is not null or t.rate_per_second is not null),
            exists (select from postroad.breaker b where b.provider_id = q.provider_id and b.tenant_id <> 0),
-           q.provider_id, q.turn_tenant, q.turn_left
+           q.provider_id, q.turn_tenant, q.turn_left, coalesce(q.shared_until > now(), false)
     from postroad.queue q
     left join postroad.provider v on v.id = q.provider_id
     cross join lateral (
@@ -294,13 +322,15 @@ const ROOM_OF_PROVIDER: &str = "
 /// Jobs of a provider and tenant that try whether it works again.
 pub(super) const PROBES: i64 = 5;
 
-/// Takes $2 tokens out of the bucket of a queue, after what has dripped in, and says whose turn is next.
+/// Takes $2 tokens out of the bucket of a queue, after what has dripped in, and says whose turn is next; and
+/// that it is shared for $5 seconds, if it is.
 const SETTLE_QUEUE: &str = "
     update postroad.queue
     set rate_tokens = case when rate_per_second is null then rate_tokens
                            else postroad.tokens(rate_per_second, rate_tokens, rate_at) - $2 end,
         rate_at = case when rate_per_second is null then rate_at else clock_timestamp() end,
-        turn_tenant = $3, turn_left = $4
+        turn_tenant = $3, turn_left = $4,
+        shared_until = coalesce(now() + $5::float8 * interval '1 s', shared_until)
     where id = $1";
 
 /// The same for a provider's.
@@ -319,7 +349,7 @@ const SPEND_OF_TENANTS: &str = "
     join postroad.tenant t on t.id = spent.tenant_id
     where b.tenant_id = spent.tenant_id and t.rate_per_second is not null";
 
-/// Claims up to $2 due jobs of queue $1, if at least $4 of its window, or of $13, are free.
+/// Claims up to $2 due jobs of queue $1, if at least $4 of its window are free.
 ///
 /// * Runs under the queue's lock, after it: so it counts what the last holder claimed.
 /// * Too little credit is a zero and not the lack of a row: `limit null` means no limit.
@@ -333,9 +363,11 @@ const SPEND_OF_TENANTS: &str = "
 ///   row, at place 0, is where it begins and no tenant.
 /// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
 ///   would otherwise keep back all that come after them.
-/// * A tenant with less than its share, beside one with all that its weight gives it, waits for what that
-///   one has in the pipe. The last one served may have less because there was no more room, and who is
-///   bounded because of that: neither counts.
+/// * A tenant whose first job is hardly late, beside one whose first has waited for much longer, has no
+///   backlog and waits for what that one has in the pipe. Who is bounded has its backlog from that.
+/// * A pipe that is to be short ($13) has room for what its workers run. What was claimed more than a second
+///   ago and has not been started does not count: it is behind much else, or nobody runs it, as what a dead
+///   scheduler had claimed; and the window bounds it.
 /// * A queue with a rate has a bucket of tokens. It is spent under the queue's lock, so the rate is
 ///   that of all schedulers together. What its provider has room for ($12) is known under that one's.
 /// * `skip locked` passes over rows that an enqueueing or resolving transaction still holds.
@@ -352,7 +384,11 @@ macro_rules! claim {
                in_pipe.n as in_pipe
         from postroad.queue q,
              (select count(*) as n from postroad.job j where j.queue_id = $1 and j.stage = 1) in_pipe,
-             lateral (select least(q.window_size, $13::bigint) - in_pipe.n as n) space,
+             lateral (select least(q.window_size - in_pipe.n, case when $13::bigint is not null then
+                                 $13 - (select count(*) from postroad.job j
+                                        where j.queue_id = $1 and j.stage = 1
+                                          and (j.started_at is not null
+                                               or j.claimed_at > now() - interval '1 s')) end) as n) space,
              lateral (select case when q.rate_per_second is not null
                              then floor(postroad.tokens(q.rate_per_second, q.rate_tokens, q.rate_at))::bigint
                              end as n) rate
@@ -379,20 +415,24 @@ macro_rules! claim {
             offset 0) next
         where next.tenant_id is not null and not (w.has_wrapped and next.tenant_id >= $10)),
     due as materialized (
-        select w.tenant_id, w.place, own.weight, own.most, r.times
+        select w.tenant_id, w.place, own.weight, own.most, r.times, now() - first.run_at as waited
         from walk w
         left join lateral (select r.times from reached r where r.tenant_id = w.tenant_id limit 1) r on true
         cross join lateral (
             select t.weight, ", $most, " as most from postroad.tenant t
             where t.id = w.tenant_id limit 1) own
-        where w.place > 0 and coalesce(own.most, 1) > 0 and exists (
-            select from generate_series(0, 3) p(priority)
+        cross join lateral (
+            select one.run_at
+            from generate_series(0, 3) p(priority)
             cross join lateral (
-                select from postroad.job j
+                select j.run_at from postroad.job j
                 where j.queue_id = $1 and j.tenant_id = w.tenant_id and j.priority = p.priority
                   and j.stage = 0 and j.run_at <= now()
                   and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
-                limit 1) one)
+                order by j.run_at
+                limit 1) one
+            limit 1) first
+        where w.place > 0 and coalesce(own.most, 1) > 0
         limit 64),
     ", $buckets, "
     quantum as materialized (
@@ -403,12 +443,11 @@ macro_rules! claim {
     share as materialized (
         select due.tenant_id, due.times, due.place,
                least(case when due.tenant_id = $10 and $11::bigint > 0 and (quantum.n = 1 or not quantum.is_round)
-                          then $11::bigint else quantum.n * due.weight end, ", $least, ")::bigint as n,
-               (quantum.n * due.weight)::bigint as whole
+                          then $11::bigint else quantum.n * due.weight end, ", $least, ")::bigint as n
         from due, quantum
         order by due.place),
     pick as materialized (
-        select job.at, due.tenant_id, due.place, due.n, due.whole
+        select job.at, due.tenant_id, due.place, due.n
         from share due
         cross join lateral (
             select one.at
@@ -425,9 +464,8 @@ macro_rules! claim {
             limit due.n) job
         limit (select n from credit)),
     picked as materialized (
-        select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full,
-               count(*) >= whole as has_whole
-        from pick group by tenant_id, place, n, whole),
+        select tenant_id, place, n as share, count(*) as n, count(*) >= n as is_full
+        from pick group by tenant_id, place, n),
     turn as materialized (
         select case when last.is_cut then last.tenant_id
                     when last.is_all then last.tenant_id + 1
@@ -452,8 +490,9 @@ macro_rules! claim {
     select met.*,
            (select not is_round from quantum) or coalesce((select bool_or(is_full) from picked), false),
            (select in_pipe from credit), turn.tenant_id, turn.rest::bigint,
-           coalesce((select bool_or(has_whole) and count(*) filter (where not is_full) > (turn.rest > 0)::int
-                     from picked), false)
+           (select min(waited) < interval '1 s'
+                   and max(waited) filter (where most is null) > greatest(4 * min(waited), interval '100 ms')
+            from due)
     from turn left join met on true"
         )
     };
@@ -484,7 +523,7 @@ impl Seen {
             in_pipe: first.get(13),
             reached: Cursor::of(met.iter().map(|row| (row.get(3), row.get(8), row.get(9)))),
             turn: (first.get(14), first.get(15)),
-            is_mixed: first.get(16),
+            is_mixed: first.get::<_, Option<bool>>(16).unwrap_or(false),
         })
     }
 }
@@ -504,6 +543,8 @@ struct Locked {
     provider: Option<i32>,
     turn: Turn,
     has_bounded_tenants: bool,
+    /// Tenants wait for each other.
+    is_shared: bool,
     /// Not everything that is due may be claimed.
     is_bounded: bool,
 }
@@ -521,6 +562,7 @@ impl Locked {
             provider: row.get(10),
             turn: (row.get(11), row.get(12)),
             has_bounded_tenants,
+            is_shared: row.get(13),
             is_bounded: has_stops || has_bounded_tenants || has_breakers,
         }
     }
@@ -664,11 +706,15 @@ impl Store {
                     None => return Ok(None),
                 },
             };
+            let short = wanted.short.zip(locked.places);
+            let window_max = short.filter(|_| locked.is_shared);
+            let window_max = window_max.map(|(short, places)| short.window(places));
+            let credit_min = window_max.map_or(wanted.credit_min, |_| 1);
             let params: [&(dyn ToSql + Sync); 15] = [
                 &queue.id,
                 &wanted.limit,
                 &claimer.0,
-                &wanted.credit_min,
+                &credit_min,
                 &tenants,
                 &times[0],
                 &times[1],
@@ -677,7 +723,7 @@ impl Store {
                 &locked.turn.0,
                 &locked.turn.1,
                 &room,
-                &wanted.window_max,
+                &window_max,
                 &locked.provider,
                 &PROBES,
             ];
@@ -692,10 +738,15 @@ impl Store {
             };
             let mut rows: Vec<_> = met.into_iter().filter(is_claimed).collect();
             let spent = rows.len() as f64;
-            if (locked.has_rate && !rows.is_empty()) || locked.turn != seen.turn {
+            let held = seen.in_pipe + rows.len() as i64;
+            // Where many places are empty nobody waits.
+            let shared = short.filter(|(_, places)| seen.is_mixed && 2 * held >= places.total);
+            let shared = shared.map(|(short, places)| short.seconds(places, held));
+            if (locked.has_rate && !rows.is_empty()) || locked.turn != seen.turn || shared.is_some()
+            {
                 let settle = tx.prepare_cached(SETTLE_QUEUE).await?;
                 let (tenant, left) = &seen.turn;
-                tx.execute(&settle, &[&queue.id, &spent, tenant, left])
+                tx.execute(&settle, &[&queue.id, &spent, tenant, left, &shared])
                     .await?;
             }
             if seen.jobs == 0 {
@@ -729,11 +780,13 @@ impl Store {
                 args: row.get(6),
                 claimed_at: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
             };
+            let queue = DueQueue::of(&row);
             Ok(Some(Claimed {
-                queue: DueQueue::of(&row),
+                window: window_max.map_or(queue.window, |most| most.min(queue.window)),
+                is_shared: window_max.is_some() || shared.is_some(),
+                queue,
                 set_aside: seen.jobs - rows.len(),
                 is_backlog: seen.is_backlog,
-                is_mixed: seen.is_mixed,
                 in_pipe: seen.in_pipe,
                 places: locked.places,
                 reached: seen.reached,

@@ -4,7 +4,7 @@ use super::{Error, Store};
 use crate::config::ConfigError;
 
 /// The newest migration that this program knows.
-pub const SCHEMA_VERSION: i32 = 17;
+pub const SCHEMA_VERSION: i32 = 18;
 
 /// The schema that the database has, seen from this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

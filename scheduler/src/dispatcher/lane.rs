@@ -1,10 +1,8 @@
 //! What the last claims from a queue were like, and what that says of the next one.
 
-use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroad_common::store::{Claim, Claimed, Cursor, DueQueue, Wanted};
+use postroad_common::store::{Claimed, Cursor, DueQueue, ShortPipe, Wanted};
 
 use crate::bundling::Pace;
 
@@ -27,20 +25,10 @@ const REFILL_PATIENCE: Duration = Duration::from_millis(100);
 /// to. So much longer may a job wait that came late with an earlier due time.
 const BACKLOG_KNOWN: Duration = Duration::from_millis(250);
 
-/// How long a queue is known to be shared, after a tenant was met that had less than its share beside one
-/// that had as much.
+/// How long a queue is looked after more often when tenants wait for each other in it.
 const SHARED_FOR: Duration = Duration::from_secs(2);
-/// So much longer at most, where claims of several tenants are too small to tell.
-const SHARED_PERHAPS_FOR: Duration = Duration::from_secs(30);
-/// How long a pipe that should be short may be too full for any claim. What it holds is slow, or nobody
-/// runs it, as what a dead scheduler had claimed: then the window is the queue's again.
-const STILL_MAX: Duration = Duration::from_secs(1);
-/// And for how long it stays so.
-const LONG_FOR: Duration = Duration::from_secs(30);
 /// When nothing could be claimed, a short pipe is looked after again when this part of it has left it.
 const SHORT_PART: f64 = 0.1;
-/// A claim of so few jobs tells nothing of shares.
-const SMALL: usize = 4;
 /// With so much, a pipe is never short.
 pub(crate) const SLACK_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -53,25 +41,11 @@ pub(super) struct Lane {
     next_limit: i64,
     pace: Option<Pace>,
     backlog: Option<Backlog>,
-    shared: Option<Shared>,
-    /// The pipe is not kept short before.
-    long_until: Option<Instant>,
+    /// When tenants waited for each other, and what the pipe held then at most.
+    shared: Option<(Instant, i64)>,
     /// What a short pipe holds beside a job for every place: what leaves it in this time.
     slack: Duration,
     is_bundled: bool,
-}
-
-/// A tenant had less than its share beside one that had as much. What the other has in the pipe is what
-/// the next job of the first one waits for: so there should be hardly more than runs.
-#[derive(Debug)]
-struct Shared {
-    /// When that was seen last.
-    seen_at: Instant,
-    until: Instant,
-    /// What the pipe should hold, as last known.
-    window: i64,
-    /// Whose the last job was that was claimed.
-    last: Option<Arc<str>>,
 }
 
 /// More is due than the claims since then were allowed to take.
@@ -91,7 +65,6 @@ impl Lane {
             pace: None,
             backlog: None,
             shared: None,
-            long_until: None,
             slack,
             is_bundled: false,
         }
@@ -108,82 +81,29 @@ impl Lane {
     }
 
     /// How much the next claim should get. A full window is refilled a fifth at a time, so that batches
-    /// form; but no job waits for room that is there, and none in a short pipe.
+    /// form; but no job waits for room that is there.
     pub(super) fn wanted(&self, now: Instant) -> Wanted {
-        let short = self.short(now);
         let credit_min = match self.claimed_at {
-            Some(at) if short.is_none() && now.duration_since(at) < REFILL_PATIENCE => {
-                (self.queue.window / 5).max(1)
-            }
+            Some(at) if now.duration_since(at) < REFILL_PATIENCE => (self.queue.window / 5).max(1),
             _ => 1,
+        };
+        let short = ShortPipe {
+            slack: self.slack,
+            pace: self.pace.as_ref().map_or(0.0, Pace::per_second),
         };
         Wanted {
             limit: self.next_limit,
             credit_min,
-            window_max: short,
+            short: (self.slack < SLACK_MAX).then_some(short),
         }
-    }
-
-    /// What the pipe holds at most, where that is less than the queue allows.
-    fn short(&self, now: Instant) -> Option<i64> {
-        let shared = self.shared.as_ref()?;
-        let is_short = now < shared.until && shared.window < self.queue.window;
-        is_short.then_some(shared.window)
-    }
-
-    /// What the pipe holds at most.
-    fn window(&self, now: Instant) -> i64 {
-        self.short(now).unwrap_or(self.queue.window)
     }
 
     /// How long to rest at most when nothing could be claimed, where the pipe is short.
     pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        let (at, window) = self.shared?;
         let pace = self.pace.as_ref()?;
-        pace.time_of(self.short(now)? as f64 * SHORT_PART)
-    }
-
-    /// Notes that nothing could be claimed.
-    pub(super) fn claimed_nothing(&mut self, now: Instant) {
-        let is_still = self
-            .claimed_at
-            .is_some_and(|at| now.duration_since(at) >= STILL_MAX);
-        if is_still && self.short(now).is_some() {
-            self.shared = None;
-            self.long_until = Some(now + LONG_FOR);
-        }
-    }
-
-    /// Whether the pipe should be short after this claim, and for how long.
-    fn shared_after(&self, now: Instant, claimed: &Claimed, pace: &Pace) -> Option<Shared> {
-        let is_long = self.long_until.is_some_and(|until| now < until);
-        // Without places nobody can tell how much is hardly more than runs.
-        let places = claimed
-            .places
-            .filter(|_| self.slack < SLACK_MAX && !is_long)?;
-        let window = places.total + pace.in_time(self.slack);
-        let held = claimed.in_pipe + claimed.jobs.len() as i64;
-        let last = claimed.jobs.last().map(|job| job.tenant.clone());
-        let known = self.shared.as_ref();
-        // Where many places are empty nobody waits.
-        let (seen_at, until) = if claimed.is_mixed && 2 * held >= places.total {
-            (now, now + SHARED_FOR)
-        } else {
-            let known = known?;
-            let perhaps = now < known.until && may_be_mixed(&claimed.jobs, known.last.as_deref());
-            let until = if perhaps {
-                now + SHARED_FOR
-            } else {
-                known.until
-            };
-            let until = until.min(known.seen_at + SHARED_PERHAPS_FOR);
-            (known.seen_at, until.max(known.until))
-        };
-        Some(Shared {
-            seen_at,
-            until,
-            window,
-            last,
-        })
+        let rest = || pace.time_of(window as f64 * SHORT_PART);
+        (now.duration_since(at) < SHARED_FOR).then(rest)?
     }
 
     /// Where to begin, when more is known to be due. None: at the beginning, if anything is.
@@ -194,14 +114,14 @@ impl Lane {
     }
 
     /// Notes a claim of up to `limit` jobs, made from the beginning or where [`Self::backlog`] said; says
-    /// how much the pipe holds at most, and at what pace jobs leave it.
+    /// at what pace jobs leave the pipe.
     pub(super) fn claimed(
         &mut self,
         now: Instant,
         limit: i64,
         is_from_beginning: bool,
         claimed: &Claimed,
-    ) -> (i64, &Pace) {
+    ) -> &Pace {
         let bytes_each = claimed.args_bytes() / claimed.jobs.len().max(1);
         let most = if self.is_bundled {
             BATCH_BUNDLED
@@ -227,11 +147,13 @@ impl Lane {
             }),
         };
         let in_pipe = claimed.in_pipe;
-        let pace = self.pace.take();
-        let mut pace = pace.unwrap_or_else(|| Pace::new(now, in_pipe));
+        let pace = self.pace.get_or_insert_with(|| Pace::new(now, in_pipe));
         pace.claimed(now, in_pipe, claimed.jobs.len());
-        self.shared = self.shared_after(now, claimed, &pace);
-        (self.window(now), self.pace.insert(pace))
+        self.shared = claimed
+            .is_shared
+            .then_some((now, claimed.window))
+            .or(self.shared);
+        pace
     }
 
     /// Notes how many messages carry what was claimed.
@@ -247,13 +169,6 @@ impl Lane {
     }
 }
 
-/// Whether a claim is too small to tell who had less than its share, but not of one tenant only, or not of
-/// the one that was served `last`.
-fn may_be_mixed(jobs: &[Claim], last: Option<&str>) -> bool {
-    let tenants: HashSet<&str> = jobs.iter().map(|job| &*job.tenant).chain(last).collect();
-    tenants.len() > 1 && jobs.len() <= SMALL.max(2 * tenants.len())
-}
-
 /// How many jobs to claim, `most` at most, after a claim of up to `limit` whose jobs had so many bytes
 /// each.
 fn next_limit(limit: i64, most: i64, bytes_each: usize) -> i64 {
@@ -263,8 +178,6 @@ fn next_limit(limit: i64, most: i64, bytes_each: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use postroad_common::store::Places;
-
     use super::*;
 
     #[test]
@@ -297,138 +210,45 @@ mod tests {
             queue: queue(),
             jobs: Vec::new(),
             is_backlog,
-            is_mixed: false,
+            is_shared: false,
+            window: 1000,
             in_pipe: 0,
             places: None,
             reached: Cursor::default(),
         }
     }
 
-    fn job_of(tenant: &str) -> Claim {
-        Claim {
-            id: postroad_common::job::JobId::new(),
-            dispatch: 1,
-            kind: "echo".into(),
-            tenant: tenant.into(),
-            attempts_before: 0,
-            traceparent: None,
-            args: "{}".to_owned(),
-            claimed_at: 0,
-        }
-    }
-
-    fn mixed() -> Claimed {
-        Claimed {
-            is_mixed: true,
-            in_pipe: 2000,
-            places: Some(Places {
-                total: 50,
-                least: 50,
-            }),
-            ..claimed(true)
-        }
-    }
-
     #[test]
-    fn a_pipe_is_short_for_a_moment_after_tenants_have_waited_for_each_other() {
+    fn a_short_pipe_is_looked_after_by_its_pace_for_a_moment_after_tenants_have_waited() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let places = |total| {
-            Some(Places {
-                total,
-                least: total,
-            })
-        };
-        let claimed = |is_mixed, places, in_pipe| Claimed {
-            is_mixed,
-            places,
+        let claimed = |is_shared, window, in_pipe| Claimed {
+            is_shared,
+            window,
             in_pipe,
             ..claimed(true)
         };
-        let full = Wanted {
+        let slack = Duration::from_millis(10);
+        let mut lane = Lane::of(queue(), slack);
+        let wanted = |pace| Wanted {
             limit: BATCH_FIRST,
             credit_min: 200,
-            window_max: None,
+            short: Some(ShortPipe { slack, pace }),
         };
-        let mut lane = Lane::of(queue(), Duration::from_millis(10));
-        lane.claimed(at(0), 100, true, &claimed(false, places(50), 2000));
-        assert_eq!(lane.wanted(at(1)), full);
-        assert_eq!(lane.rest(at(1)), None);
+        lane.claimed(at(0), 100, true, &claimed(false, 1000, 2000));
+        assert_eq!(lane.wanted(at(1)), wanted(0.0));
+        lane.claimed(at(1000), 100, true, &claimed(false, 1000, 0));
+        assert_eq!(lane.wanted(at(1001)), wanted(2000.0));
+        assert_eq!(lane.rest(at(1001)), None);
 
-        let short = |window| Wanted {
-            credit_min: 1,
-            window_max: Some(window),
-            ..full
-        };
-        lane.claimed(at(10), 100, true, &claimed(true, places(50), 2000));
-        assert_eq!(lane.wanted(at(11)), short(50), "no pace is known yet");
-        lane.claimed(at(1000), 100, true, &claimed(false, places(50), 0));
-        assert_eq!(lane.wanted(at(1001)), short(50 + 20), "2,000 jobs a second");
-        let rest = lane.rest(at(1001)).map(|rest| rest.as_micros());
-        assert_eq!(rest, Some(3500), "7 of 70 jobs");
-        lane.claimed(at(1010), 100, true, &claimed(true, places(80), 1000));
-        assert_eq!(lane.wanted(at(1011)), short(80 + 20), "a worker has come");
-        lane.claimed(at(3000), 100, true, &claimed(false, places(80), 100));
-        assert!(lane.short(at(3009)).is_some());
-        assert_eq!(lane.wanted(at(3010)), full, "two seconds later");
+        lane.claimed(at(1010), 100, true, &claimed(true, 70, 0));
+        let rest = |millis| lane.rest(at(millis)).map(|rest| rest.as_micros());
+        assert_eq!(rest(1011), Some(3500), "7 of 70 jobs");
+        assert_eq!(rest(3009), Some(3500));
+        assert_eq!(rest(3010), None);
 
-        let none = |case, lane: &mut Lane, claimed: &Claimed| {
-            lane.claimed(at(4000), 100, true, claimed);
-            assert_eq!(lane.wanted(at(4001)), full, "{case}");
-        };
-        none("never more", &mut lane, &claimed(true, places(2000), 2000));
-        none("unknown places", &mut lane, &claimed(true, None, 2000));
-        none("empty places", &mut lane, &claimed(true, places(50), 24));
-        let mut off = Lane::of(queue(), SLACK_MAX);
-        none("turned off", &mut off, &claimed(true, places(50), 2000));
-    }
-
-    #[test]
-    fn a_short_pipe_that_stands_still_is_not_waited_for() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut lane = Lane::of(queue(), Duration::ZERO);
-        let mixed = mixed();
-        lane.claimed(at(0), 100, true, &mixed);
-        lane.claimed_nothing(at(999));
-        assert!(lane.short(at(1000)).is_some());
-        lane.claimed_nothing(at(1000));
-        assert!(lane.short(at(1000)).is_none());
-        lane.claimed(at(30_999), 100, true, &mixed);
-        assert!(lane.short(at(30_999)).is_none(), "and not soon again");
-        lane.claimed(at(31_000), 100, true, &mixed);
-        assert!(lane.short(at(31_000)).is_some());
-    }
-
-    /// With one place to give at a time, no claim can see two tenants.
-    #[test]
-    fn small_claims_of_several_tenants_keep_a_pipe_short_for_a_while() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let of = |tenants: &[&str]| Claimed {
-            is_mixed: false,
-            jobs: tenants.iter().map(|tenant| job_of(tenant)).collect(),
-            ..mixed()
-        };
-        let short_after = |claims: &[&[&str]]| {
-            let mut lane = Lane::of(queue(), Duration::ZERO);
-            lane.claimed(at(0), 100, true, &mixed());
-            for (n, tenants) in (1..).zip(claims) {
-                lane.claimed(at(100 * n), 100, true, &of(tenants));
-            }
-            let until = lane.shared.expect("it was mixed").until;
-            until.duration_since(start).as_millis()
-        };
-        assert_eq!(short_after(&[&["a"], &["a"], &["a"]]), 2000);
-        assert_eq!(short_after(&[&["a"], &["b"], &["b"]]), 2200);
-        assert_eq!(short_after(&[&["a", "b"], &["b"]]), 2100);
-        assert_eq!(
-            short_after(&[&["a", "b", "a", "b", "a"]]),
-            2000,
-            "it would tell"
-        );
-        let turns: Vec<&[&str]> = [&["a"][..], &["b"]].into_iter().cycle().take(400).collect();
-        assert_eq!(short_after(&turns), 30_000, "not for ever");
+        let off = Lane::of(queue(), SLACK_MAX);
+        assert_eq!(off.wanted(at(0)).short, None);
     }
 
     /// Nothing is claimed from the middle on for long: what came late must be found.
