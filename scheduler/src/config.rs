@@ -9,13 +9,12 @@
 //! | `POSTROAD_GRACE` | `25s` | time to finish after SIGTERM (0s to 1h) |
 //! | `POSTROAD_RETENTION` | `7d` | how long finished jobs and errors are kept (1d to 3650d); a queue's `retention_days` may be shorter |
 //! | `POSTROAD_BUNDLE` | `50` | under backlog, how many due jobs travel in one message at most (1 to 1000); 1: never more than one |
-//! | `POSTROAD_SHARED_PIPE` | `5ms` | while tenants wait for each other in a queue, its pipe holds a job for every place of its workers, and as much as leaves it in this time (0s to 1h); `1h`: no pipe is short |
+//! | `POSTROAD_SHARED_PIPE` | not set: as much as the window allows | while a tenant waits for another one's backlog, a queue's pipe holds a job for every place of its workers, and as much as leaves it in this time (0s to 500ms) |
 //! | `POSTROAD_LOG`, `POSTROAD_LOG_FORMAT` | `info`, `text` | log filter; `text` or `json` |
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::dispatcher::SLACK_MAX;
 use postroad_common::config::{ConfigError, Env};
 use postroad_common::membership::{LEASE_DEFAULT, LEASE_MAX, LEASE_MIN};
 use postroad_common::message::BUNDLE_JOBS_MAX;
@@ -33,9 +32,8 @@ const CONNECTIONS_MAX: usize = 11;
 /// left to share.
 const BUNDLE_MAX: u32 = 50;
 
-/// How much more than the workers run at once there is in a pipe that tenants share. A place is empty for
-/// longer while what ended in it is written down and the next job is claimed.
-const SHARED_PIPE: Duration = Duration::from_millis(5);
+/// More than that leaves a pipe before anybody could tell that it is not started.
+const SHARED_PIPE_MAX: Duration = Duration::from_millis(500);
 
 /// Everything that can be set.
 #[derive(Debug)]
@@ -55,7 +53,8 @@ pub struct Config {
     /// Jobs in one message, at most.
     pub bundle_max: usize,
     /// What a pipe that tenants share holds beside a job for every place: what leaves it in this time.
-    pub shared_pipe: Duration,
+    /// None: as much as the window allows.
+    pub shared_pipe: Option<Duration>,
     /// What to log.
     pub log: LogConfig,
 }
@@ -73,17 +72,18 @@ impl Config {
             retention: env.duration("POSTROAD_RETENTION", 7 * DAY, DAY, 3650 * DAY),
             bundle_max: env.number("POSTROAD_BUNDLE", BUNDLE_MAX, 1, BUNDLE_JOBS_MAX as u32)
                 as usize,
-            shared_pipe: env.duration(
-                "POSTROAD_SHARED_PIPE",
-                SHARED_PIPE,
-                Duration::ZERO,
-                SLACK_MAX,
-            ),
+            shared_pipe: shared_pipe(env),
             log: LogConfig::read(env, "info"),
         };
         std::mem::replace(env, Env::of_map([])).finish()?;
         Ok(config)
     }
+}
+
+fn shared_pipe(env: &mut Env) -> Option<Duration> {
+    const NAME: &str = "POSTROAD_SHARED_PIPE";
+    let is_set = env.text(NAME).is_some();
+    is_set.then(|| env.duration(NAME, Duration::ZERO, Duration::ZERO, SHARED_PIPE_MAX))
 }
 
 #[cfg(test)]
@@ -96,6 +96,7 @@ mod tests {
     fn an_empty_environment_is_a_valid_one() {
         let config = Config::read(Env::of_map([])).unwrap();
         assert_eq!(config.retention, 7 * DAY);
+        assert_eq!(config.shared_pipe, None);
     }
 
     #[test]
@@ -107,7 +108,7 @@ mod tests {
             ("POSTROAD_LEASE", "1"),
             ("POSTROAD_RETENTION", "0d"),
             ("POSTROAD_BUNDLE", "0"),
-            ("POSTROAD_SHARED_PIPE", "2h"),
+            ("POSTROAD_SHARED_PIPE", "1s"),
             ("POSTROAD_LOG_FORMAT", "xml"),
         ]);
         let text = Config::read(env).unwrap_err().to_string();

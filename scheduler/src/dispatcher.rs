@@ -34,7 +34,6 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::lane::SLACK_MAX;
 use self::lane::{BATCH, Lane};
 use crate::bundling::{self, Pace};
 use crate::metrics;
@@ -49,9 +48,11 @@ const UNITS_IN_FLIGHT: i64 = 2 * BATCH;
 const UNIT_BYTES: usize = 1024;
 /// Rest between two looks that found nothing to claim: what an idle system adds to a job's start.
 const IDLE_REST: Duration = Duration::from_millis(20);
-/// Where a pipe is kept short, the rest is shorter, but not than this, nor than so many looks.
+/// Where a pipe is kept short, the rest is shorter, but not than this, nor than a look takes.
 const SHORT_REST_MIN: Duration = Duration::from_millis(1);
-const SHORT_REST_PER_LOOK: u32 = 2;
+const SHORT_REST_PER_LOOK: u32 = 1;
+/// Where it is longer than this, a short pipe holds what leaves it meanwhile.
+const SHORT_REST_MAX: Duration = Duration::from_millis(10);
 /// Looking may otherwise not cost more than this share of the time: with thousands of tenants one look takes
 /// milliseconds, and the rest grows with it.
 const REST_PER_LOOK: u32 = 10;
@@ -73,8 +74,8 @@ pub struct Outlet {
     /// A message has at most so many jobs.
     pub bundle_max: usize,
     /// What the pipe of a queue that tenants share holds, beside a job for every place of its workers:
-    /// what leaves it in this time.
-    pub shared_pipe: Duration,
+    /// what leaves it in this time. None: as much as the window allows.
+    pub shared_pipe: Option<Duration>,
 }
 
 /// The service.
@@ -115,8 +116,9 @@ impl Dispatcher {
     }
 
     /// Claims one batch and has it published by a task of its own: once claimed, a batch is
-    /// published or given back, whatever becomes of this run. Says whether there was one.
+    /// published or given back, whatever becomes of this run. Says whether more should be claimed at once.
     async fn claim_from(&mut self, queue: &DueQueue) -> Result<bool, store::Error> {
+        let rest = self.short_rest();
         let lane = self.lanes.entry(queue.id);
         let lane = lane.or_insert_with(|| Lane::of(queue.clone(), self.outlet.shared_pipe));
         let limit = lane.limit();
@@ -134,9 +136,11 @@ impl Dispatcher {
         };
         let (now, beginning) = (Instant::now(), Cursor::default());
         let mut wanted = lane.wanted(now);
-        if let Some(short) = wanted.short.as_mut().filter(|_| self.rest > IDLE_REST) {
+        if let Some(short) = wanted.short.as_mut()
+            && rest > SHORT_REST_MAX
+        {
             // So long it is not looked after, and must not run dry.
-            short.slack += self.rest + self.look_took;
+            short.slack = (short.slack + rest + self.look_took).min(LOOK_REST_MAX);
         }
         let known = lane.backlog(now);
         let (is_from_beginning, cursor) = (known.is_none(), known.unwrap_or(&beginning));
@@ -159,6 +163,7 @@ impl Dispatcher {
         let queue = claimed.queue.clone();
         let messages = pack(claimed, self.outlet.bundle_max, pace);
         lane.packed(jobs, messages.len());
+        let is_hungry = lane.is_hungry(Instant::now(), jobs);
         let units = messages.len().max(bytes / UNIT_BYTES);
         let permit = permit.split(units).unwrap_or(permit);
         metrics::claimed(&queue.name, jobs);
@@ -167,7 +172,12 @@ impl Dispatcher {
         self.outlet
             .publishing
             .spawn(publish(store, publisher, queue, messages, permit));
-        Ok(true)
+        Ok(is_hungry)
+    }
+
+    /// The least rest where a pipe is short.
+    fn short_rest(&self) -> Duration {
+        SHORT_REST_MIN.max(self.look_took * SHORT_REST_PER_LOOK)
     }
 
     /// The queues that are called. Of one that was never seen here only a look can tell what it is.
@@ -219,14 +229,11 @@ impl Service for Dispatcher {
     type Error = store::Error;
 
     fn period(&self) -> Duration {
-        // Where looking takes long, it is not done more often for a short pipe.
-        if self.rest > IDLE_REST {
-            return self.rest;
-        }
         let now = Instant::now();
         let short = self.lanes.values().filter_map(|lane| lane.rest(now)).min();
-        let least = SHORT_REST_MIN.max(self.look_took * SHORT_REST_PER_LOOK);
-        short.map_or(self.rest, |short| short.max(least).min(self.rest))
+        short.map_or(self.rest, |short| {
+            short.max(self.short_rest()).min(self.rest)
+        })
     }
 
     async fn run_once(&mut self) -> Result<Progress, store::Error> {

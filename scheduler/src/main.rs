@@ -24,8 +24,9 @@ Configured by environment:
   POSTROAD_RETENTION     how long finished jobs are kept at most; a queue may have a shorter
                          retention (postroad queues set) [7d]
   POSTROAD_BUNDLE        jobs in one message at most, under backlog [50]
-  POSTROAD_SHARED_PIPE   while tenants wait for each other in a queue, what its pipe holds beside a
-                         job for every place of its workers: what leaves it in this time [5ms]
+  POSTROAD_SHARED_PIPE   while a tenant waits for another one's backlog, a queue's pipe holds a job
+                         for every place of its workers, and what leaves it in this time, such as
+                         5ms [as much as its window allows]
   POSTROAD_LOG           log filter [info]
   POSTROAD_LOG_FORMAT    text or json [text]
 

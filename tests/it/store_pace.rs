@@ -545,11 +545,18 @@ async fn the_pipe_of_a_queue_in_which_tenants_wait_for_each_other_has_room_for_w
     assert_eq!(full, Some((2, false)), "nobody asks for a short pipe");
     room.enqueue_all(&due_for("light", 1, 0)).await;
     assert_eq!(claim(2).await, Some((2, true)));
+    let claimed_at = async |when: &str| {
+        let moved = format!("update postroad.job set claimed_at = now() {when} where stage = 1");
+        room.sql.execute(&moved, &[]).await.unwrap();
+    };
+    // However long this takes.
+    let shared = "update postroad.queue set shared_until = now() + interval '1 h'";
+    room.sql.execute(shared, &[]).await.unwrap();
+    claimed_at("+ interval '1 h'").await;
     assert_eq!(claim(20).await, None, "24 of 15");
-
-    let later = "update postroad.job set claimed_at = now() - interval '1 s' where stage = 1";
-    room.sql.execute(later, &[]).await.unwrap();
+    claimed_at("- interval '1 s'").await;
     assert_eq!(claim(20).await, Some((15, true)), "nobody starts those");
+    claimed_at("+ interval '1 h'").await;
     assert_eq!(claim(20).await, None, "but these may be started");
     let full = claimed(&room, 10, None).await;
     assert_eq!(full, Some((10, false)), "the window has room");
@@ -588,7 +595,11 @@ async fn a_queue_is_shared_when_one_tenant_has_a_backlog_and_another_has_none() 
         "most places are empty"
     );
     assert!(
-        !is_shared(light, flood, 10, Some(5)).await,
+        !is_shared(light, flood, 10, Some(1)).await,
         "by its own bound"
+    );
+    assert!(
+        is_shared(light, flood, 10, Some(500)).await,
+        "bounded by nothing"
     );
 }

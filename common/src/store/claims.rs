@@ -77,7 +77,11 @@ impl ShortPipe {
     /// For how long a queue is shared that has so many jobs in its pipe: nothing is claimed, and so
     /// nothing seen, until those that are too many have left it.
     fn seconds(self, places: Places, in_pipe: i64) -> f64 {
-        let drained = (in_pipe - self.window(places)) as f64 / self.pace.max(1.0);
+        // Of a pace that is not known yet, the next claim says more.
+        let drained = match self.pace {
+            ..1.0 => 0.0,
+            pace => (in_pipe - self.window(places)) as f64 / pace,
+        };
         SHARED_FOR.as_secs_f64() + drained.clamp(0.0, DRAINED_MAX.as_secs_f64())
     }
 }
@@ -363,8 +367,8 @@ const SPEND_OF_TENANTS: &str = "
 ///   row, at place 0, is where it begins and no tenant.
 /// * Tenants of whom nothing can be claimed, because it is expired or locked, have had their turn: they
 ///   would otherwise keep back all that come after them.
-/// * A tenant whose first job is hardly late, beside one whose first has waited for much longer, has no
-///   backlog and waits for what that one has in the pipe. Who is bounded has its backlog from that.
+/// * A tenant whose next job is hardly late, beside one with a job that has waited for much longer, waits for
+///   what that one has in the pipe. Who gets no more than its bounds allow has its backlog from them.
 /// * A pipe that is to be short ($13) has room for what its workers run. What was claimed more than a second
 ///   ago and has not been started does not count: it is behind much else, or nobody runs it, as what a dead
 ///   scheduler had claimed; and the window bounds it.
@@ -388,7 +392,7 @@ macro_rules! claim {
                                  $13 - (select count(*) from postroad.job j
                                         where j.queue_id = $1 and j.stage = 1
                                           and (j.started_at is not null
-                                               or j.claimed_at > now() - interval '1 s')) end) as n) space,
+                                               or j.claimed_at > now() - interval '1 s')) end) as n offset 0) space,
              lateral (select case when q.rate_per_second is not null
                              then floor(postroad.tokens(q.rate_per_second, q.rate_tokens, q.rate_at))::bigint
                              end as n) rate
@@ -415,14 +419,15 @@ macro_rules! claim {
             offset 0) next
         where next.tenant_id is not null and not (w.has_wrapped and next.tenant_id >= $10)),
     due as materialized (
-        select w.tenant_id, w.place, own.weight, own.most, r.times, now() - first.run_at as waited
+        select w.tenant_id, w.place, own.weight, own.most, r.times,
+               now() - first.next_at as next_waited, now() - first.oldest_at as waited
         from walk w
         left join lateral (select r.times from reached r where r.tenant_id = w.tenant_id limit 1) r on true
         cross join lateral (
             select t.weight, ", $most, " as most from postroad.tenant t
             where t.id = w.tenant_id limit 1) own
         cross join lateral (
-            select one.run_at
+            select min(one.run_at) as oldest_at, (array_agg(one.run_at order by p.priority))[1] as next_at
             from generate_series(0, 3) p(priority)
             cross join lateral (
                 select j.run_at from postroad.job j
@@ -430,9 +435,8 @@ macro_rules! claim {
                   and j.stage = 0 and j.run_at <= now()
                   and j.run_at >= coalesce(r.times[p.priority + 1], '-infinity')
                 order by j.run_at
-                limit 1) one
-            limit 1) first
-        where w.place > 0 and coalesce(own.most, 1) > 0
+                limit 1) one) first
+        where w.place > 0 and coalesce(own.most, 1) > 0 and first.next_at is not null
         limit 64),
     ", $buckets, "
     quantum as materialized (
@@ -490,9 +494,10 @@ macro_rules! claim {
     select met.*,
            (select not is_round from quantum) or coalesce((select bool_or(is_full) from picked), false),
            (select in_pipe from credit), turn.tenant_id, turn.rest::bigint,
-           (select min(waited) < interval '1 s'
-                   and max(waited) filter (where most is null) > greatest(4 * min(waited), interval '100 ms')
-            from due)
+           (select min(next_waited) < interval '1 s'
+                   and max(waited) filter (where most is null or most >= credit.n)
+                       > greatest(4 * min(next_waited), interval '100 ms')
+            from due, credit)
     from turn left join met on true"
         )
     };

@@ -27,11 +27,8 @@ const BACKLOG_KNOWN: Duration = Duration::from_millis(250);
 
 /// How long a queue is looked after more often when tenants wait for each other in it.
 const SHARED_FOR: Duration = Duration::from_secs(2);
-/// When nothing could be claimed, a short pipe is looked after again when this part of it has left it.
+/// A short pipe is looked after again when this part of it has left it.
 const SHORT_PART: f64 = 0.1;
-/// With so much, a pipe is never short.
-pub(crate) const SLACK_MAX: Duration = Duration::from_secs(60 * 60);
-
 /// A queue, as this scheduler knows it.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -43,8 +40,9 @@ pub(super) struct Lane {
     backlog: Option<Backlog>,
     /// When tenants waited for each other, and what the pipe held then at most.
     shared: Option<(Instant, i64)>,
-    /// What a short pipe holds beside a job for every place: what leaves it in this time.
-    slack: Duration,
+    /// What a short pipe holds beside a job for every place: what leaves it in this time. None: no pipe is
+    /// short.
+    slack: Option<Duration>,
     is_bundled: bool,
 }
 
@@ -57,7 +55,7 @@ struct Backlog {
 
 impl Lane {
     /// Of a queue that this scheduler has never claimed from.
-    pub(super) fn of(queue: DueQueue, slack: Duration) -> Self {
+    pub(super) fn of(queue: DueQueue, slack: Option<Duration>) -> Self {
         Self {
             queue,
             claimed_at: None,
@@ -87,23 +85,29 @@ impl Lane {
             Some(at) if now.duration_since(at) < REFILL_PATIENCE => (self.queue.window / 5).max(1),
             _ => 1,
         };
-        let short = ShortPipe {
-            slack: self.slack,
-            pace: self.pace.as_ref().map_or(0.0, Pace::per_second),
-        };
+        let pace = self.pace.as_ref().map_or(0.0, Pace::per_second);
         Wanted {
             limit: self.next_limit,
             credit_min,
-            short: (self.slack < SLACK_MAX).then_some(short),
+            short: self.slack.map(|slack| ShortPipe { slack, pace }),
         }
     }
 
-    /// How long to rest at most when nothing could be claimed, where the pipe is short.
-    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+    /// Whether more should be claimed at once, after so many jobs: of a short pipe little leaves at a time.
+    pub(super) fn is_hungry(&self, now: Instant, jobs: usize) -> bool {
+        let least = self.part_of_short(now).unwrap_or(0.0);
+        jobs as f64 >= least
+    }
+
+    fn part_of_short(&self, now: Instant) -> Option<f64> {
         let (at, window) = self.shared?;
+        (now.duration_since(at) < SHARED_FOR).then_some(window as f64 * SHORT_PART)
+    }
+
+    /// How long to rest at most, where the pipe is short.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
         let pace = self.pace.as_ref()?;
-        let rest = || pace.time_of(window as f64 * SHORT_PART);
-        (now.duration_since(at) < SHARED_FOR).then(rest)?
+        pace.time_of(self.part_of_short(now)?)
     }
 
     /// Where to begin, when more is known to be due. None: at the beginning, if anything is.
@@ -229,7 +233,7 @@ mod tests {
             ..claimed(true)
         };
         let slack = Duration::from_millis(10);
-        let mut lane = Lane::of(queue(), slack);
+        let mut lane = Lane::of(queue(), Some(slack));
         let wanted = |pace| Wanted {
             limit: BATCH_FIRST,
             credit_min: 200,
@@ -246,8 +250,10 @@ mod tests {
         assert_eq!(rest(1011), Some(3500), "7 of 70 jobs");
         assert_eq!(rest(3009), Some(3500));
         assert_eq!(rest(3010), None);
+        assert!(lane.is_hungry(at(1011), 7) && !lane.is_hungry(at(1011), 6));
+        assert!(lane.is_hungry(at(3010), 1), "a window has room enough");
 
-        let off = Lane::of(queue(), SLACK_MAX);
+        let off = Lane::of(queue(), None);
         assert_eq!(off.wanted(at(0)).short, None);
     }
 
@@ -256,7 +262,7 @@ mod tests {
     fn a_backlog_is_known_for_a_moment_and_not_after_a_claim_that_left_nothing() {
         let start = Instant::now();
         let (mut lane, soon, later) = (
-            Lane::of(queue(), Duration::ZERO),
+            Lane::of(queue(), None),
             start + BACKLOG_KNOWN / 2,
             start + BACKLOG_KNOWN,
         );
