@@ -50,7 +50,6 @@ const UNIT_BYTES: usize = 1024;
 const IDLE_REST: Duration = Duration::from_millis(20);
 /// Where a pipe is kept short, the rest is shorter, but not than this, nor than a look takes.
 const SHORT_REST_MIN: Duration = Duration::from_millis(1);
-const SHORT_REST_PER_LOOK: u32 = 1;
 /// Where it is longer than this, a short pipe holds what leaves it meanwhile.
 const SHORT_REST_MAX: Duration = Duration::from_millis(10);
 /// Looking may otherwise not cost more than this share of the time: with thousands of tenants one look takes
@@ -177,7 +176,7 @@ impl Dispatcher {
 
     /// The least rest where a pipe is short.
     fn short_rest(&self) -> Duration {
-        SHORT_REST_MIN.max(self.look_took * SHORT_REST_PER_LOOK)
+        SHORT_REST_MIN.max(self.look_took)
     }
 
     /// The queues that are called. Of one that was never seen here only a look can tell what it is.
