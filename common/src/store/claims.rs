@@ -10,10 +10,15 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+pub use self::cursor::Cursor;
+pub use self::wanted::{SHARED_FOR, ShortPipe, Wanted};
 use super::names::Of;
 use super::{Error, Fenced, ProcessId, Store, from_millis, millis};
 use crate::failpoint;
 use crate::job::JobId;
+
+mod cursor;
+mod wanted;
 
 /// A queue that has a due job.
 #[derive(Clone, Debug)]
@@ -47,59 +52,6 @@ pub struct Claim {
     pub args: String,
     /// The database's clock at the claim, in Unix seconds.
     pub claimed_at: u64,
-}
-
-/// How much a claim should get.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
-    /// Jobs, at most.
-    pub limit: i64,
-    /// Less than so much of the window, and it is not worth a claim; but in a short pipe everything is.
-    pub credit_min: i64,
-    /// What the pipe should hold while tenants wait for each other. None: as much as the window allows.
-    pub short: Option<ShortPipe>,
-}
-
-/// A pipe that holds a job for every place of a queue's workers, and what leaves it in a moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ShortPipe {
-    /// That moment.
-    pub slack: Duration,
-    /// Jobs that leave the pipe in a second, as far as is known.
-    pub pace: f64,
-}
-
-impl ShortPipe {
-    fn window(self, places: Places) -> i64 {
-        places.total + (self.pace * self.slack.as_secs_f64()) as i64
-    }
-
-    /// For how long a queue is shared that has so many jobs in its pipe: nothing is claimed, and so
-    /// nothing seen, until those that are too many have left it.
-    fn seconds(self, places: Places, in_pipe: i64) -> f64 {
-        // Of a pace that is not known yet, the next claim says more.
-        let drained = match self.pace {
-            ..1.0 => 0.0,
-            pace => (in_pipe - self.window(places)) as f64 / pace,
-        };
-        SHARED_FOR.as_secs_f64() + drained.clamp(0.0, DRAINED_MAX.as_secs_f64())
-    }
-}
-
-/// How long a queue is known to be shared by tenants that wait for each other.
-const SHARED_FOR: Duration = Duration::from_secs(2);
-/// So much longer at most, until what its pipe has too much has left it.
-const DRAINED_MAX: Duration = Duration::from_secs(60);
-
-impl Wanted {
-    /// Whatever there is room for, up to so many jobs.
-    pub fn up_to(limit: i64) -> Self {
-        Self {
-            limit,
-            credit_min: 1,
-            short: None,
-        }
-    }
 }
 
 /// What was claimed from a queue, and what was seen of it.
@@ -151,64 +103,6 @@ impl Claimed {
     /// Bytes of args, all together.
     pub fn args_bytes(&self) -> usize {
         self.jobs.iter().map(|job| job.args.len()).sum()
-    }
-}
-
-/// How far claims from a queue have come, by tenant and priority, in due time.
-///
-/// An index keeps the places of what was claimed until Postgres vacuums it, and whoever looks for
-/// what is due walks over them: after a hundred thousand jobs that costs more than claiming the next
-/// thousand. A claim with a cursor begins behind them. It passes over jobs that come late with an
-/// earlier due time (from a long transaction, or released), so now and then there must be one without.
-#[derive(Clone, Debug, Default)]
-pub struct Cursor {
-    /// By priority.
-    tenants: BTreeMap<i32, [Option<Timestamp>; 4]>,
-}
-
-/// Tenants in a cursor, at most: a look passes over each of them.
-const CURSOR_TENANTS_MAX: usize = 32;
-/// A tenant that has less than such a share of a claim has few places to walk over.
-const CURSOR_SHARE: usize = 20;
-
-impl Cursor {
-    /// Goes on to where the next claim came to.
-    pub fn advance(&mut self, reached: Self) {
-        for (tenant, times) in reached.tenants {
-            let is_full = self.tenants.len() >= CURSOR_TENANTS_MAX;
-            if is_full && !self.tenants.contains_key(&tenant) {
-                continue;
-            }
-            let known = self.tenants.entry(tenant).or_default();
-            for (known, time) in known.iter_mut().zip(times) {
-                *known = time.or(*known);
-            }
-        }
-    }
-
-    /// The end of what was claimed: tenants, priorities and due times.
-    fn of(claimed: impl ExactSizeIterator<Item = (i32, i16, Timestamp)>) -> Self {
-        let total = claimed.len();
-        let mut tenants: BTreeMap<i32, (usize, [Option<Timestamp>; 4])> = BTreeMap::new();
-        for (tenant, priority, run_at) in claimed {
-            let (jobs, times) = tenants.entry(tenant).or_default();
-            *jobs += 1;
-            if let Some(time) = usize::try_from(priority)
-                .ok()
-                .and_then(|n| times.get_mut(n))
-            {
-                *time = (*time).max(Some(run_at));
-            }
-        }
-        tenants.retain(|_, (jobs, _)| *jobs * CURSOR_SHARE >= total);
-        let times = |(tenant, (_, times))| (tenant, times);
-        Self {
-            tenants: tenants.into_iter().map(times).collect(),
-        }
-    }
-
-    fn times(&self, priority: usize) -> Vec<Option<Timestamp>> {
-        self.tenants.values().map(|times| times[priority]).collect()
     }
 }
 

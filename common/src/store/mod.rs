@@ -131,7 +131,7 @@ pub use campaigns::{
     Planned, Progress,
 };
 pub use changes::{Look, Seen, Topic};
-pub use claims::{Claim, Claimed, Cursor, DueQueue, Places, ShortPipe, Wanted};
+pub use claims::{Claim, Claimed, Cursor, DueQueue, Places, SHARED_FOR, ShortPipe, Wanted};
 pub use diagnosis::{Need, RowSecurity, Server, Unserved};
 pub use error::Error;
 pub use expansion::{Child, Expand, Expanding, Made, Outlets, Rejected, Rejection, Turn};

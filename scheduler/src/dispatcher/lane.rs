@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postroad_common::store::{Claimed, Cursor, DueQueue, ShortPipe, Wanted};
+use postroad_common::store::{Claimed, Cursor, DueQueue, SHARED_FOR, ShortPipe, Wanted};
 
 use crate::bundling::Pace;
 
@@ -25,10 +25,9 @@ const REFILL_PATIENCE: Duration = Duration::from_millis(100);
 /// to. So much longer may a job wait that came late with an earlier due time.
 const BACKLOG_KNOWN: Duration = Duration::from_millis(250);
 
-/// How long a queue is looked after more often when tenants wait for each other in it.
-const SHARED_FOR: Duration = Duration::from_secs(2);
 /// A short pipe is looked after again when this part of it has left it.
 const SHORT_PART: f64 = 0.1;
+
 /// A queue, as this scheduler knows it.
 #[derive(Debug)]
 pub(super) struct Lane {
