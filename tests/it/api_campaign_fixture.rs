@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context as _;
 use postroad_tests::harness::api::{Answer, Api};
 use postroad_tests::harness::cluster::Cluster;
 use reqwest::{Method, StatusCode};
@@ -110,19 +109,4 @@ pub(crate) fn places(refused: &Answer) -> BTreeSet<String> {
     let errors = problem["errors"].as_array().into_iter().flatten();
     let all = errors.map(|one| one["pointer"].as_str().unwrap().to_owned());
     first.into_iter().chain(all).collect()
-}
-
-/// All items of a list, page by page.
-pub(crate) async fn pages(api: &Api, list: &str) -> anyhow::Result<Vec<Value>> {
-    let (mut seen, mut path) = (Vec::new(), list.to_owned());
-    loop {
-        let page = api.get(&path).await?.json();
-        let items = page["items"].as_array().context("a page has items")?;
-        seen.extend(items.iter().cloned());
-        let Some(cursor) = page["next_cursor"].as_str() else {
-            return Ok(seen);
-        };
-        let cursor: String = cursor.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        path = format!("{list}&cursor={cursor}");
-    }
 }

@@ -9,9 +9,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api_campaign_fixture::{
-    CSV, NOBODY, campaign, content, draft, everything, pages, places, take,
+    CSV, NOBODY, campaign, content, draft, everything, places, take,
 };
-use crate::api_fixture::{id_of, quiet};
+use crate::api_fixture::{id_of, pages, quiet};
 
 #[tokio::test]
 async fn a_content_that_cannot_be_used_is_refused_with_every_place_at_once() {

@@ -1,5 +1,6 @@
-//! What tests of the HTTP API share: an api with what it needs, and a look at a job.
+//! What tests of the HTTP API share: an api with what it needs, a look at a job, and at a list.
 
+use anyhow::Context as _;
 use postroad_common::token::Permission;
 use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::{Builder, Cluster, Id, Program, eventually};
@@ -35,4 +36,19 @@ pub(crate) async fn wait_for_state(api: &Api, id: &str, state: &str) -> Value {
     .await
     .unwrap();
     api.get(&format!("/v1/jobs/{id}")).await.unwrap().json()
+}
+
+/// All items of a list whose path has a query, page by page.
+pub(crate) async fn pages(api: &Api, list: &str) -> anyhow::Result<Vec<Value>> {
+    let (mut seen, mut path) = (Vec::new(), list.to_owned());
+    loop {
+        let page = api.get(&path).await?.json();
+        let items = page["items"].as_array().context("a page has items")?;
+        seen.extend(items.iter().cloned());
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            return Ok(seen);
+        };
+        let cursor: String = cursor.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        path = format!("{list}&cursor={cursor}");
+    }
 }

@@ -7,7 +7,7 @@ use postroad_tests::harness::cluster::eventually;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::api_fixture::{busy, id_of, quiet, wait_for_state};
+use crate::api_fixture::{busy, id_of, pages, quiet, wait_for_state};
 
 #[tokio::test]
 async fn a_job_is_taken_shown_as_it_is_stored_and_runs() {
@@ -232,19 +232,8 @@ async fn pages_hold_every_job_once_newest_first_with_any_filter() {
         ("&state=completed", 0),
         ("&kind=nobody", 0),
     ] {
-        let (mut ids, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = api
-                .get(&format!("/v1/jobs?limit=100{filter}{cursor}"))
-                .await
-                .unwrap()
-                .json();
-            ids.extend(page["items"].as_array().unwrap().iter().map(id_of));
-            match page["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
+        let items = pages(&api, &format!("/v1/jobs?limit=100{filter}")).await;
+        let ids: Vec<_> = items.unwrap().iter().map(id_of).collect();
         assert_eq!(ids.len(), expected, "{filter}");
         assert!(
             ids.windows(2).all(|two| two[0] > two[1]),

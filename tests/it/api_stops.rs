@@ -5,7 +5,7 @@ use postroad_tests::harness::cluster::eventually;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::api_fixture::{busy, id_of, quiet, wait_for_state};
+use crate::api_fixture::{busy, id_of, pages, quiet, wait_for_state};
 
 #[tokio::test]
 async fn a_stop_is_in_force_with_its_answer_and_says_where_the_jobs_are() {
@@ -159,15 +159,8 @@ async fn stops_are_listed_page_by_page_newest_first() {
         .unwrap();
     made.reverse();
 
-    let (mut seen, mut path) = (Vec::new(), "/v1/stops?all=true&limit=2".to_owned());
-    loop {
-        let page = api.get(&path).await.unwrap().json();
-        seen.extend(page["items"].as_array().unwrap().iter().map(id_of));
-        let Some(cursor) = page["next_cursor"].as_str() else {
-            break;
-        };
-        path = format!("/v1/stops?all=true&limit=2&cursor={cursor}");
-    }
+    let seen = pages(&api, "/v1/stops?all=true&limit=2").await.unwrap();
+    let seen: Vec<_> = seen.iter().map(id_of).collect();
 
     assert_eq!(seen, made);
     let in_force = api.get("/v1/stops").await.unwrap().json();

@@ -8,8 +8,7 @@ use postroad_tests::harness::api::{Answer, Api};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::api_campaign_fixture::pages;
-use crate::api_fixture::quiet;
+use crate::api_fixture::{pages, quiet};
 
 async fn suppress(api: &Api, body: Value) -> Value {
     let done = api.post("/v1/suppressions", &body).await.unwrap();
