@@ -1,5 +1,5 @@
-//! Campaigns of the clients: one that is handed in whole and one for an audience, cancelled and resumed in
-//! the middle, and every recipient a job that a client was promised.
+//! Campaigns of the clients: one that is handed in whole and one for an audience, cancelled and
+//! resumed, and every recipient a job that a client was promised.
 //!
 //! Which job a recipient gets is known before there is one: its id comes of the campaign and the
 //! recipient. So each is a submit like any other, and the checker asks of it what it asks of all.
@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use postroad_common::audience;
 use postroad_common::campaign::{Common, Content, Member, Members, Recipient, child_id};
 use postroad_common::store::{
-    Acted, Campaign, CampaignAction, CampaignAudience, NewCampaign, NewChunk, Scope, Store,
+    Acted, Campaign, CampaignAction, CampaignAudience, NewCampaign, NewChunk, Progress, Scope,
+    Store,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ use crate::schedules::{patiently, tenant_id};
 const CHUNK: usize = 50;
 /// How long a campaign may take, whatever is broken meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);
-const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_millis(100);
 
 /// A campaign that runs.
 pub struct Sending {
@@ -84,46 +85,74 @@ pub async fn create(
     Ok(sendings)
 }
 
-/// Calls each off in the middle and goes on, if it has not ended before; and waits for their end.
-pub async fn end(sendings: Vec<Sending>) -> anyhow::Result<Vec<Submit>> {
-    for Sending { store, id, .. } in &sendings {
-        act(store, *id, CampaignAction::Cancel, "cancelled").await?;
-        act(store, *id, CampaignAction::Resume, "running").await?;
+/// Calls each off and goes on at once, if it has not ended before; and waits for their end.
+pub async fn end(mut sendings: Vec<Sending>) -> anyhow::Result<Vec<Submit>> {
+    for sending in &mut sendings {
+        sending.cancel().await?;
+        sending.resume().await?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    until_made(sendings).await
+}
+
+/// Waits until everybody has a job: what was handed in with these campaigns.
+pub async fn until_made(sendings: Vec<Sending>) -> anyhow::Result<Vec<Submit>> {
     let mut submits = Vec::new();
     for sending in sendings {
-        until_made(&sending, deadline).await?;
+        // What is cancelled will come back.
+        let is_made = |now: &Progress| now.not_made == Some(0) && now.cancelled == 0;
+        sending.until("everybody has a job", is_made).await?;
         submits.extend(sending.submits);
     }
     Ok(submits)
 }
 
-async fn until_made(sending: &Sending, deadline: Instant) -> anyhow::Result<()> {
-    loop {
-        let campaign = find(&sending.store, sending.id).await?;
-        let progress = campaign.progress;
-        ensure!(
-            progress
-                .planned
-                .is_none_or(|planned| planned == progress.known()),
-            "the parts of a campaign of {} are not its recipients: {progress:?}",
-            sending.tenant
-        );
-        if progress.not_made == Some(0) && !campaign_revives(&campaign) {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "a campaign stands still: {campaign:?}"
-        );
-        tokio::time::sleep(REST).await;
+impl Sending {
+    /// Calls it off, unless it has ended.
+    pub async fn cancel(&self) -> anyhow::Result<()> {
+        act(&self.store, self.id, CampaignAction::Cancel, "cancelled").await
     }
-}
 
-/// Whether something of it is cancelled, and will come back.
-fn campaign_revives(campaign: &Campaign) -> bool {
-    campaign.progress.cancelled > 0
+    /// Goes on with it, unless it has ended.
+    pub async fn resume(&mut self) -> anyhow::Result<()> {
+        let t = now();
+        for submit in &mut self.submits {
+            submit.resumed.push(t);
+        }
+        act(&self.store, self.id, CampaignAction::Resume, "running").await
+    }
+
+    /// The jobs that its recipients have or will get.
+    pub fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.submits.iter().map(|submit| submit.id)
+    }
+
+    /// Waits until it has come so far. At every look, its parts must be its recipients.
+    pub async fn until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&Progress) -> bool,
+    ) -> anyhow::Result<Progress> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let campaign = find(&self.store, self.id).await?;
+            let progress = campaign.progress;
+            ensure!(
+                progress
+                    .planned
+                    .is_none_or(|planned| planned == progress.known()),
+                "the parts of a campaign of {} are not its recipients: {progress:?}",
+                self.tenant
+            );
+            if is_so(&progress) {
+                return Ok(progress);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{what}: not within {PATIENCE:?}: {campaign:?}"
+            );
+            tokio::time::sleep(REST).await;
+        }
+    }
 }
 
 fn content(url: &str, tenant: &str) -> String {
@@ -217,6 +246,7 @@ fn submit(
         tick: None,
         body_sha256: Some(sha256(&body)),
         over_http: false,
+        resumed: Vec::new(),
         answer: Answer::Accepted(id),
     })
 }

@@ -58,6 +58,10 @@ pub struct Submit {
     /// Whether it was handed in over HTTP, and not in SQL.
     #[serde(default)]
     pub over_http: bool,
+    /// When somebody resumed the campaign that it is of after having cancelled it: what was
+    /// cancelled with it may come back once for each.
+    #[serde(default)]
+    pub resumed: Vec<f64>,
     /// What the client was told.
     pub answer: Answer,
 }

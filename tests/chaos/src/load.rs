@@ -364,6 +364,7 @@ fn planned(
         tick: None,
         body_sha256,
         over_http: false,
+        resumed: Vec::new(),
         answer: Answer::Unknown,
     };
     (job, submit)

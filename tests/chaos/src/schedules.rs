@@ -181,6 +181,7 @@ fn submit(tenant: &str, name: &str, second: u64) -> Submit {
         }),
         body_sha256: Some(sha256(&body_of(tenant, name))),
         over_http: false,
+        resumed: Vec::new(),
         answer: Answer::Refused,
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Move, Row};
+use crate::history::{Move, Row, Submit};
 
 pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
     for (id, job) in &ledger.jobs {
@@ -17,8 +17,15 @@ pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
 
 fn replay(job: &Job<'_>, report: &mut Report) {
     let mut last = None;
+    let mut comebacks = 0;
     for step in &job.moves {
-        let flaw = flaw(last, step).or_else(|| runs_and_expires(job, last, step));
+        let flaw = match last {
+            Some(last) if comes_back(last, step) => {
+                comebacks += 1;
+                flaw_of_comeback(job, comebacks, last, step)
+            }
+            _ => flaw(last, step).or_else(|| runs_and_expires(job, last, step)),
+        };
         if let Some(flaw) = flaw {
             report.add(Figure::IllegalMoves, || describe(step, flaw));
         }
@@ -72,8 +79,36 @@ fn flaw_at_birth(last: Option<&Move>, step: &Move, to: JobState) -> Option<&'sta
     None
 }
 
+/// Whether a row is born of what was cancelled: it comes from the archive, of which no departures are
+/// logged.
+fn comes_back(last: &Move, step: &Move) -> bool {
+    last.to == Some(JobState::Cancelled) && step.from.is_none() && step.to.is_some()
+}
+
+/// What was cancelled with its campaign comes back once for each time that the campaign is resumed:
+/// under its fence, and without attempts.
+fn flaw_of_comeback(
+    job: &Job<'_>,
+    comebacks: usize,
+    last: &Move,
+    step: &Move,
+) -> Option<&'static str> {
+    let was_resumed = |submit: &Submit| {
+        let until_then = submit.resumed.iter().filter(|at| **at <= step.t);
+        until_then.count() >= comebacks
+    };
+    if !job.submit.is_some_and(was_resumed) {
+        return Some("it was cancelled, and nobody has resumed its campaign since");
+    }
+    let left_at = (Some(JobState::Scheduled), last.dispatch.max(1), 0);
+    if (step.to, step.dispatch, step.attempt) != left_at {
+        return Some("what comes back is scheduled, under its fence and without an attempt");
+    }
+    None
+}
+
 fn is_legal(from: JobState, to: JobState) -> bool {
-    // No run asks for a job to be brought back.
+    // What comes back is born again.
     JobEvent::ALL
         .into_iter()
         .filter(|event| *event != JobEvent::Revived)
@@ -81,8 +116,6 @@ fn is_legal(from: JobState, to: JobState) -> bool {
 }
 
 /// What a move adds to the fence and to the attempts.
-///
-/// A job that comes back from the dead is born again, which [`flaw_at_birth`] takes for a flaw.
 fn charge(from: JobState, to: JobState) -> (i64, i32) {
     match (from, to) {
         (JobState::Scheduled, JobState::Dispatched) => (1, 0),

@@ -104,6 +104,7 @@ fn lines(provider_url: &str) -> (String, Vec<Submit>) {
             tick: None,
             body_sha256: Some(sha256(&body)),
             over_http: false,
+            resumed: Vec::new(),
             answer: Answer::Unknown,
         });
     }

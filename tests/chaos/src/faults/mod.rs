@@ -4,6 +4,7 @@
 
 mod broker;
 mod bundles;
+mod campaigns;
 mod clock;
 mod combined;
 mod database;
@@ -174,6 +175,7 @@ pub fn table() -> Vec<FaultRow> {
     all.extend(leaks::rows());
     all.extend(combined::rows());
     all.extend(bundles::rows());
+    all.extend(campaigns::rows());
     all
 }
 

@@ -169,6 +169,7 @@ impl Order {
             tick,
             body_sha256: Some(sha256(job.args.get())),
             over_http: false,
+            resumed: Vec::new(),
             answer,
         }
     }

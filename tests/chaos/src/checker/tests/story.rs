@@ -52,6 +52,8 @@ pub(super) enum Cast {
     Snoozed,
     /// All its attempts failed.
     Dead,
+    /// Cancelled in the pipe with its campaign, which was then resumed.
+    CameBack,
     /// Its worker was called lost, and then said that it had worked.
     LateEvidence,
     /// Of a kind without a provider.
@@ -80,6 +82,9 @@ const EPOCH: f64 = 1_800_000_000.0;
 pub(super) const KILL: f64 = 20.5;
 pub(super) const RABBIT_CUT: (f64, f64) = (300.0, 310.0);
 
+/// When the campaign of `CameBack` is resumed.
+pub(super) const RESUMED: f64 = 40.0;
+
 /// When `Plain` is due, and when it is called.
 pub(super) const PLAIN_DUE: f64 = 10.0;
 pub(super) const PLAIN_CALL: f64 = 10.25;
@@ -93,7 +98,7 @@ impl Story {
         };
         story.tell_of_plain_jobs();
         story.tell_of_losses();
-        story.tell_of_ends_without_a_call();
+        story.tell_of_ends();
         story.tell_of_answers();
         story.tell_of_ticks();
         story.tell_of_servers();
@@ -165,7 +170,7 @@ impl Story {
         self.moves(Cast::Waiting, 2.0, &held);
     }
 
-    fn tell_of_ends_without_a_call(&mut self) {
+    fn tell_of_ends(&mut self) {
         self.accept(Cast::Expired, 30.0);
         self.submit_mut(Cast::Expired).expires = Some(self.at(35.0));
         self.moves(Cast::Expired, 3.0, &[Scheduled, Expired]);
@@ -181,6 +186,12 @@ impl Story {
             Scheduled, Dispatched, Running, Failed, Scheduled, Dispatched, Running, Failed, Dead,
         ];
         self.moves(Cast::Dead, 3.0, &path);
+
+        self.accept(Cast::CameBack, 30.0);
+        self.submit_mut(Cast::CameBack).resumed = vec![self.at(RESUMED)];
+        self.call(Cast::CameBack, RESUMED + 3.5, true, true);
+        self.moves(Cast::CameBack, 3.0, &[Scheduled, Dispatched, Cancelled]);
+        self.moves(Cast::CameBack, RESUMED + 1.0, &RAN);
     }
 
     fn tell_of_answers(&mut self) {
@@ -278,6 +289,7 @@ impl Story {
             tick: None,
             body_sha256: Some(format!("body of {id}")),
             over_http: false,
+            resumed: Vec::new(),
             answer: Answer::Accepted(id),
         });
     }
