@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::error::Error;
 use crate::files::write_private;
 use crate::install::{Package, install};
-use crate::port::with_free_ports;
+use crate::port::{Reserved, with_free_ports};
 use crate::process::{Child, ChildSpec, Processes};
 use crate::ready::wait_until_ready;
 use crate::user::is_root;
@@ -33,6 +33,7 @@ pub enum PoolMode {
 pub struct PgBouncer {
     child: Child,
     url: String,
+    _reserved: Reserved,
 }
 
 impl PgBouncer {
@@ -51,7 +52,7 @@ impl PgBouncer {
         let upstream = Upstream::parse(database_url).ok_or_else(|| {
             Error::Machine("PgBouncer needs a URL with user, password, IP and port".to_owned())
         })?;
-        let (port, child) = with_free_ports(async |[port]| {
+        let ((port, child), reserved) = with_free_ports(async |[port]| {
             let files = Files::of(processes.dir(), port);
             files.write(&upstream, mode, ignored)?;
             Ok((port, serve(processes, &program, &files).await?))
@@ -66,6 +67,7 @@ impl PgBouncer {
         Ok(Self {
             child,
             url: format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}"),
+            _reserved: reserved,
         })
     }
 

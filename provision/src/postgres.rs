@@ -23,7 +23,7 @@ use crate::Options;
 use crate::error::{Doing, Error};
 use crate::files::{new_password, private_dir, remove_dir, write_private};
 use crate::install::PostgresBinaries;
-use crate::port::with_free_ports;
+use crate::port::{Reserved, with_free_ports};
 use crate::process::{Child, ChildSpec, Launch, ProcessId, Processes, stop_stray};
 use crate::ready::wait_until_ready;
 use crate::user::User;
@@ -55,6 +55,8 @@ pub struct Postgres {
     port: u16,
     url: String,
     child: Child,
+    /// For restarts.
+    _reserved: Reserved,
 }
 
 impl Postgres {
@@ -65,7 +67,7 @@ impl Postgres {
     ) -> Result<Self, Error> {
         let progress = options.progress.as_ref();
         let cluster = Cluster::open(processes.dir(), binaries, options).await?;
-        let (port, child) = with_free_ports(async |[port]| {
+        let ((port, child), reserved) = with_free_ports(async |[port]| {
             progress(&format!(
                 "starting Postgres {} on 127.0.0.1:{port}",
                 binaries.major
@@ -83,6 +85,7 @@ impl Postgres {
             port,
             url,
             child,
+            _reserved: reserved,
         })
     }
 

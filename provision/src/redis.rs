@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::error::{Doing, Error};
 use crate::files::remove_dir;
 use crate::install::{Package, install};
-use crate::port::with_free_ports;
+use crate::port::{Reserved, with_free_ports};
 use crate::process::{Child, ChildSpec, Processes};
 use crate::ready::wait_until_ready;
 
@@ -28,20 +28,27 @@ pub struct Redis {
     child: Child,
     dir: PathBuf,
     port: u16,
+    _reserved: Reserved,
 }
 
 impl Redis {
     /// Starts one, after installing it if need be.
     pub async fn start(processes: &Processes) -> Result<Self, Error> {
         let program = install(PACKAGE, &processes.dir().join("log")).await?;
-        with_free_ports(async |[port]| {
+        let ((dir, port, child), reserved) = with_free_ports(async |[port]| {
             let dir = processes.dir().join(format!("redis-{port}"));
             remove_dir(&dir)?;
             fs::create_dir_all(&dir).doing(|| format!("create {}", dir.display()))?;
             let child = serve(processes, &program, &dir, port).await?;
-            Ok(Self { child, dir, port })
+            Ok((dir, port, child))
         })
-        .await
+        .await?;
+        Ok(Self {
+            child,
+            dir,
+            port,
+            _reserved: reserved,
+        })
     }
 
     /// `redis://127.0.0.1:<port>/0`

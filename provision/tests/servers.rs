@@ -113,6 +113,9 @@ async fn broken_servers_come_back_with_what_they_had_until_wiped() -> Result<()>
     sql(&database, "SELECT 1 / count(*) FROM kept").await?;
 
     declare_queue(&amqp, false).await?;
+    // RabbitMQ answers before the declaration is on disk: a kill right after it loses the queue.
+    servers.rabbitmq().restart().await?;
+    declare_queue(&amqp, true).await?;
     servers.rabbitmq().kill().await?;
     servers.rabbitmq().start_again().await?;
     declare_queue(&amqp, true).await?;

@@ -25,7 +25,7 @@ use crate::Options;
 use crate::error::{Doing, Error};
 use crate::files::{new_password, private_dir, remove_dir, write_private};
 use crate::install::{RabbitMqBinaries, server_path};
-use crate::port::with_free_ports;
+use crate::port::{Reserved, with_free_ports};
 use crate::postgres::instance;
 use crate::process::{Child, ChildSpec, Launch, Processes};
 use crate::ready::wait_until_ready;
@@ -49,6 +49,8 @@ pub struct RabbitMq {
     management_url: String,
     child: Child,
     epmd: Child,
+    /// For restarts.
+    _reserved: Reserved,
 }
 
 impl RabbitMq {
@@ -59,30 +61,31 @@ impl RabbitMq {
     ) -> Result<Self, Error> {
         let files = Files::open(processes.dir(), options.fresh)?;
         let progress = options.progress.as_ref();
-        let (node, epmd, child) = with_free_ports(async |[amqp, management, dist, epmd]| {
-            progress(&format!("starting RabbitMQ on 127.0.0.1:{amqp}"));
-            let ports = Ports {
-                amqp,
-                management,
-                dist,
-                epmd,
-            };
-            let node = Node {
-                server: binaries.server.clone(),
-                files: files.clone(),
-                ports,
-                settings: options.rabbitmq.clone(),
-            };
-            let mut epmd = node.serve_epmd(processes, &binaries.epmd).await?;
-            match node.serve(processes).await {
-                Ok(child) => Ok((node, epmd, child)),
-                Err(error) => {
-                    epmd.kill().await?;
-                    Err(error)
+        let ((node, epmd, child), reserved) =
+            with_free_ports(async |[amqp, management, dist, epmd]| {
+                progress(&format!("starting RabbitMQ on 127.0.0.1:{amqp}"));
+                let ports = Ports {
+                    amqp,
+                    management,
+                    dist,
+                    epmd,
+                };
+                let node = Node {
+                    server: binaries.server.clone(),
+                    files: files.clone(),
+                    ports,
+                    settings: options.rabbitmq.clone(),
+                };
+                let mut epmd = node.serve_epmd(processes, &binaries.epmd).await?;
+                match node.serve(processes).await {
+                    Ok(child) => Ok((node, epmd, child)),
+                    Err(error) => {
+                        epmd.kill().await?;
+                        Err(error)
+                    }
                 }
-            }
-        })
-        .await?;
+            })
+            .await?;
         let Ports {
             amqp, management, ..
         } = node.ports;
@@ -94,6 +97,7 @@ impl RabbitMq {
             node,
             child,
             epmd,
+            _reserved: reserved,
         })
     }
 
