@@ -107,13 +107,19 @@ async fn simulate(args: &Args, seed: u64) -> anyhow::Result<Simulated> {
     })
 }
 
-/// Zero red, or exit code 1 with every red run named.
+/// Zero red, or exit code 1 with every red run named, and why it is: of a log that is long, often
+/// only the end is kept.
 fn conclude(findings: &Findings) -> anyhow::Result<()> {
     for outcome in findings.skipped() {
         println!("skipped: {} {:?}", outcome.name, outcome.verdict);
     }
     if findings.is_green() {
         return Ok(());
+    }
+    for outcome in findings.red() {
+        if let Verdict::Red(reasons) = &outcome.verdict {
+            println!("red: {}\n  {}", outcome.name, reasons.join("\n  "));
+        }
     }
     let seeds = findings
         .simulation
