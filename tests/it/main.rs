@@ -65,6 +65,7 @@ mod row_security;
 mod schedules;
 mod store_audiences;
 mod store_audit;
+mod store_campaigns;
 mod store_changes;
 mod store_claims;
 mod store_enqueue;

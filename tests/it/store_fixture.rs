@@ -196,13 +196,17 @@ impl Room {
 
     /// Waits until some session of this database waits for another one.
     pub(crate) async fn somebody_waits(&self) {
-        eventually("a session waits for a lock", async || {
+        self.so_many_wait(1).await;
+    }
+
+    /// The same for so many of them, or more.
+    pub(crate) async fn so_many_wait(&self, count: i64) {
+        eventually("sessions wait for locks", async || {
             let sql = "select count(*) from pg_stat_activity
                 where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0";
-            match self.value::<i64>(sql).await {
-                0 => anyhow::bail!("none waits"),
-                _ => Ok(()),
-            }
+            let waiting = self.value::<i64>(sql).await;
+            anyhow::ensure!(waiting >= count, "{waiting} wait, not {count}");
+            Ok(())
         })
         .await
         .unwrap();

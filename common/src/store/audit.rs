@@ -32,6 +32,13 @@ pub(super) struct Change<'a> {
     pub detail: Value,
 }
 
+/// A statement that locks what a change is about, for as long as the change takes. The change, a
+/// statement after it, sees what those have done whom it waited for.
+pub(super) struct Lock<'a> {
+    pub sql: &'static str,
+    pub params: &'a [&'a (dyn ToSql + Sync)],
+}
+
 /// What a change was made to: whose it is (none: it concerns all tenants), and its id or name.
 pub(super) type Target = (Option<i32>, String);
 
@@ -57,13 +64,44 @@ impl Store {
         change: Change<'_>,
         targets: impl FnOnce(&[Row]) -> Vec<Target>,
     ) -> Result<Vec<Row>, Error> {
-        self.change_unless_finished(change, None, targets).await
+        if self.actor.is_none() {
+            return self
+                .query(change.operation, change.sql, change.params)
+                .await;
+        }
+        self.change_in_transaction(None, change, None, targets)
+            .await
+    }
+
+    /// The same for a change of several tables that hang together, of which a statement that waited
+    /// for one row would see the others as they were before.
+    pub(super) async fn change_locked(
+        &self,
+        lock: Lock<'_>,
+        change: Change<'_>,
+        targets: impl FnOnce(&[Row]) -> Vec<Target>,
+    ) -> Result<Vec<Row>, Error> {
+        self.change_in_transaction(Some(lock), change, None, targets)
+            .await
     }
 
     /// The same for a change that inserts a job, and may have inserted it before: it is not made, and
     /// no row is answered, if the job is finished by now (see `insert_unless_finished`).
     pub(super) async fn change_unless_finished(
         &self,
+        change: Change<'_>,
+        job: Option<JobId>,
+        targets: impl FnOnce(&[Row]) -> Vec<Target>,
+    ) -> Result<Vec<Row>, Error> {
+        match job {
+            None => self.change(change, targets).await,
+            job => self.change_in_transaction(None, change, job, targets).await,
+        }
+    }
+
+    async fn change_in_transaction(
+        &self,
+        lock: Option<Lock<'_>>,
         change: Change<'_>,
         job: Option<JobId>,
         targets: impl FnOnce(&[Row]) -> Vec<Target>,
@@ -75,11 +113,12 @@ impl Store {
             action,
             detail,
         } = change;
-        if self.actor.is_none() && job.is_none() {
-            return self.query(operation, sql, params).await;
-        }
         self.with_connection(operation, async |connection| {
             let transaction = self.begin(connection).await?;
+            if let Some(Lock { sql, params }) = lock {
+                let statement = transaction.prepare_cached(sql).await?;
+                transaction.execute(&statement, params).await?;
+            }
             let statement = transaction.prepare_cached(sql).await?;
             let rows = transaction.query(&statement, params).await?;
             let inserted = job.filter(|_| !rows.is_empty()).map(|job| *job.as_uuid());

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::audit::{Change, if_so};
+use super::audit::{Change, Lock, if_so};
 use super::expansion::{Rejection, Rejections};
 use super::{Error, Store};
 
@@ -331,7 +331,8 @@ const PAUSE: &str = concat!(
 
 /// Whoever goes on has seen why it was paused, and that alone is not looked at any more. Recipients that
 /// were thrown away meanwhile cannot be gone on with, nor an audience of which nobody knows any more how
-/// far it was gone through.
+/// far it was gone through; nor what was cancelled, if the archive's day has been dropped since, or the
+/// finished jobs of one of its queues.
 const RESUME: &str = concat!(
     "
     with moved as (
@@ -360,6 +361,17 @@ const RESUME: &str = concat!(
                          where campaign_id = c.id) noted)
               else c.last_recipient is null or c.gone_through_at is not null
                 or exists (select from postroad.campaign_cursor k where k.campaign_id = c.id) end
+          and (c.state = 'paused'
+               or (select coalesce(sum(cancelled), 0)
+                   from (select cancelled from postroad.campaign_total where campaign_id = c.id
+                         union all
+                         select cancelled from postroad.campaign_entry where campaign_id = c.id) noted) = 0
+               or exists (select from postroad.partitions() p
+                          where p.parent = 'archive' and p.day <= (c.ended_at at time zone 'UTC')::date)
+                  and not exists (
+                      select from json_each(c.content->'channels') channel(name, one)
+                      join postroad.queue q on q.name = coalesce(one->>'queue', 'default')
+                      where q.forgotten_before > (c.ended_at at time zone 'UTC')::date))
         returning c.id, c.tenant_id),
     ",
     lift_stops_of_moved!(),
@@ -381,6 +393,13 @@ const CANCEL: &str = concat!(
     stop_moved!("cancel"),
     " select true, tenant_id from moved"
 );
+
+/// Of several actions at once, each sees the stops that the one before it has made. Without it a resume
+/// that waited for a cancel would go on with the campaign, and leave the stop that cancels its jobs.
+const LOCK: &str = "
+    select from postroad.campaign c
+    where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)
+    for no key update";
 
 const STATE: &str = "
     select c.state, c.created_by from postroad.campaign c
@@ -491,12 +510,18 @@ impl Store {
             action: name,
             detail: json!({}),
         };
-        let rows = self.change(change, if_so(&id.to_string())).await?;
+        let one: [&(dyn ToSql + Sync); 2] = [&id, &self.tenant_id()];
+        let lock = Lock {
+            sql: LOCK,
+            params: &one,
+        };
+        let rows = self
+            .change_locked(lock, change, if_so(&id.to_string()))
+            .await?;
         if !rows.is_empty() {
             return Ok(Acted::Done);
         }
-        let params: [&(dyn ToSql + Sync); 2] = [&id, &self.tenant_id()];
-        let found = self.query("reading a campaign", STATE, &params).await?;
+        let found = self.query("reading a campaign", STATE, &one).await?;
         Ok(match found.first() {
             None => Acted::NotThere,
             Some(row)

@@ -188,7 +188,13 @@ const REVIVE: &str = concat!(
     revive_from!("back")
 );
 
-const REVIVED: &str = "update postroad.campaign c set revives = false where c.id = $1";
+/// Unless something is left: of what somebody else has locked, nobody knows yet whether it stays.
+const REVIVED: &str = "
+    update postroad.campaign c set revives = false
+    where c.id = $1 and not exists (
+        select from postroad.archive a
+        where a.campaign_id = $1 and a.state = 'cancelled' and a.state <> 'completed'
+          and a.reason = 'campaign cancelled')";
 
 /// A campaign, as the transaction that has it knows it.
 struct Held<'a> {
@@ -581,7 +587,10 @@ impl<'a> Held<'a> {
         self.tx.execute(&over, &[&self.campaign.id, &spent]).await?;
         if (back.len() as i64) < room {
             let revived = self.tx.prepare_cached(REVIVED).await?;
-            self.tx.execute(&revived, &[&self.campaign.id]).await?;
+            let is_over = self.tx.execute(&revived, &[&self.campaign.id]).await? > 0;
+            if !is_over && back.is_empty() {
+                return self.rest(ROOM_REST).await;
+            }
         }
         Ok(Some(back.len() as i64))
     }
