@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::history::{Answer, Lost, Submit};
+use crate::history::{Answer, Lost, Resume, Submit};
 use crate::load::sha256;
 use crate::observer::now;
 use crate::schedules::{patiently, tenant_id};
@@ -114,11 +114,27 @@ impl Sending {
 
     /// Goes on with it, unless it has ended.
     pub async fn resume(&mut self) -> anyhow::Result<()> {
-        let t = now();
+        let asked = now();
+        act(&self.store, self.id, CampaignAction::Resume, "running").await?;
+        let answered = now();
         for submit in &mut self.submits {
-            submit.resumed.push(t);
+            submit.resumed.push(Resume { asked, answered });
         }
-        act(&self.store, self.id, CampaignAction::Resume, "running").await
+        Ok(())
+    }
+
+    /// How far it is; its parts must be its recipients.
+    pub async fn progress(&self) -> anyhow::Result<Progress> {
+        let campaign = find(&self.store, self.id).await?;
+        let progress = campaign.progress;
+        ensure!(
+            progress
+                .planned
+                .is_none_or(|planned| planned == progress.known()),
+            "the parts of a campaign of {} are not its recipients: {progress:?}",
+            self.tenant
+        );
+        Ok(progress)
     }
 
     /// The jobs that its recipients have or will get.
@@ -126,7 +142,7 @@ impl Sending {
         self.submits.iter().map(|submit| submit.id)
     }
 
-    /// Waits until it has come so far. At every look, its parts must be its recipients.
+    /// Waits until it has come so far.
     pub async fn until(
         &self,
         what: &str,
@@ -134,21 +150,13 @@ impl Sending {
     ) -> anyhow::Result<Progress> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let campaign = find(&self.store, self.id).await?;
-            let progress = campaign.progress;
-            ensure!(
-                progress
-                    .planned
-                    .is_none_or(|planned| planned == progress.known()),
-                "the parts of a campaign of {} are not its recipients: {progress:?}",
-                self.tenant
-            );
+            let progress = self.progress().await?;
             if is_so(&progress) {
                 return Ok(progress);
             }
             ensure!(
                 Instant::now() < deadline,
-                "{what}: not within {PATIENCE:?}: {campaign:?}"
+                "{what}: not within {PATIENCE:?}: {progress:?}"
             );
             tokio::time::sleep(REST).await;
         }

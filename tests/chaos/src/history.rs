@@ -58,12 +58,21 @@ pub struct Submit {
     /// Whether it was handed in over HTTP, and not in SQL.
     #[serde(default)]
     pub over_http: bool,
-    /// When somebody resumed the campaign that it is of after having cancelled it: what was
-    /// cancelled with it may come back once for each.
+    /// When the campaign that it is of was resumed after it had been cancelled: what was cancelled
+    /// with it comes back once for each.
     #[serde(default)]
-    pub resumed: Vec<f64>,
+    pub resumed: Vec<Resume>,
     /// What the client was told.
     pub answer: Answer,
+}
+
+/// A campaign was resumed: at some moment between these two.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Resume {
+    /// When somebody began to ask for it.
+    pub asked: f64,
+    /// When that was answered.
+    pub answered: f64,
 }
 
 /// `on_lost`, as a history spells it.

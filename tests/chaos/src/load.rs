@@ -265,7 +265,7 @@ impl Maker {
         planned.1.due = due;
     }
 
-    /// One in ten batches has a tick, that two clients hand in.
+    /// One in two batches has a tick, that two clients hand in.
     fn tick(&mut self) -> Option<(Planned, Planned)> {
         if self.load.is_plain || self.load.herd_after.is_some() || self.rng.random_range(0..2) > 0 {
             return None;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::ledger::{Job, Ledger};
 use super::{Figure, Report};
-use crate::history::{Move, Row, Submit};
+use crate::history::{Move, Resume, Row};
 
 pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
     for (id, job) in &ledger.jobs {
@@ -17,13 +17,10 @@ pub(super) fn check(ledger: &Ledger<'_>, report: &mut Report) {
 
 fn replay(job: &Job<'_>, report: &mut Report) {
     let mut last = None;
-    let mut comebacks = 0;
+    let mut resumes = job.submit.map_or(&[][..], |submit| &submit.resumed);
     for step in &job.moves {
         let flaw = match last {
-            Some(last) if comes_back(last, step) => {
-                comebacks += 1;
-                flaw_of_comeback(job, comebacks, last, step)
-            }
+            Some(last) if comes_back(last, step) => flaw_of_comeback(&mut resumes, last, step),
             _ => flaw(last, step).or_else(|| runs_and_expires(job, last, step)),
         };
         if let Some(flaw) = flaw {
@@ -85,21 +82,15 @@ fn comes_back(last: &Move, step: &Move) -> bool {
     last.to == Some(JobState::Cancelled) && step.from.is_none() && step.to.is_some()
 }
 
-/// What was cancelled with its campaign comes back once for each time that the campaign is resumed:
-/// under its fence, and without attempts.
-fn flaw_of_comeback(
-    job: &Job<'_>,
-    comebacks: usize,
-    last: &Move,
-    step: &Move,
-) -> Option<&'static str> {
-    let was_resumed = |submit: &Submit| {
-        let until_then = submit.resumed.iter().filter(|at| **at <= step.t);
-        until_then.count() >= comebacks
-    };
-    if !job.submit.is_some_and(was_resumed) {
+/// What was cancelled with its campaign comes back when that is resumed, once for each time: under its
+/// fence, and without attempts. `resumes` are those that are not used up.
+fn flaw_of_comeback(resumes: &mut &[Resume], last: &Move, step: &Move) -> Option<&'static str> {
+    // One that was answered before it was cancelled is not what brings it back.
+    let since = resumes.iter().position(|resume| resume.answered >= last.t);
+    let Some(index) = since.filter(|index| resumes[*index].asked <= step.t) else {
         return Some("it was cancelled, and nobody has resumed its campaign since");
-    }
+    };
+    *resumes = &resumes[index + 1..];
     let left_at = (Some(JobState::Scheduled), last.dispatch.max(1), 0);
     if (step.to, step.dispatch, step.attempt) != left_at {
         return Some("what comes back is scheduled, under its fence and without an attempt");

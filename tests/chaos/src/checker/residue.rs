@@ -49,11 +49,15 @@ fn find_unfinished(id: &Uuid, job: &Job<'_>, end: f64, report: &mut Report) {
                 });
             }
         }
-        JobState::Held
-        | JobState::Completed
-        | JobState::Dead
-        | JobState::Cancelled
-        | JobState::Expired => {}
+        // Nobody here calls off a job, only campaigns.
+        JobState::Cancelled => {
+            if job.submit.is_some_and(|submit| !submit.resumed.is_empty()) {
+                report.add(Figure::Unfinished, || {
+                    format!("{id}: cancelled with its campaign, which was resumed")
+                });
+            }
+        }
+        JobState::Held | JobState::Completed | JobState::Dead | JobState::Expired => {}
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::ensure;
+use postroad_tests::harness::cluster::eventually;
 use postroad_tests::simulator::{Behaviour, Latency};
 use uuid::Uuid;
 
@@ -15,13 +16,12 @@ use crate::stage::{Role, Setup, Stage};
 
 /// Of both campaigns together.
 const RECIPIENTS: usize = 3000;
-const TIMES: usize = 3;
-/// How many more have got it before it is called off again.
-const SOME: i64 = 100;
-/// A call that has begun is not taken back, and takes this long at the most; and what is called off
-/// is so within a second.
+/// How many more have got it before they are called off again.
+const SOME: i64 = 200;
+/// What is called off is so when that is answered; a worker that was told before that it may start
+/// takes until then to call.
 const UNTIL_SILENT: Duration = Duration::from_secs(1);
-/// For how long nobody may hear anything then.
+/// For how long nobody may hear anything after all of it is over.
 const SILENT: Duration = Duration::from_secs(1);
 
 pub(super) fn rows() -> Vec<FaultRow> {
@@ -36,7 +36,7 @@ pub(super) fn rows() -> Vec<FaultRow> {
     ]
 }
 
-/// So that there is a middle: a campaign takes half a minute.
+/// So that there is a middle: some 250 recipients get it in a second.
 fn few_places() -> Setup {
     Setup {
         prefetch: 10,
@@ -55,42 +55,27 @@ fn few_places() -> Setup {
 
 fn cancel<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     Box::pin(async move {
+        // Most have no job yet when they are called off.
+        let few = "update postroad.queue set window_size = 100 where name = 'default'";
+        stage.cluster.query(few, &[]).await?;
         let (store, url) = (&stage.cluster.store, stage.cluster.provider.url());
         let mut sendings = campaigns::create(store, &url, RECIPIENTS, Duration::ZERO).await?;
-        let mut delivered = vec![0; sendings.len()];
-        for n in 0..TIMES {
-            for (sending, delivered) in sendings.iter().zip(&delivered) {
-                let more = *delivered + SOME;
-                sending
-                    .until("more of it is delivered", |now| now.delivered >= more)
-                    .await?;
-            }
-            let cancelled = now();
+        for is_left_to_end in [true, false, true] {
+            let before = delivered(&sendings).await?;
+            eventually("more of them have got it", async || {
+                let count = delivered(&sendings).await?;
+                ensure!(
+                    count >= before + SOME,
+                    "{count} of {RECIPIENTS}, {before} before"
+                );
+                Ok(())
+            })
+            .await?;
             for sending in &sendings {
                 sending.cancel().await?;
             }
-            if n % 2 == 0 {
-                for role in Role::BOTH {
-                    let victim = stage.of(role)[0];
-                    stage.kill(victim).await?;
-                    stage.start(role).await?;
-                }
-            }
-            lasting(UNTIL_SILENT).await;
-            let since = now();
-            lasting(SILENT).await;
-            ensure_silence(stage, &sendings, cancelled, since)?;
-            for (sending, delivered) in sendings.iter().zip(&mut delivered) {
-                let progress = sending
-                    .until("nothing of it is on its way", |now| {
-                        now.scheduled + now.in_pipe + now.running + now.failed == 0
-                    })
-                    .await?;
-                ensure!(
-                    progress.cancelled > 0,
-                    "nothing was on its way when it was cancelled: {progress:?}"
-                );
-                *delivered = progress.delivered;
+            if is_left_to_end {
+                die_and_hear_nothing(stage, &sendings).await?;
             }
             for sending in &mut sendings {
                 sending.resume().await?;
@@ -102,25 +87,45 @@ fn cancel<'a>(stage: &'a mut Stage, _: &'a Field) -> Acting<'a> {
     })
 }
 
-/// Of campaigns that were called off, nobody hears anything after a second; and until then, somebody
-/// does whose call had begun.
-fn ensure_silence(
-    stage: &Stage,
-    sendings: &[Sending],
-    cancelled: f64,
-    since: f64,
-) -> anyhow::Result<()> {
+async fn delivered(sendings: &[Sending]) -> anyhow::Result<i64> {
+    let mut delivered = 0;
+    for sending in sendings {
+        delivered += sending.progress().await?.delivered;
+    }
+    Ok(delivered)
+}
+
+/// Programs are killed, and others end what those had begun: nobody hears anything of that.
+async fn die_and_hear_nothing(stage: &mut Stage, sendings: &[Sending]) -> anyhow::Result<()> {
+    let cancelled = now();
+    for role in Role::BOTH {
+        let victim = stage.of(role)[0];
+        stage.kill(victim).await?;
+        stage.start(role).await?;
+    }
+    lasting(UNTIL_SILENT).await;
+    let since = now();
+    let mut called_off = 0;
+    for sending in sendings {
+        let progress = sending
+            .until("nothing of it is on its way", |now| {
+                now.scheduled + now.in_pipe + now.running + now.failed == 0
+            })
+            .await?;
+        called_off += progress.cancelled;
+    }
+    ensure!(
+        called_off > 0,
+        "nothing was on its way when it was cancelled"
+    );
+    lasting(SILENT).await;
     let ids: HashSet<Uuid> = sendings.iter().flat_map(Sending::ids).collect();
-    let heard = stage
-        .cluster
-        .provider
-        .records()
-        .into_iter()
+    let records = stage.cluster.provider.records().into_iter();
+    let late: Vec<_> = records
         .filter(|record| {
             let id = record.key.as_deref().and_then(|key| key.parse().ok());
             record.t >= since && id.is_some_and(|id| ids.contains(&id))
-        });
-    let late: Vec<_> = heard
+        })
         .map(|record| (record.t - cancelled, record.key))
         .collect();
     ensure!(

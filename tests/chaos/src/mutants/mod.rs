@@ -148,10 +148,13 @@ impl Bug {
             Self::HoldRetried => provider.rate_reset = 0.5,
             Self::FailureDropped => provider.rate_500 = 0.5,
             Self::RunExpired => {
-                load.all_expire_in = Some(Duration::from_millis(500));
+                // Time to be claimed; and then the worker waits until it is over.
+                load.all_expire_in = Some(Duration::from_secs(2));
                 load.jobs_max = 4;
             }
-            Self::EarlyByASecond => load.jobs_max = 60,
+            // Some of them come later, or are ticks, as the seed has it.
+            Self::EarlyByASecond => load.jobs_max = 150,
+            Self::DoubleTick => load.jobs_max = 60,
             Self::NoConfirmWait => {
                 provider.latency = Latency::Fixed(Duration::from_millis(500));
                 load.is_plain = true;

@@ -147,7 +147,7 @@ impl Worker {
             dispatch: envelope.dispatch,
         };
         if self.bug == Bug::RunExpired {
-            let due = Duration::from_secs(1);
+            let due = Duration::from_secs(5);
             tokio::time::sleep(due).await;
         }
         if !self.may_start(job).await? {

@@ -372,7 +372,20 @@ pub(super) const BUGS: &[Bug] = &[
         name: "cancelled with its campaign, and back before it was resumed",
         red: &[(Figure::IllegalMoves, 1)],
         culprit: Some(Cast::CameBack),
-        plant: |story| story.submit_mut(Cast::CameBack).resumed = vec![story.at(RESUMED + 1.5)],
+        plant: |story| {
+            story.submit_mut(Cast::CameBack).resumed.clear();
+            story.resume(Cast::CameBack, RESUMED + 1.5);
+        },
+    },
+    Bug {
+        name: "cancelled with its campaign, and back for a resume of before",
+        red: &[(Figure::IllegalMoves, 1)],
+        culprit: Some(Cast::CameBack),
+        plant: |story| {
+            story.submit_mut(Cast::CameBack).resumed.clear();
+            story.resume(Cast::CameBack, 3.5);
+            story.resume(Cast::CameBack, RESUMED + 1.5);
+        },
     },
     Bug {
         name: "cancelled with its campaign, and back twice",
@@ -388,6 +401,15 @@ pub(super) const BUGS: &[Bug] = &[
             );
             story.moves(Cast::CameBack, RESUMED + 5.0, &RAN);
             story.call(Cast::CameBack, RESUMED + 7.5, true, true);
+        },
+    },
+    Bug {
+        name: "cancelled with its campaign, and not back although it was resumed",
+        red: &[(Figure::Unfinished, 1)],
+        culprit: Some(Cast::CameBack),
+        plant: |story| {
+            story.without_a_trace(Cast::CameBack);
+            story.moves(Cast::CameBack, 3.0, &[Scheduled, Dispatched, Cancelled]);
         },
     },
     Bug {

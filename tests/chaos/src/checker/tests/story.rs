@@ -5,8 +5,8 @@ use postroad_common::job::JobState::{self, *};
 use uuid::Uuid;
 
 use crate::history::{
-    Answer, AttemptError, Backing, Call, Decision, Fault, History, Lost, Move, QueueDepth, Row,
-    Submit, Tick,
+    Answer, AttemptError, Backing, Call, Decision, Fault, History, Lost, Move, QueueDepth, Resume,
+    Row, Submit, Tick,
 };
 
 /// The jobs of the story.
@@ -188,7 +188,7 @@ impl Story {
         self.moves(Cast::Dead, 3.0, &path);
 
         self.accept(Cast::CameBack, 30.0);
-        self.submit_mut(Cast::CameBack).resumed = vec![self.at(RESUMED)];
+        self.resume(Cast::CameBack, RESUMED);
         self.call(Cast::CameBack, RESUMED + 3.5, true, true);
         self.moves(Cast::CameBack, 3.0, &[Scheduled, Dispatched, Cancelled]);
         self.moves(Cast::CameBack, RESUMED + 1.0, &RAN);
@@ -360,6 +360,14 @@ impl Story {
             name: name.to_owned(),
             parts_effect_from_record: parts,
         });
+    }
+
+    /// Somebody resumes its campaign, and is answered a second later.
+    pub(super) fn resume(&mut self, job: Cast, t: f64) {
+        let asked = self.at(t);
+        let answered = asked + 1.0;
+        let resumed = &mut self.submit_mut(job).resumed;
+        resumed.push(Resume { asked, answered });
     }
 
     /// Somebody decides about a held job.
