@@ -20,7 +20,7 @@
 //! Nothing is written when a confirm arrives: the worker's gate is the next thing that is true.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use postroad_common::broker::{Outgoing, Published, Publisher};
@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use self::lane::{BATCH, Lane};
 use crate::bundling::{self, Pace};
-use crate::metrics;
+use crate::{metrics, of_tests};
 
 mod lane;
 
@@ -274,27 +274,10 @@ impl Service for Dispatcher {
 
 /// How long to rest after a look that took so long and found nothing to claim.
 fn rest_after(look: Duration) -> Duration {
-    rest_of_test().unwrap_or_else(|| (look * REST_PER_LOOK).clamp(IDLE_REST, LOOK_REST_MAX))
-}
-
-/// A rest so long that a test can see what is dispatched without a look. Never in a release build.
-#[cfg(debug_assertions)]
-fn rest_of_test() -> Option<Duration> {
-    use std::sync::LazyLock;
-
-    use postroad_common::config::{Env, parse_duration};
-
-    static REST: LazyLock<Option<Duration>> = LazyLock::new(|| {
-        let env = Env::of_process();
-        let text = env.text("POSTROAD_TEST_IDLE_REST")?;
-        Some(parse_duration(text).expect("a test says how long"))
-    });
-    *REST
-}
-
-#[cfg(not(debug_assertions))]
-fn rest_of_test() -> Option<Duration> {
-    None
+    // So long that a test can see what is dispatched without a look.
+    static OF_TEST: LazyLock<Option<Duration>> =
+        LazyLock::new(|| of_tests::rest("POSTROAD_TEST_IDLE_REST"));
+    OF_TEST.unwrap_or_else(|| (look * REST_PER_LOOK).clamp(IDLE_REST, LOOK_REST_MAX))
 }
 
 /// Which of the claimed jobs travel together.

@@ -27,6 +27,7 @@ pub mod expander;
 pub mod expirer;
 pub mod gauges;
 pub mod metrics;
+mod of_tests;
 pub mod operator;
 pub mod pruner;
 pub mod rescuer;

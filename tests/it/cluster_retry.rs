@@ -189,9 +189,9 @@ async fn a_slow_provider_never_gets_a_job_twice() -> anyhow::Result<()> {
     cluster.finish().await
 }
 
-fn soon_pointless() -> NewJob {
+fn pointless_in(seconds: u64) -> NewJob {
     NewJob {
-        expires_at: Some(Timestamp::now() + Duration::from_secs(1)),
+        expires_at: Some(Timestamp::now() + Duration::from_secs(seconds)),
         ..sms()
     }
 }
@@ -205,7 +205,8 @@ async fn expired_behind_another() -> anyhow::Result<(Cluster, JobId)> {
     })?;
     cluster.enqueue(&[sms()]).await?;
     cluster.provider.wait_for(|report| report.held == 1).await?;
-    let ids = cluster.enqueue(&[soon_pointless()]).await?;
+    // Time to be claimed.
+    let ids = cluster.enqueue(&[pointless_in(5)]).await?;
     Ok((cluster, ids[0]))
 }
 
@@ -237,7 +238,7 @@ async fn a_job_that_expires_while_nobody_is_free_is_not_started() -> anyhow::Res
     let cluster = Cluster::builder().workers(0).start().await?;
     cluster.store.register_queues(&["default"]).await?;
     cluster.set_pipe_ttl("1 second").await?;
-    let ids = cluster.enqueue(&[soon_pointless()]).await?;
+    let ids = cluster.enqueue(&[pointless_in(1)]).await?;
 
     let job = cluster.wait_for_job(ids[0], "expired").await?;
     assert_eq!(job.attempt, 0);

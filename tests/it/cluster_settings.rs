@@ -1,6 +1,6 @@
 //! Settings of tenants: in force everywhere within a second, and hardly a query.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use postroad_common::changes::TRUSTED;
@@ -9,10 +9,11 @@ use postroad_common::token::Permission;
 use postroad_tests::faults::postgres::terminate_backends;
 use postroad_tests::harness::api::Api;
 use postroad_tests::harness::cluster::{Cluster, Id, Program, eventually, many_sms, sms};
+use postroad_tests::harness::eventually::in_force_within;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// What a request and a job may take, on top of what the promise is about.
+/// What may be under way, on top of what the promise is about.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 
 const QUERIES: &str = "postroad_settings_queries_total";
@@ -34,11 +35,7 @@ async fn sender(cluster: &Cluster) -> anyhow::Result<Option<String>> {
 
 /// Waits until `look` says so, for no longer than a change may take.
 async fn in_time(what: &str, look: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let changed_at = Instant::now();
-    eventually(what, look).await?;
-    let after = changed_at.elapsed();
-    ensure!(after < TRUSTED + ON_THE_WAY, "{what}: after {after:?}");
-    Ok(())
+    in_force_within(TRUSTED + ON_THE_WAY, what, look).await
 }
 
 /// A campaign that names no language, as this api takes it now.

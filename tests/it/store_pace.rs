@@ -104,6 +104,7 @@ async fn queues_of_a_provider_share_its_rate() {
     room.enqueue_all(&jobs).await;
     room.fill_buckets().await;
     let (one, two) = (room.due_queue("one").await, room.due_queue("two").await);
+    let started = std::time::Instant::now();
     let claims = [&one, &two].map(|queue| room.claim(queue, ALL));
     let claimed: usize = futures_util::future::join_all(claims)
         .await
@@ -111,7 +112,11 @@ async fn queues_of_a_provider_share_its_rate() {
         .map(Vec::len)
         .sum();
     // And what drips in while they are at it.
-    assert!((20..=24).contains(&claimed), "{claimed}");
+    let most = 20.0 + 40.0 * started.elapsed().as_secs_f64() + 1.0;
+    assert!(
+        (20.0..=most).contains(&(claimed as f64)),
+        "{claimed} of {most}"
+    );
 }
 
 #[tokio::test]
@@ -186,17 +191,15 @@ async fn a_tenants_rate_is_that_of_all_its_queues() {
     let started = std::time::Instant::now();
 
     let mut claimed = 0;
-    while started.elapsed() < Duration::from_millis(700) {
+    // More than the bucket held: so some of what dripped in is among them.
+    while claimed < 85 {
         let claims = [&one, &two].map(|queue| room.claim(queue, 20));
         let claims = futures_util::future::join_all(claims).await;
         claimed += claims.iter().map(Vec::len).sum::<usize>();
+        let most = 50.0 + 100.0 * started.elapsed().as_secs_f64() + 1.0;
+        assert!(claimed as f64 <= most, "{claimed} of {most}");
+        assert!(most < 3000.0, "nothing drips in: {claimed}");
     }
-
-    let most = 50.0 + 100.0 * started.elapsed().as_secs_f64() + 1.0;
-    assert!(
-        (85.0..=most).contains(&(claimed as f64)),
-        "{claimed} of {most}"
-    );
 }
 
 /// More tenants than one claim serves: nobody is passed over, and nobody is served twice before all
@@ -448,6 +451,7 @@ async fn retries_of_a_provider_are_spread_over_the_time_that_its_budget_needs() 
         .collect();
     room.store.finish(&ended).await.unwrap();
 
+    let began: Timestamp = room.value("select clock_timestamp()").await;
     for half in jobs.chunks(500) {
         let ruling = |job: &_| Ruling {
             job: *job,
@@ -457,18 +461,20 @@ async fn retries_of_a_provider_are_spread_over_the_time_that_its_budget_needs() 
         assert_eq!(room.store.rule(&rulings).await.unwrap(), 500);
     }
 
+    let first: Timestamp = room.value("select min(run_at) from postroad.job").await;
+    assert!(
+        first >= began + Duration::from_secs(1),
+        "none before its own time"
+    );
     let in_ten = "select count(*) from postroad.job
-        where run_at between now() + $1 * interval '1 s' and now() + ($1 + 10) * interval '1 s'";
-    // After a second, the first half over ten seconds, and the second behind them.
-    for (from, least, most) in [(0.9, 470, 510), (10.9, 470, 510), (22.0, 0, 0)] {
-        let row = room.sql.query_one(in_ten, &[&from]).await.unwrap();
+        where run_at between $2::timestamptz + $1 * interval '1 s'
+                         and $2::timestamptz + ($1 + 10) * interval '1 s'";
+    // The first half over ten seconds, and the second behind them.
+    for (from, least, most) in [(0.0, 470, 510), (10.0, 470, 510), (21.0, 0, 0)] {
+        let row = room.sql.query_one(in_ten, &[&from, &first]).await.unwrap();
         let jobs: i64 = row.get(0);
         assert!((least..=most).contains(&jobs), "{jobs} from {from} s on");
     }
-    let early: i64 = room
-        .value("select count(*) from postroad.job where run_at < now() + interval '0.5 s'")
-        .await;
-    assert_eq!(early, 0, "none before its own time");
 }
 
 /// A scheduler may stand still in the middle of a claim.
