@@ -98,7 +98,7 @@ grant update (lifted_at) on postroad.stop to postroad_api;
 grant select on postroad.stop_catch to postroad_api;
 grant select, insert on postroad.campaign to postroad_api;
 grant update (state, note, paused_by, is_operators, canary, canary_passed_at, failure_max, approved_by,
-    upload, planned, counts, revives, due_at, rest, failures, started_at, ended_at)
+    upload, planned, counts, revives, due_at, rest, failures, started_at, ended_at, cancelled_since)
     on postroad.campaign to postroad_api;
 grant select, insert, delete on postroad.campaign_chunk, postroad.suppression to postroad_api;
 grant select on postroad.campaign_cursor, postroad.campaign_entry, postroad.campaign_total

@@ -1,13 +1,16 @@
 //! Campaigns in the database that are cancelled and resumed: what was cancelled with them comes back,
 //! all of it and nothing else, whoever is at it meanwhile.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use jiff::Timestamp;
 use postroad_common::audience::Rule;
 use postroad_common::job::JobId;
+use postroad_common::job::retry::Verdict;
 use postroad_common::store::{
     Acted, AudienceMember, CampaignAction, Expand, Expanding, Made, Moved, NewCampaign, NewChunk,
-    Outlets, Turn,
+    Outlets, Ruling, Turn,
 };
 use postroad_tests::harness::eventually::eventually;
 use uuid::Uuid;
@@ -138,17 +141,50 @@ async fn what_is_held_and_fails_after_all_is_not_tried_again() {
     adopt(&room, campaign, &[held.id]).await;
     assert_eq!(room.finish(held, unknown()).await, Moved::Held);
     act(&room, campaign, CampaignAction::Cancel).await;
-    // When a later one's cancel is over, this one's could have been.
-    let other = running(&room).await;
-    act(&room, other, CampaignAction::Cancel).await;
-    until_over(&room, other).await;
-    sweep(&room).await;
-    assert_eq!(stops(&room, campaign).await, 1, "one is held");
+    until_over(&room, campaign).await;
 
     assert_eq!(room.finish(held, failed()).await, Moved::Failed);
-    sweep(&room).await;
+    let ruling = Ruling {
+        job: held,
+        verdict: Verdict::RetryAfter(Duration::ZERO),
+    };
+    assert_eq!(room.store.rule(&[ruling]).await.unwrap(), 1);
     assert_eq!(reason(&room, held.id).await, "campaign cancelled");
+
+    act(&room, campaign, CampaignAction::Resume).await;
+    let back = room.store.expand_campaign(&mut Reviving).await.unwrap();
+    assert_eq!(back, Some(1));
+}
+
+/// A ruling that waits for a resume is one for a campaign that runs: what it cancelled then, nobody would
+/// bring back.
+#[tokio::test]
+async fn what_fails_while_its_campaign_is_resumed_is_tried_again() {
+    let room = Room::open().await;
+    let campaign = running(&room).await;
+    let held = room.running(job_to_hold()).await;
+    adopt(&room, campaign, &[held.id]).await;
+    assert_eq!(room.finish(held, unknown()).await, Moved::Held);
+    act(&room, campaign, CampaignAction::Cancel).await;
     until_over(&room, campaign).await;
+    assert_eq!(room.finish(held, failed()).await, Moved::Failed);
+    let mut holder = room.database.client().await;
+    let hold = holder.transaction().await.unwrap();
+    let resume = "update postroad.campaign set state = 'running', revives = true";
+    hold.execute(resume, &[]).await.unwrap();
+
+    let ruling = Ruling {
+        job: held,
+        verdict: Verdict::RetryAfter(Duration::ZERO),
+    };
+    let rule = async { room.store.rule(&[ruling]).await.unwrap() };
+    let release = async {
+        room.somebody_waits().await;
+        hold.commit().await.unwrap();
+    };
+    let (ruled, ()) = tokio::join!(rule, release);
+
+    assert_eq!((ruled, &room.state(held.id).await[..]), (1, "scheduled"));
 }
 
 #[tokio::test]
@@ -213,8 +249,9 @@ async fn what_is_forgotten_cannot_be_gone_on_with() {
     adopt(&room, campaign, &jobs).await;
     act(&room, campaign, CampaignAction::Cancel).await;
     sweep(&room).await;
-    room.execute("update postroad.campaign set ended_at = ended_at - 3 * interval '24 hours'")
-        .await;
+    let three_days_ago =
+        "update postroad.campaign set cancelled_since = now() - 3 * interval '24 hours'";
+    room.execute(three_days_ago).await;
     let resume = async || {
         let resume = CampaignAction::Resume;
         room.store.act_on_campaign(campaign, resume).await.unwrap()
@@ -222,12 +259,30 @@ async fn what_is_forgotten_cannot_be_gone_on_with() {
     assert_eq!(resume().await, Acted::NotNow, "the day is gone");
 
     room.finished_days_ago(&jobs, 3).await;
-    let forget = |before: &str| format!("update postroad.queue set forgotten_before = {before}");
-    room.execute(&forget("(now() at time zone 'UTC')::date"))
-        .await;
-    assert_eq!(resume().await, Acted::NotNow, "its queue's jobs are gone");
+    let keep = |days: &str| format!("update postroad.queue set retention_days = {days}");
+    room.execute(&keep("2")).await;
+    assert_eq!(resume().await, Acted::NotNow, "its queue's jobs are going");
 
-    room.execute(&forget("null")).await;
+    // What has not come back yet is from the first cancel, whatever was done since.
+    room.execute(&keep("3")).await;
+    assert_eq!(resume().await, Acted::Done);
+    act(&room, campaign, CampaignAction::Cancel).await;
+    room.execute(&keep("2")).await;
+    assert_eq!(
+        resume().await,
+        Acted::NotNow,
+        "though it was cancelled today"
+    );
+    room.execute(&keep("null")).await;
+    assert_eq!(resume().await, Acted::Done);
+    act(&room, campaign, CampaignAction::Pause).await;
+    room.execute(&keep("2")).await;
+    assert_eq!(
+        resume().await,
+        Acted::NotNow,
+        "and though it is only paused"
+    );
+    room.execute(&keep("null")).await;
     assert_eq!(resume().await, Acted::Done);
     let back = room.store.expand_campaign(&mut Reviving).await.unwrap();
     assert_eq!(back, Some(2));

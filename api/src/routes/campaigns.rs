@@ -585,7 +585,7 @@ action!(
 action!(
     /// Goes on: after a pause, or after it was cancelled, and then what was cancelled comes back first.
     resume, "/v1/campaigns/{id}/resume", "resume_campaign", Resume,
-    "It is neither paused nor cancelled, was never approved of, was paused or cancelled by an operator, or its recipients are not kept any more"
+    "It is neither paused nor cancelled, was never approved of, was paused or cancelled by an operator, or its recipients or the jobs that were cancelled are not kept any more"
 );
 action!(
     /// Starts nothing more of it from now on, and cancels what has not begun.

@@ -361,17 +361,21 @@ const RESUME: &str = concat!(
                          where campaign_id = c.id) noted)
               else c.last_recipient is null or c.gone_through_at is not null
                 or exists (select from postroad.campaign_cursor k where k.campaign_id = c.id) end
-          and (c.state = 'paused'
+          and (c.state = 'paused' and not c.revives
                or (select coalesce(sum(cancelled), 0)
                    from (select cancelled from postroad.campaign_total where campaign_id = c.id
                          union all
                          select cancelled from postroad.campaign_entry where campaign_id = c.id) noted) = 0
-               or exists (select from postroad.partitions() p
-                          where p.parent = 'archive' and p.day <= (c.ended_at at time zone 'UTC')::date)
-                  and not exists (
-                      select from json_each(c.content->'channels') channel(name, one)
-                      join postroad.queue q on q.name = coalesce(one->>'queue', 'default')
-                      where q.forgotten_before > (c.ended_at at time zone 'UTC')::date))
+               or exists (
+                   select from (
+                       select (coalesce(c.cancelled_since, c.ended_at, now()) at time zone 'UTC')::date) since(day)
+                   where exists (select from postroad.partitions() p
+                                 where p.parent = 'archive' and p.day <= since.day)
+                     and not exists (
+                         select from json_each(c.content->'channels') channel(name, one)
+                         join postroad.queue q on q.name = coalesce(one->>'queue', 'default')
+                         where since.day < greatest(
+                             q.forgotten_before, (now() at time zone 'UTC')::date - q.retention_days))))
         returning c.id, c.tenant_id),
     ",
     lift_stops_of_moved!(),
@@ -383,6 +387,7 @@ const CANCEL: &str = concat!(
     with moved as (
         update postroad.campaign c
         set state = 'cancelled', note = '', paused_by = '', ended_at = now(),
+            cancelled_since = case when c.revives then coalesce(c.cancelled_since, now()) else now() end,
             is_operators = $4 or c.is_operators
         where c.public_id = $1 and ($2::int is null or c.tenant_id = $2)
           and c.state in ('draft', 'awaiting_approval', 'running', 'paused')

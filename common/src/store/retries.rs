@@ -57,7 +57,12 @@ const FAILED_LONG_AGO: &str = failed!(
 /// A provider gets further attempts at the pace of its budget: those that come together, as after an
 /// outage, are spread by chance over the time that the budget needs for them, behind what was asked of
 /// it before and has not been given yet. Without a number of its own the budget is a tenth of the provider's rate.
-const RETRY: &str = "
+///
+/// What is of a campaign that is cancelled is not tried again, but goes where the others went: a held job
+/// of which its worker says, when the cancel is long over, that it failed. A resume waits for the lock
+/// and sees it, or is waited for and lets it be tried.
+const RETRY: &str = concat!(
+    "
     with ruled as (
         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)),
     asked as materialized (
@@ -81,7 +86,24 @@ const RETRY: &str = "
         from budget b join asked a on a.provider_id = b.id),
     noted as (
         update postroad.provider v set retry_debt = s.debt, retry_at = clock_timestamp()
-        from spread s where v.id = s.id)
+        from spread s where v.id = s.id),
+    called_off as materialized (
+        select c.id from postroad.campaign c
+        where c.id = any(array(
+            select j.campaign_id from ruled d join postroad.job j on j.id = d.id
+            where j.dispatch = d.dispatch and j.stage = 2 and j.campaign_id is not null))
+          and c.state = 'cancelled'
+        order by c.id for share),
+    gone as (
+        delete from postroad.job j using ruled d, called_off c
+        where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
+          and j.campaign_id = c.id
+        returning j.*),
+    archived as (
+        ",
+    archive_from!("gone", "'cancelled'", "'campaign cancelled'", "null", "args"),
+    "),
+    retried as (
     update postroad.job j
     set stage = 0, fatal = false, retry_after = null, ended_at = null, claimed_at = null,
         claimed_by = null, started_at = null, worker_id = null,
@@ -90,7 +112,10 @@ const RETRY: &str = "
     from ruled d, postroad.queue q left join spread s on s.id = q.provider_id
     where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
       and q.id = j.queue_id
-    returning j.id";
+      and (j.campaign_id is null or j.campaign_id not in (select id from called_off))
+    returning j.id)
+    select id from retried union all select id from archived"
+);
 
 const BURY: &str = concat!(
     "

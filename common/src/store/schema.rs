@@ -4,7 +4,7 @@ use super::{Error, Store};
 use crate::config::ConfigError;
 
 /// The newest migration that this program knows.
-pub const SCHEMA_VERSION: i32 = 18;
+pub const SCHEMA_VERSION: i32 = 19;
 
 /// The schema that the database has, seen from this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

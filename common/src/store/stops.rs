@@ -312,8 +312,6 @@ const TAKE: &str = "
 ///
 /// A job in the pipe is the gate's, and one that runs its worker's: they come by again when that is
 /// over, and as long as one is met the pass is not the last. A pass rests five times as long as it took.
-/// One of a campaign that is held is waited for, too: if its worker comes back and says that it failed,
-/// nobody has it tried again. Where nothing else is left the rest is longer, as that may be for days.
 /// What a person had called off, while it ran, is not the stop's: it stays so when the campaign goes on.
 const STEP: &str = concat!(
     "
@@ -353,10 +351,8 @@ const STEP: &str = concat!(
         where stage <> 4 or stopped_by is distinct from $1 having count(*) > 0),
     pass as (
         select (select count(*) from seen) < $4 as is_over,
-               (select count(*) from seen where is_named and (stage <> 3 or $5::bigint is not null))
-                   > (select count(*) from taken) as leaves_some,
-               $5::bigint is not null
-                   and (select bool_and(stage = 3) from seen where is_named) as leaves_held),
+               (select count(*) from seen where is_named and stage <> 3)
+                   > (select count(*) from taken) as leaves_some),
     moved as (
         update postroad.stop s
         set cursor = case when not pass.is_over then (select id from seen order by id desc limit 1) end,
@@ -364,9 +360,7 @@ const STEP: &str = concat!(
             pass_is_last = not pass.is_over and $6,
             pass_at = case when not pass.is_over then coalesce(s.pass_at, now()) end,
             pass_after = case when pass.is_over
-                then now() + greatest(
-                    interval '1 second', 5 * (now() - coalesce(s.pass_at, now())),
-                    case when pass.leaves_held and s.pass_at is null then interval '10 seconds' end) end,
+                then now() + greatest(interval '1 second', 5 * (now() - coalesce(s.pass_at, now()))) end,
             lifted_at = case when pass.is_over and $6 and not s.pass_found and not pass.leaves_some
                         then now() end
         from pass where s.id = $1)

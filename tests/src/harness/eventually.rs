@@ -1,11 +1,10 @@
 //! Waiting for what happens elsewhere: bounded, and looking at the state of things, never at
 //! events that may be missed.
 
-use std::cell::Cell;
 use std::fmt::Display;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use tokio::time::Instant;
 
 /// How often a condition is looked at, and for how long it may show no progress: longer than anything
@@ -50,13 +49,15 @@ pub async fn in_force_within<T>(
     look: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let changed_at = Instant::now();
-    let denied_at = Cell::new(Duration::ZERO);
-    let seen = eventually(&what, async || {
+    loop {
         let began_after = changed_at.elapsed();
-        look().await.inspect_err(|_| denied_at.set(began_after))
-    })
-    .await?;
-    let after = denied_at.get();
-    ensure!(after < within, "{what}: not yet after {after:?}");
-    Ok(seen)
+        match tokio::time::timeout(PATIENCE, look()).await {
+            Ok(Ok(seen)) => return Ok(seen),
+            Ok(Err(denied)) if began_after >= within => {
+                return Err(denied.context(format!("{what}: not yet after {began_after:?}")));
+            }
+            Ok(Err(_)) => tokio::time::sleep(POLL).await,
+            Err(_) => bail!("{what}: one look took {PATIENCE:?}"),
+        }
+    }
 }

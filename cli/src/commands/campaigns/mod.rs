@@ -320,7 +320,8 @@ fn why_not(action: CampaignAction, campaign: &Campaign) -> String {
         }
         (CampaignAction::Resume, "paused" | "cancelled") => {
             return format!(
-                "campaign {id} is {} and was never started, or never approved of",
+                "campaign {id} is {}, and cannot be gone on with: it was never started, or never approved \
+                 of, or its recipients or the jobs that were cancelled are not kept any more",
                 campaign.state
             );
         }

@@ -582,9 +582,6 @@ impl<'a> Held<'a> {
         }
         let revive = self.tx.prepare_cached(REVIVE).await?;
         let back = self.tx.query(&revive, &[&self.campaign.id, &room]).await?;
-        let over = self.tx.prepare_cached(TURN_OVER).await?;
-        let spent = back.len() as f64;
-        self.tx.execute(&over, &[&self.campaign.id, &spent]).await?;
         if (back.len() as i64) < room {
             let revived = self.tx.prepare_cached(REVIVED).await?;
             let is_over = self.tx.execute(&revived, &[&self.campaign.id]).await? > 0;
@@ -592,6 +589,9 @@ impl<'a> Held<'a> {
                 return self.rest(ROOM_REST).await;
             }
         }
+        let over = self.tx.prepare_cached(TURN_OVER).await?;
+        let spent = back.len() as f64;
+        self.tx.execute(&over, &[&self.campaign.id, &spent]).await?;
         Ok(Some(back.len() as i64))
     }
 
