@@ -275,15 +275,6 @@ async fn what_is_forgotten_cannot_be_gone_on_with() {
     );
     room.execute(&keep("null")).await;
     assert_eq!(resume().await, Acted::Done);
-    act(&room, campaign, CampaignAction::Pause).await;
-    room.execute(&keep("2")).await;
-    assert_eq!(
-        resume().await,
-        Acted::NotNow,
-        "and though it is only paused"
-    );
-    room.execute(&keep("null")).await;
-    assert_eq!(resume().await, Acted::Done);
     let back = room.store.expand_campaign(&mut Reviving).await.unwrap();
     assert_eq!(back, Some(2));
 }

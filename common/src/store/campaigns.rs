@@ -340,6 +340,7 @@ const RESUME: &str = concat!(
         set state = 'running', note = '', paused_by = '', is_operators = false, ended_at = null,
             due_at = greatest(coalesce(c.start_at, now()), now()), rest = '0', failures = 0,
             revives = c.revives or c.state = 'cancelled',
+            cancelled_since = coalesce(c.cancelled_since, c.ended_at),
             started_at = coalesce(c.started_at, now()),
             canary = coalesce(c.canary, case when c.canary_share is not null and c.audience is null
                               then greatest(ceil(c.canary_share * c.planned), 1) end),
@@ -361,7 +362,7 @@ const RESUME: &str = concat!(
                          where campaign_id = c.id) noted)
               else c.last_recipient is null or c.gone_through_at is not null
                 or exists (select from postroad.campaign_cursor k where k.campaign_id = c.id) end
-          and (c.state = 'paused' and not c.revives
+          and (c.state = 'paused'
                or (select coalesce(sum(cancelled), 0)
                    from (select cancelled from postroad.campaign_total where campaign_id = c.id
                          union all

@@ -65,12 +65,21 @@ const RETRY: &str = concat!(
     "
     with ruled as (
         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[]) d(id, dispatch, wait_ms)),
+    called_off as materialized (
+        select c.id from postroad.campaign c
+        where c.id = any(array(
+            select j.campaign_id from ruled d join postroad.job j on j.id = d.id
+            where j.dispatch = d.dispatch and j.stage = 2 and j.campaign_id is not null))
+          and c.state = 'cancelled'
+        order by c.id for share),
     asked as materialized (
         select q.provider_id, count(*) as n
         from ruled d
         join postroad.job j on j.id = d.id and j.dispatch = d.dispatch and j.stage = 2
         join postroad.queue q on q.id = j.queue_id
-        where q.provider_id is not null group by q.provider_id),
+        where q.provider_id is not null
+          and (j.campaign_id is null or j.campaign_id not in (select id from called_off))
+        group by q.provider_id),
     budget as materialized (
         select v.id, coalesce(v.retries_per_second, greatest(v.rate_per_second / 10, 1)) as per_second,
                v.retry_debt, v.retry_at
@@ -87,13 +96,6 @@ const RETRY: &str = concat!(
     noted as (
         update postroad.provider v set retry_debt = s.debt, retry_at = clock_timestamp()
         from spread s where v.id = s.id),
-    called_off as materialized (
-        select c.id from postroad.campaign c
-        where c.id = any(array(
-            select j.campaign_id from ruled d join postroad.job j on j.id = d.id
-            where j.dispatch = d.dispatch and j.stage = 2 and j.campaign_id is not null))
-          and c.state = 'cancelled'
-        order by c.id for share),
     gone as (
         delete from postroad.job j using ruled d, called_off c
         where j.id = d.id and j.dispatch = d.dispatch and j.stage = 2 and j.cancel_at is null
