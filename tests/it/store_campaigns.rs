@@ -131,25 +131,29 @@ async fn a_resume_that_waits_for_a_cancel_leaves_nothing_of_it_in_force() {
     assert_eq!((&state[..], stops(&room, campaign).await), ("running", 0));
 }
 
-/// Its worker was called lost, comes back when the campaign has long been cancelled, and says that there
-/// was no effect: a reason to try again, were it not for the cancel.
+/// A held job of a campaign whose cancel is over. Its worker was called lost, comes back, and says that
+/// there was no effect: a reason to try again, were it not for the cancel. What the retrier says then.
+async fn failed_after_the_cancel(room: &Room, campaign: Uuid) -> Ruling {
+    let held = room.running(job_to_hold()).await;
+    adopt(room, campaign, &[held.id]).await;
+    assert_eq!(room.finish(held, unknown()).await, Moved::Held);
+    act(room, campaign, CampaignAction::Cancel).await;
+    until_over(room, campaign).await;
+    assert_eq!(room.finish(held, failed()).await, Moved::Failed);
+    Ruling {
+        job: held,
+        verdict: Verdict::RetryAfter(Duration::ZERO),
+    }
+}
+
 #[tokio::test]
 async fn what_is_held_and_fails_after_all_is_not_tried_again() {
     let room = Room::open().await;
     let campaign = running(&room).await;
-    let held = room.running(job_to_hold()).await;
-    adopt(&room, campaign, &[held.id]).await;
-    assert_eq!(room.finish(held, unknown()).await, Moved::Held);
-    act(&room, campaign, CampaignAction::Cancel).await;
-    until_over(&room, campaign).await;
+    let ruling = failed_after_the_cancel(&room, campaign).await;
 
-    assert_eq!(room.finish(held, failed()).await, Moved::Failed);
-    let ruling = Ruling {
-        job: held,
-        verdict: Verdict::RetryAfter(Duration::ZERO),
-    };
     assert_eq!(room.store.rule(&[ruling]).await.unwrap(), 1);
-    assert_eq!(reason(&room, held.id).await, "campaign cancelled");
+    assert_eq!(reason(&room, ruling.job.id).await, "campaign cancelled");
 
     act(&room, campaign, CampaignAction::Resume).await;
     let back = room.store.expand_campaign(&mut Reviving).await.unwrap();
@@ -162,21 +166,12 @@ async fn what_is_held_and_fails_after_all_is_not_tried_again() {
 async fn what_fails_while_its_campaign_is_resumed_is_tried_again() {
     let room = Room::open().await;
     let campaign = running(&room).await;
-    let held = room.running(job_to_hold()).await;
-    adopt(&room, campaign, &[held.id]).await;
-    assert_eq!(room.finish(held, unknown()).await, Moved::Held);
-    act(&room, campaign, CampaignAction::Cancel).await;
-    until_over(&room, campaign).await;
-    assert_eq!(room.finish(held, failed()).await, Moved::Failed);
+    let ruling = failed_after_the_cancel(&room, campaign).await;
     let mut holder = room.database.client().await;
     let hold = holder.transaction().await.unwrap();
     let resume = "update postroad.campaign set state = 'running', revives = true";
     hold.execute(resume, &[]).await.unwrap();
 
-    let ruling = Ruling {
-        job: held,
-        verdict: Verdict::RetryAfter(Duration::ZERO),
-    };
     let rule = async { room.store.rule(&[ruling]).await.unwrap() };
     let release = async {
         room.somebody_waits().await;
@@ -184,7 +179,8 @@ async fn what_fails_while_its_campaign_is_resumed_is_tried_again() {
     };
     let (ruled, ()) = tokio::join!(rule, release);
 
-    assert_eq!((ruled, &room.state(held.id).await[..]), (1, "scheduled"));
+    let state = room.state(ruling.job.id).await;
+    assert_eq!((ruled, &state[..]), (1, "scheduled"));
 }
 
 #[tokio::test]
