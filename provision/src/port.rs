@@ -52,8 +52,7 @@ fn free_ports<const N: usize>() -> Result<([u16; N], Reserved), Error> {
     let range = server_range();
     let candidates = (0..CANDIDATES_MAX).map(|_| rand::rng().random_range(range.clone()));
     let (mut bound, reserved): (Vec<_>, Vec<_>) = candidates
-        .filter_map(|port| Some((reserve(port)?, bind(port)?)))
-        .map(|(reserved, bound)| (bound, reserved))
+        .filter_map(|port| reserve(port).and_then(|reserved| Some((bind(port)?, reserved))))
         .take(N)
         .unzip();
     let mut ports = [0; N];

@@ -70,7 +70,7 @@ impl Auditor {
                 Some(error.to_string())
             }
         };
-        // Soon, whatever a look took in a test's hurry.
+        // A test does not wait for as long as a slow first look, or one that failed, asks for.
         self.rest = of_tests::rest("POSTROAD_TEST_AUDIT_REST").unwrap_or(self.rest);
         if blind != self.blind {
             match &blind {

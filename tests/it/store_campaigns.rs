@@ -205,15 +205,21 @@ async fn what_a_person_has_called_off_is_not_the_campaigns_to_bring_back() {
     assert_eq!(room.state(called_off.id).await, "cancelled");
 }
 
+/// A campaign that was cancelled, and two jobs with it.
+async fn two_cancelled(room: &Room) -> (Uuid, Vec<JobId>) {
+    let campaign = running(room).await;
+    let jobs = room.enqueue_all(&[job(), job()]).await;
+    adopt(room, campaign, &jobs).await;
+    act(room, campaign, CampaignAction::Cancel).await;
+    sweep(room).await;
+    (campaign, jobs)
+}
+
 /// Somebody was about to bring a job back alone, and then did not.
 #[tokio::test]
 async fn what_somebody_has_locked_comes_back_when_it_is_let_go() {
     let room = Room::open().await;
-    let campaign = running(&room).await;
-    let jobs = room.enqueue_all(&[job(), job()]).await;
-    adopt(&room, campaign, &jobs).await;
-    act(&room, campaign, CampaignAction::Cancel).await;
-    sweep(&room).await;
+    let (campaign, jobs) = two_cancelled(&room).await;
     let mut holder = room.database.client().await;
     let hold = holder.transaction().await.unwrap();
     let lock = "select from postroad.archive where id = $1 for update";
@@ -240,11 +246,7 @@ async fn what_somebody_has_locked_comes_back_when_it_is_let_go() {
 #[tokio::test]
 async fn what_is_forgotten_cannot_be_gone_on_with() {
     let room = Room::open().await;
-    let campaign = running(&room).await;
-    let jobs = room.enqueue_all(&[job(), job()]).await;
-    adopt(&room, campaign, &jobs).await;
-    act(&room, campaign, CampaignAction::Cancel).await;
-    sweep(&room).await;
+    let (campaign, jobs) = two_cancelled(&room).await;
     let three_days_ago =
         "update postroad.campaign set cancelled_since = now() - 3 * interval '24 hours'";
     room.execute(three_days_ago).await;
